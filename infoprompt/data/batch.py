@@ -1,0 +1,56 @@
+"""One micro-batch as the model reads it.
+
+Letters: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, N noise draws.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything of a micro-batch, rows in the order of the update's examples."""
+
+    input_ids_BL: Tensor
+    """Token ids, int64; the padding id at prompt slots and padding."""
+    slot_BL: Tensor
+    """Index of the prompt vector that stands at a position, int64; -1 at real tokens and padding."""
+    real_BL: Tensor
+    """Whether a position holds a real token, bool."""
+    position_BL: Tensor
+    """Index of the real token among the example's real tokens, int64; a prompt slot has its left neighbour's."""
+    token_type_BL: Tensor
+    """Segment of each position, int64."""
+    mask_index_B: Tensor
+    """Position of the mask token, int64; 0 where the template has none."""
+    label_B: Tensor
+    """Class index, int64; -1 where unknown."""
+    row_B: Tensor
+    """Row in the data set, int64; -1 for a filler row that must not be counted."""
+    first_BD: Tensor | None = None
+    """First-token state of the unprompted pass, float32."""
+    pooled_BD: Tensor | None = None
+    """Pooled state of the unprompted pass, float32."""
+    gaussian_BN: Tensor | None = None
+    """Standard normal draws for latents and negatives, float32; the same for an example whatever rank has it."""
+    uniform_BK: Tensor | None = None
+    """Uniform draws in [0, 1) that pick negative tokens, float32."""
+
+    @property
+    def attended_BL(self) -> Tensor:
+        """Positions the backbone attends to: real tokens and prompt slots, bool."""
+        return self.real_BL | (self.slot_BL >= 0)
+
+    def __len__(self) -> int:
+        return self.input_ids_BL.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return replace(self, **moved)

@@ -1,0 +1,200 @@
+"""One row of labelled data, and how it is made from a row of any file."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infoprompt.config import ConfigError
+from infoprompt.data.sources import read_rows
+
+
+@dataclass(frozen=True)
+class Span:
+    """Part of a text, in characters."""
+
+    start: int
+    end: int
+    """Exclusive."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text, a pair of texts, or a text with two marked entities."""
+
+    text: str
+    pair: str | None = None
+    """The second text of a pair."""
+    head: Span | None = None
+    """First marked entity, in `text`."""
+    tail: Span | None = None
+    """Second marked entity, in `text`."""
+    label: str | None = None
+    """None when unlabelled."""
+
+    @property
+    def kind(self) -> str:
+        """`single`, `pair` or `relation`."""
+        if self.head is not None:
+            return "relation"
+        return "single" if self.pair is None else "pair"
+
+
+# Our columns, each with the names that are found without being told.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "text": ("text", "text_a"),
+    "pair": ("pair", "text_b"),
+    "head": ("head",),
+    "tail": ("tail",),
+    "head_start": ("head_start",),
+    "head_end": ("head_end",),
+    "tail_start": ("tail_start",),
+    "tail_end": ("tail_end",),
+    "label": ("label",),
+}
+
+
+def read_examples(source: str, columns: Mapping[str, str], labelled: bool = True) -> list[Example]:
+    """Read every row of a file or hub split.
+
+    Args:
+        source: see `sources.read_rows`.
+        columns: our column to the file's, where they differ; `text_a` and `text_b` may stand for `text` and `pair`.
+        labelled: whether each row must have a label; if not, labels are not read.
+    Raises:
+        ConfigError: with the row, when anything is missing, empty or out of range.
+    """
+    columns = check_columns(columns)
+    examples = [example_from_mapping(row, columns, labelled, where) for where, row in read_rows(source)]
+    if not examples:
+        raise ConfigError(f"{source} has no rows. Give a file or split with at least one.")
+    return examples
+
+
+def check_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """`data.columns` under our own names; raises ConfigError for a column we do not have."""
+    ours = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
+    for column in columns:
+        if column not in ours:
+            near = difflib.get_close_matches(column, ours, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(ours)}."
+            raise ConfigError(f"data.columns names {column}, which is no column of ours. {hint}")
+    return {ours[column]: given for column, given in columns.items()}
+
+
+def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], labelled: bool, where: str) -> Example:
+    """Make an example of one row.
+
+    Args:
+        row: column to value; entities are objects with `start` and `end`, or numbers in the columns `head_start`,
+            `head_end`, `tail_start` and `tail_end`.
+        columns: as for `read_examples`.
+        labelled: as for `read_examples`.
+        where: what an error calls the row.
+    Raises:
+        ConfigError: see `read_examples`.
+    """
+    named = _ours(row, check_columns(columns), where)
+    if "text" not in named:
+        raise _missing("text", row, where)
+    text = _text(named["text"], "text", where)
+    head, tail = (_span(named, side, text, where) for side in ("head", "tail"))
+    if (head is None) != (tail is None):
+        marked, unmarked = ("tail", "head") if head is None else ("head", "tail")
+        raise ConfigError(f"{where} marks a {marked} but no {unmarked}. A relation needs both, other tasks neither.")
+    if labelled and "label" not in named:
+        raise _missing("label", row, where)
+    return Example(
+        text=text,
+        pair=_text(named["pair"], "pair", where) if "pair" in named else None,
+        head=head,
+        tail=tail,
+        label=_label(named["label"], where) if labelled else None,
+    )
+
+
+def _ours(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    named = {}
+    for name, aliases in COLUMNS.items():
+        if name in columns:
+            # A label may be mapped and yet absent where none is asked for.
+            if columns[name] in row:
+                named[name] = row[columns[name]]
+            elif name != "label":
+                raise ConfigError(
+                    f"data.columns.{name} is {columns[name]}, but {where} has no such column. It has: {', '.join(row)}."
+                )
+        elif found := next((alias for alias in aliases if alias in row), None):
+            named[name] = row[found]
+    return named
+
+
+def _missing(name: str, row: Mapping[str, Any], where: str) -> ConfigError:
+    return ConfigError(
+        f"{where} has no column {name}. It has: {', '.join(row)}. "
+        f"Say which one it is by data.columns, such as data.columns='{{{name}: {next(iter(row), 'column')}}}'."
+    )
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a string. Correct the row or remove it.")
+    if not value.strip():
+        raise ConfigError(f"The {name} of {where} is empty. Remove the row, or give it a text.")
+    return value
+
+
+def _label(value: Any, where: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # a column of whole numbers that once had gaps
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    if value is None or _is_nan(value) or (isinstance(value, str) and not value.strip()):
+        raise ConfigError(
+            f"The label of {where} is empty. Remove the row, or give a labelled part (the labels of many public test "
+            "splits are kept private; use their validation split)."
+        )
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"The label of {where} is {value!r}, but must be a class: a string, a whole number or a bool."
+        )
+    return value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _span(named: Mapping[str, Any], side: str, text: str, where: str) -> Span | None:
+    entity = named.get(side)
+    if isinstance(entity, Mapping):
+        start, end, words = entity.get("start"), entity.get("end"), entity.get("text")
+    elif f"{side}_start" in named and f"{side}_end" in named:
+        start, end, words = named[f"{side}_start"], named[f"{side}_end"], entity
+    else:
+        return None
+    span = Span(_offset(start, f"{side} start", where), _offset(end, f"{side} end", where))
+    if not 0 <= span.start < span.end <= len(text):
+        raise ConfigError(
+            f"The {side} of {where} runs from {span.start} to {span.end}, but its text has the characters 0 to "
+            f"{len(text)}. Offsets count characters, and the end is exclusive."
+        )
+    if isinstance(words, str) and words != text[span.start : span.end]:
+        raise ConfigError(
+            f"The {side} of {where} is {words!r}, but its offsets point at {text[span.start : span.end]!r}. "
+            "Offsets count characters (not bytes or tokens), and the end is exclusive."
+        )
+    return span
+
+
+def _offset(value: Any, name: str, where: str) -> int:
+    if isinstance(value, bool) or not (
+        isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
+    ):
+        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a whole number of characters.")
+    return int(value)

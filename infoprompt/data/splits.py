@@ -1,0 +1,125 @@
+"""The rows of a run: training, validation and test, from `data.*` settings."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
+from infoprompt.data.rows import Example, read_examples
+from infoprompt.data.tasks import TASKS, Task, bundled_file, infer_task, known_task
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is trained on, what chooses the best state, and what is only reported."""
+
+    task: Task
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    """May be empty."""
+    description: str
+    """One line for people: what was inferred, how many rows, where the validation rows came from."""
+
+
+def load_splits(settings: DataSettings, seed: int) -> Splits:
+    """Read, check and split the data.
+
+    Validation rows are those of `data.validation`. Without it they are held out of the training rows: with a few-shot
+    size a second sample of that size from the rows not trained on, else `data.validation_share` of each class. Rows
+    with the same text are never on both sides of that cut. Test rows choose nothing.
+
+    Args:
+        settings: `data.*`. A task known by name brings its own training and test rows if `data.train` is not given.
+        seed: of the few-shot sample and the held-out rows; the same seed gives the same rows.
+    Raises:
+        ConfigError: naming the setting, file or row at fault.
+    """
+    train_source, test_source = _sources(settings)
+    rows = read_examples(train_source, settings.columns)
+    task = infer_task(rows, settings)
+    _check_labels(rows, task, "training", train_source)
+    labels = task.ids(rows)
+    training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
+    if settings.validation is not None:
+        validation = _read_part(settings.validation, settings, task, "validation")
+        origin = f"from {settings.validation}"
+    else:
+        training, held_out = _hold_out(rows, labels, training, settings, seed)
+        validation = [rows[row] for row in held_out]
+        origin = f"held out of the training rows by seed {seed}"
+    train = [rows[row] for row in training]
+    _check_classes_drawn(train, settings)
+    test = _read_part(test_source, settings, task, "test") if test_source else []
+    sizes = (
+        f"{_training_text(train, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
+    )
+    description = f"{task.name}: {_KINDS[task.kind]}, {task.num_classes} classes; {sizes}"
+    return Splits(task, train, validation, test, description)
+
+
+_KINDS = {"single": "single texts", "pair": "pairs of texts", "relation": "relations between two marked entities"}
+
+
+def _sources(settings: DataSettings) -> tuple[str, str | None]:
+    if settings.train is not None:
+        return settings.train, settings.test
+    if settings.task is None:
+        raise ConfigError(
+            f"Neither data.train nor data.task is given. Give data.train a file or a hub split, or data.task one of "
+            f"{', '.join(TASKS)}."
+        )
+    train = bundled_file(known_task(settings.task).name, "train")
+    if train is None:
+        raise ConfigError(f"data.task is {settings.task}, whose rows do not come with the package. Give data.train.")
+    return train, settings.test or bundled_file(settings.task, "test")
+
+
+def _read_part(source: str, settings: DataSettings, task: Task, part: str) -> list[Example]:
+    examples = read_examples(source, settings.columns)
+    _check_labels(examples, task, part, source)
+    for number, example in enumerate(examples, 1):
+        if example.kind != task.kind:
+            raise ConfigError(
+                f"The {part} row {number} of {source} is of the kind {example.kind}, but the task is of the kind "
+                f"{task.kind}. All parts need the same columns."
+            )
+    return examples
+
+
+def _check_labels(examples: Sequence[Example], task: Task, part: str, source: str) -> None:
+    known = set(task.labels)
+    for number, example in enumerate(examples, 1):
+        if example.label not in known:
+            origin = (
+                "the training rows have no such label" if task.name not in TASKS else f"{task.name} has no such label"
+            )
+            raise ConfigError(
+                f"The {part} row {number} of {source} has the label {example.label!r}, but {origin}. "
+                "Correct or remove the row, or check data.columns.label."
+            )
+
+
+def _hold_out(
+    rows: Sequence[Example], labels: Sequence[int], training: list[int], settings: DataSettings, seed: int
+) -> tuple[list[int], list[int]]:
+    keys: list[Hashable] = [(row.text, row.pair) for row in rows]
+    if is_few_shot(settings.few_shot):
+        return training, hold_out_sample(labels, keys, training, settings.few_shot, seed)
+    return hold_out_share(labels, keys, settings.validation_share, seed)
+
+
+def _check_classes_drawn(train: Sequence[Example], settings: DataSettings) -> None:
+    if len({example.label for example in train}) < 2:
+        raise ConfigError(
+            f"The {len(train)} training rows drawn are all of the class {train[0].label}. Use a larger "
+            f"data.few_shot.total than {settings.few_shot.total}, or data.few_shot.per_class."
+        )
+
+
+def _training_text(train: Sequence[Example], rows: Sequence[Example], task: Task) -> str:
+    text = f"{len(train):,} training rows"
+    if len(train) < len(rows):
+        text += f" of {len(rows):,}"
+    num_seen = len({example.label for example in train})
+    return text if num_seen == task.num_classes else f"{text} (only {num_seen} of the classes)"

@@ -1,0 +1,118 @@
+"""How predictions are scored. A metric is a function in `METRICS`."""
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from infoprompt.config import ConfigError
+from infoprompt.data.tasks import Task
+
+Metric = Callable[[np.ndarray, np.ndarray, Task], float]
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Share of rows predicted right."""
+    return float(accuracy_score(labels, predictions))
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """F1 averaged over the classes that occur among labels or predictions."""
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """F1 of the second class; for tasks of two."""
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
+
+
+def matthews(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Matthews correlation, between -1 and 1; 0 where only one class is predicted."""
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def semeval2010_macro_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """The official score of SemEval-2010 Task 8: macro F1 over the relations, direction counted, `Other` left out.
+
+    A relation is right only in the right direction. Its precision is taken over its predictions in either direction,
+    its recall over its labels in either direction, so a wrong direction counts against both:
+
+        F1 = 2 * right / (predicted + labelled)
+
+    As in the official scorer, the mean is over the relations that occur among the labels (all nine in the test rows).
+
+    Source: Hendrickx et al. 2010, SemEval-2010 Task 8, section 4; scorer version 1.2.
+    """
+    relation_of_class = np.array([label.partition("(")[0] for label in task.labels])
+    labelled, predicted = relation_of_class[labels], relation_of_class[predictions]
+    scores = []
+    for relation in set(labelled.tolist()) - {"Other"}:
+        right = np.sum((labels == predictions) & (labelled == relation))
+        scores.append(2 * right / (np.sum(predicted == relation) + np.sum(labelled == relation)))
+    return float(np.mean(scores)) if scores else 0.0
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "f1": f1,
+    "matthews": matthews,
+    "semeval2010_macro_f1": semeval2010_macro_f1,
+}
+
+
+def check_metric(name: str, task: Task) -> None:
+    """Raise ConfigError unless `evaluation.metric` names a metric that fits the task."""
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}?" if near else f"Metrics are {', '.join(METRICS)}."
+        raise ConfigError(f"evaluation.metric is {name}, which is not a known metric. {hint}")
+    if name == "f1" and task.num_classes != 2:
+        raise ConfigError(
+            f"evaluation.metric is f1, which needs 2 classes, but {task.name} has {task.num_classes}. Use macro_f1."
+        )
+    if name == "semeval2010_macro_f1" and not any(label.endswith("(e1,e2)") for label in task.labels):
+        raise ConfigError(
+            f"evaluation.metric is {name}, which needs labels with a direction such as Cause-Effect(e1,e2), but "
+            f"{task.name} has none. Use macro_f1."
+        )
+
+
+def score(
+    task: Task, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Score predictions.
+
+    Args:
+        task: names its metrics, the main one first.
+        labels: class indices, [N].
+        predictions: class indices, [N].
+        names: metrics to compute; the task's own if not given.
+    Returns:
+        Metric name to score, in the order of `names`; between 0 and 1 (Matthews between -1 and 1).
+    Raises:
+        ValueError: nothing to score, or not one prediction per label.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.size == 0 or labels.shape != predictions.shape:
+        raise ValueError(
+            f"There are {labels.size} labels and {predictions.size} predictions; give one per row, at least 1."
+        )
+    return {name: METRICS[name](labels, predictions, task) for name in names or task.metrics}
+
+
+def steps_to_share(curve: Sequence[tuple[int, float]], share: float = 0.95) -> int:
+    """First step at which the validation score reaches `share` of its best: how fast a run learns.
+
+    Args:
+        curve: (step, score) of every evaluation, in order of steps.
+        share: between 0 and 1.
+    Raises:
+        ValueError: the curve is empty.
+    """
+    if not curve:
+        raise ValueError("The curve is empty; give at least one (step, score).")
+    best = max(value for _, value in curve)
+    target = share * best if best > 0 else best  # a share of a negative score would lie above it
+    return next(step for step, value in curve if value >= target)

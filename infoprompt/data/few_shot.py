@@ -127,6 +127,6 @@ def _check_size(labels: Sequence[int], settings: FewShotSettings, label_names: S
         others = f" ({len(short) - 1} other classes are short as well)" if len(short) > 1 else ""
         raise ConfigError(
             f"data.few_shot.per_class is {settings.per_class}, but the class {label_names[smallest]} has only "
-            f"{counts[smallest]} training rows{others}. Use a smaller size, or data.few_shot.short_classes=take_all "
-            "to take all rows of such a class."
+            f"{counts[smallest]} of the {len(labels):,} training rows{others}. Use a smaller size, or "
+            "data.few_shot.short_classes=take_all to take all rows of such a class."
         )

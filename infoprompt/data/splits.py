@@ -112,7 +112,7 @@ def _hold_out(
 def _check_classes_drawn(train: Sequence[Example], settings: DataSettings) -> None:
     if len({example.label for example in train}) < 2:
         raise ConfigError(
-            f"The {len(train)} training rows drawn are all of the class {train[0].label}. Use a larger "
+            f"All training rows drawn ({len(train)}) are of the class {train[0].label}. Use a larger "
             f"data.few_shot.total than {settings.few_shot.total}, or data.few_shot.per_class."
         )
 
@@ -122,4 +122,4 @@ def _training_text(train: Sequence[Example], rows: Sequence[Example], task: Task
     if len(train) < len(rows):
         text += f" of {len(rows):,}"
     num_seen = len({example.label for example in train})
-    return text if num_seen == task.num_classes else f"{text} (only {num_seen} of the classes)"
+    return text if num_seen == task.num_classes else f"{text} (only {num_seen} of the {task.num_classes} classes)"

@@ -190,6 +190,8 @@ def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _name_of(source: str | None) -> str:
-    """`reviews` for /data/reviews.train.jsonl and for owner/reviews:train."""
-    last = (source or "task").replace("\\", "/").rsplit("/", 1)[-1]
-    return re.split(r"[.@:]", last, maxsplit=1)[0] or "task"
+    """`reviews` for /data/reviews.csv, for /data/reviews/train.csv and for owner/reviews:train."""
+    names = [re.split(r"[.@:]", part, maxsplit=1)[0] for part in Path(source or "task").parts]
+    if len(names) > 1 and re.fullmatch(r"train\w*", names[-1], re.IGNORECASE) and re.search(r"\w", names[-2]):
+        return names[-2]
+    return names[-1] or "task"

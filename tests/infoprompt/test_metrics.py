@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+from infoprompt.config import ConfigError
+from infoprompt.data.tasks import TASKS, Task
+from infoprompt.metrics import METRICS, check_metric, score, steps_to_share
+
+SEMEVAL = TASKS["semeval2010_task8"]
+BINARY = Task("binary", ("no", "yes"), ("no", "yes"), ("accuracy", "macro_f1"), "single")
+
+
+def official(labels: list[str], predictions: list[str]) -> float:
+    ids = [np.array([SEMEVAL.labels.index(name) for name in names]) for names in (labels, predictions)]
+    return METRICS["semeval2010_macro_f1"](ids[0], ids[1], SEMEVAL)
+
+
+def test_binary_metrics_have_their_known_values() -> None:
+    labels, predictions = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1])
+    # For class 1: 2 right of 3 predicted and 3 labelled; for class 0: 1 of 2 and 2.
+    found = score(BINARY, labels, predictions, list(METRICS)[:4])
+    expected = {"accuracy": 0.6, "macro_f1": (2 / 3 + 1 / 2) / 2, "f1": 2 / 3, "matthews": 1 / 6}
+    assert found == pytest.approx(expected)
+
+
+def test_perfect_and_constant_predictions_have_their_known_values() -> None:
+    labels = np.array([0, 1, 0, 1])
+    assert set(score(BINARY, labels, labels, ["accuracy", "macro_f1", "f1", "matthews"]).values()) == {1.0}
+    constant = score(BINARY, labels, np.zeros(4, int), ["f1", "macro_f1", "matthews"])
+    assert constant == pytest.approx({"f1": 0, "macro_f1": 1 / 3, "matthews": 0})
+
+
+def test_a_task_is_scored_by_its_own_metrics_main_one_first() -> None:
+    labels = np.arange(19)
+    assert list(score(SEMEVAL, labels, labels).items()) == [("semeval2010_macro_f1", 1.0), ("accuracy", 1.0)]
+
+
+def test_a_wrong_direction_counts_against_precision_and_recall() -> None:
+    # Cause-Effect: 1 right, 2 predicted, 2 labelled.
+    labels = ["Cause-Effect(e1,e2)", "Cause-Effect(e1,e2)"]
+    assert official(labels, ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)"]) == pytest.approx(0.5)
+    # Called Other instead, it counts against recall alone: 2 * 1 / (1 + 2).
+    assert official(labels, ["Cause-Effect(e1,e2)", "Other"]) == pytest.approx(2 / 3)
+
+
+def test_both_directions_of_a_relation_are_one_class_in_the_mean() -> None:
+    labels = ["Cause-Effect(e1,e2)"] * 3 + ["Cause-Effect(e2,e1)"] + ["Message-Topic(e1,e2)"]
+    predictions = ["Cause-Effect(e1,e2)"] * 3 + ["Other"] + ["Message-Topic(e1,e2)"]
+    # Cause-Effect 2 * 3 / (3 + 4), Message-Topic 1; mean over two relations, not over three directed classes.
+    assert official(labels, predictions) == pytest.approx((6 / 7 + 1) / 2)
+
+
+def test_other_is_left_out_of_the_mean_but_not_of_the_errors() -> None:
+    labels = ["Other", "Other", "Message-Topic(e1,e2)"]
+    assert official(labels, ["Cause-Effect(e1,e2)", "Other", "Message-Topic(e1,e2)"]) == pytest.approx(1)
+    assert official(labels, ["Message-Topic(e2,e1)", "Other", "Message-Topic(e1,e2)"]) == pytest.approx(2 / 3)
+    assert official(["Other"], ["Other"]) == 0
+
+
+def test_the_official_scorer_prints_the_same_figure() -> None:
+    # Counts and result printed by semeval2010_task8_scorer-v1.2.pl for one system's 2,717 test predictions:
+    # right, predicted in the right or no direction, predicted in the wrong direction, labelled.
+    printed = {
+        "Cause-Effect": (302, 330, 2, 328),
+        "Component-Whole": (240, 293, 10, 312),
+        "Content-Container": (173, 210, 2, 192),
+        "Entity-Destination": (270, 307, 0, 292),
+        "Entity-Origin": (225, 271, 0, 258),
+        "Instrument-Agency": (104, 127, 1, 156),
+        "Member-Collection": (213, 279, 3, 233),
+        "Message-Topic": (239, 305, 1, 261),
+        "Product-Producer": (190, 232, 1, 231),
+    }
+    labels, predictions = [], []
+    for relation, (right, predicted, turned, labelled) in printed.items():
+        forward, backward = f"{relation}(e1,e2)", f"{relation}(e2,e1)"
+        missed, added = labelled - right - turned, predicted - right
+        labels += [forward] * labelled + ["Other"] * added
+        predictions += [forward] * right + [backward] * turned + ["Other"] * missed + [forward] * added
+    assert round(100 * official(labels, predictions), 2) == 83.62
+
+
+def test_scores_need_one_prediction_per_label() -> None:
+    with pytest.raises(ValueError, match="There are 2 labels and 1 predictions"):
+        score(BINARY, np.array([0, 1]), np.array([0]))
+    with pytest.raises(ValueError, match="at least 1"):
+        score(BINARY, np.array([]), np.array([]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("acuracy", "evaluation.metric is acuracy.*Did you mean accuracy"),
+        ("f1", "needs 2 classes, but banking77 has 77. Use macro_f1"),
+        ("semeval2010_macro_f1", "needs labels with a direction"),
+    ],
+)
+def test_a_metric_that_does_not_fit_the_task_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_metric(name, TASKS["banking77"])
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), BINARY])
+def test_every_task_names_metrics_that_fit_it(task: Task) -> None:
+    for name in task.metrics:
+        check_metric(name, task)
+
+
+def test_steps_to_share_is_the_first_step_near_the_best() -> None:
+    curve = [(10, 0.2), (20, 0.76), (30, 0.7), (40, 0.8), (50, 0.6)]
+    assert steps_to_share(curve) == 20
+    assert steps_to_share(curve, share=1.0) == 40
+    assert steps_to_share([(10, -0.5), (20, -0.1)]) == 20
+    with pytest.raises(ValueError, match="curve is empty"):
+        steps_to_share([])

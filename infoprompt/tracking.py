@@ -1,0 +1,254 @@
+"""Records of a run: into its folder at once, into MLflow when MLflow answers.
+
+    log() -> metrics.jsonl -> a thread of our own -> MLflow
+
+The training loop only ever writes a line to a file. A tracking server that is down costs a warning; what it missed
+is delivered when it is back, by the same thread or later by `deliver` (`infoprompt sync FOLDER`), each (metric, step)
+once.
+"""
+
+import logging
+import os
+import shlex
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from infoprompt.config import RunConfig, dump_config, flatten
+from infoprompt.environment import environment_tags
+from infoprompt.tracking_client import (
+    Status,
+    end_run,
+    load_mlflow,
+    prepare_tracking,
+    reason,
+    shown_uri,
+    start_parent_run,
+    tracking_uri,
+)
+from infoprompt.tracking_delivery import Delivery, DeliveryReport, deliver
+from infoprompt.tracking_spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool, read_history, set_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "DeliveryReport",
+    "Tracker",
+    "deliver",
+    "end_run",
+    "environment_tags",
+    "prepare_tracking",
+    "read_history",
+    "shown_uri",
+    "start_parent_run",
+    "tracking_uri",
+]
+
+logger = logging.getLogger(__name__)
+
+OPEN_SECONDS = 15.0  # how long a run waits for its id before it starts without
+CLOSE_SECONDS = 30.0  # how long a run waits for its last records to arrive
+DELIVERY_PERIOD_SECONDS = 1.0  # batches the records of quick steps; a call over HTTP takes some 0.1 s
+MAX_PAUSE_SECONDS = 60.0  # between two attempts at a server that does not answer
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class Tracker:
+    """Records one run. Made on every rank; does nothing but on the first."""
+
+    def __init__(self, folder: Path, spool: Spool | None, ledger: Ledger | None, uri: str) -> None:
+        """Use `open`."""
+        self._folder = folder
+        self._spool = spool
+        self._ledger = ledger
+        self._logged: dict[str, set[int]] = {}
+        self._courier: _Courier | None = None
+        if spool is not None:
+            for record in spool.read()[0]:
+                self._new(record.metrics, record.step)
+        if spool is not None and ledger is not None:
+            self._courier = _Courier(Delivery(uri, ledger, spool, reopen=True), shown_uri(uri), folder)
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        *,
+        first: bool,
+        run_id: str | None = None,
+        parent_run_id: str | None = None,
+        tags: Mapping[str, str] = NO_TAGS,
+        last_logged_step: int = -1,
+    ) -> "Tracker":
+        """Start, or go on with, the records of a run.
+
+        Args:
+            config: the run's settings; logged as params and as `config.yaml`.
+            first: whether this is the first rank.
+            run_id: MLflow's id of the run to go on with; found in the folder too if `last_logged_step` is given.
+            parent_run_id: MLflow's id of the run this one is part of.
+            tags: further tags.
+            last_logged_step: the resume state's step; records past it that MLflow does not have are dropped, since
+                they are logged again. -1 starts anew, unless `run_id` is given.
+        """
+        folder = Path(config.run.output_dir)
+        if not first:
+            return cls(folder, None, None, "")
+        folder.mkdir(parents=True, exist_ok=True)
+        previous = _previous_ledger(folder, run_id, resumed=run_id is not None or last_logged_step >= 0)
+        spool = Spool(folder / SPOOL_NAME)
+        delivered = min(previous.delivered, spool.size) if previous else 0
+        spool.rewind(delivered, last_logged_step)
+        if not config.tracking.enabled:
+            return cls(folder, spool, None, "")
+        uri = tracking_uri(config.tracking)
+        load_mlflow()
+        ledger = Ledger(folder / LEDGER_NAME, shown_uri(uri), config.tracking.experiment, config.run_name, run_id)
+        ledger.params = {key: shown_uri(value) for key, value in flatten(config).items()}
+        ledger.tags = {**environment_tags(config), **tags}
+        if parent_run_id:
+            ledger.tags["mlflow.parentRunId"] = parent_run_id
+        if previous:
+            ledger.run_id, ledger.run_key = run_id or previous.run_id, previous.run_key
+            ledger.delivered = delivered
+            ledger.artifacts, ledger.artifacts_sent = previous.artifacts, previous.artifacts_sent
+        ledger.update()
+        tracker = cls(folder, spool, ledger, uri)
+        tracker.log_text("config.yaml", shown_uri(dump_config(config)))
+        tracker._start()
+        return tracker
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None until the run was made there, and on other ranks than the first."""
+        return self._ledger.run_id if self._ledger else None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics of an update. A (metric, step) that is already recorded, as after a resume, is left out."""
+        if self._spool is None:
+            return
+        new = self._new({key: float(value) for key, value in metrics.items()}, step)
+        if new:
+            self._spool.append(Record(step, time.time(), new))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Keep a text as `artifacts/<name>` in the run's folder, and as an artifact in MLflow."""
+        if self._spool is None:
+            return
+        path = self._artifact_path(name)
+        path.write_text(text, encoding="utf-8")
+        self._add_artifact(path, os.path.dirname(name))
+
+    def log_figure(self, figure: "Figure", name: str) -> None:
+        """Keep a figure as PNG, `artifacts/<name>` in the run's folder, and as an artifact in MLflow."""
+        if self._spool is None:
+            return
+        path = self._artifact_path(name if name.endswith(".png") else f"{name}.png")
+        figure.savefig(path, dpi=150)
+        self._add_artifact(path, os.path.dirname(name))
+
+    def log_artifacts(self, folder: Path, to: str) -> None:
+        """Bring a folder's files to MLflow, below the artifact folder `to`; they are read when they are sent."""
+        if self._spool is not None:
+            self._add_artifact(folder, to)
+
+    def history(self) -> list[dict[str, float]]:
+        """All records so far as rows `{"step": 10, "train/loss": 0.7}`; none on other ranks than the first."""
+        return read_history(self._folder) if self._spool is not None else []
+
+    def close(self, status: Status = "FINISHED", wait_seconds: float = CLOSE_SECONDS) -> None:
+        """Set the final status and wait, at most so long, until MLflow has everything; else warn."""
+        if self._courier is None or self._ledger is None:
+            return
+        self._ledger.update(status=status)
+        self._courier.finish(wait_seconds)
+        self._courier = None
+
+    def _start(self) -> None:
+        if self._courier:
+            self._courier.start()
+            self._courier.tried.wait(OPEN_SECONDS)
+
+    def _new(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        new = {key: value for key, value in metrics.items() if step not in self._logged.get(key, ())}
+        for key in new:
+            self._logged.setdefault(key, set()).add(step)
+        return new
+
+    def _artifact_path(self, name: str) -> Path:
+        path = self._folder / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _add_artifact(self, path: Path, to: str) -> None:
+        if self._ledger is not None:
+            self._ledger.add_artifact(path, to)
+
+
+class _Courier(threading.Thread):
+    """Delivers once a second; a daemon, so that no server can keep a process from ending."""
+
+    def __init__(self, delivery: Delivery, shown: str, folder: Path) -> None:
+        super().__init__(name="mlflow-delivery", daemon=True)
+        self.tried = threading.Event()
+        self._finishing = threading.Event()
+        self._delivery = delivery
+        self._shown = shown
+        self._folder = folder
+        self._failures = 0
+
+    def run(self) -> None:
+        """Deliver until told to finish, then once more."""
+        pause = 0.0
+        last = False
+        while not last:
+            last = self._finishing.wait(pause)
+            pause = self._attempt()
+            self.tried.set()
+
+    def finish(self, seconds: float) -> None:
+        """Wait for the last attempt; say what did not arrive, and how to deliver it."""
+        self._finishing.set()
+        self.join(seconds)
+        if not self._delivery.complete:
+            logger.warning(
+                "MLflow at %s does not have all records of this run yet. Deliver them with: infoprompt sync %s",
+                self._shown,
+                shlex.quote(str(self._folder)),
+            )
+
+    def _attempt(self) -> float:
+        """Seconds until the next one."""
+        try:
+            self._delivery.everything()
+        except Exception as error:  # whatever a server may do, the run goes on
+            self._failures += 1
+            if self._failures == 1:
+                logger.warning(
+                    "MLflow at %s does not take the records (%s). Training goes on; they are kept in %s and delivered "
+                    "when it answers again, or later with: infoprompt sync %s",
+                    self._shown,
+                    reason(error),
+                    self._folder / SPOOL_NAME,
+                    shlex.quote(str(self._folder)),
+                )
+            return min(MAX_PAUSE_SECONDS, DELIVERY_PERIOD_SECONDS * 2**self._failures)
+        if self._failures:
+            logger.info("MLflow at %s has all records again.", self._shown)
+        self._failures = 0
+        return DELIVERY_PERIOD_SECONDS
+
+
+def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledger | None:
+    """The ledger of the run to go on with; whatever else lies in the folder is moved out of the way."""
+    path = folder / LEDGER_NAME
+    ledger = Ledger.load(path) if path.exists() else None
+    other_run = ledger is not None and run_id is not None and ledger.run_id not in (None, run_id)
+    if other_run or not resumed:
+        set_aside(folder)
+        return None
+    return ledger

@@ -1,0 +1,199 @@
+"""MLflow's client: where it is, how long it may take, and what the driver asks of it around a run.
+
+Every call may take long or fail. Nothing here is called by the training loop.
+"""
+
+import importlib
+import logging
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from filelock import FileLock
+
+from infoprompt.config import ConfigError, TrackingSettings
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+DRIVER_SECONDS = 60.0  # for one call before or after a run; a fresh database takes up to 10
+
+# MLflow's own limits let one refused connection take four minutes. A run's records can wait; a run cannot.
+CLIENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri(settings: TrackingSettings) -> str:
+    """Server or database to use: `tracking.uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in this folder.
+
+    A database file's path is made absolute, since workers run in other folders: call this in the driver.
+    Raises:
+        ConfigError: for a folder of files, which MLflow no longer writes.
+    """
+    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise ConfigError(
+            f"tracking.uri (or MLFLOW_TRACKING_URI) is {uri}, but MLflow no longer records into a folder of files. "
+            f"Use a database, such as sqlite:///{uri.removeprefix('file:').rstrip('/')}/mlflow.db, or a server."
+        )
+    return uri
+
+
+def shown_uri(uri: str) -> str:
+    """A URI, or a text with URIs, without its credentials: `http://me:pw@host` becomes `http://***@host`."""
+    without_user = re.sub(r"://[^/@\s]+@", "://***@", uri)
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s]+", r"\1***", without_user)
+
+
+def load_mlflow() -> None:
+    """Import MLflow with short limits; takes seconds, so the main thread does it before the first step."""
+    for name, value in CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name in ("alembic", "mlflow.store.db.utils"):  # a line for every table of a fresh database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry; we warn once
+    try:
+        importlib.import_module("mlflow")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"tracking.enabled is true, but {error.name} is missing. Install mlflow, or set tracking.enabled=false."
+        ) from error
+
+
+def connect(uri: str) -> Any:
+    """A client; makes the tables of a fresh database, one process at a time (two at once break each other)."""
+    load_mlflow()
+    from mlflow import MlflowClient
+
+    database = _database_file(uri)
+    if database is None:
+        return MlflowClient(uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock", timeout=60):
+        return MlflowClient(uri)
+
+
+def find_experiment(client: Any, uri: str, name: str) -> str:
+    """Id of the experiment, made if missing; raises ConfigError if it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_location(uri, name)))
+        except MlflowException:  # somebody else was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"tracking.experiment is {name}, but that experiment was deleted. Choose another name, or bring it back: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+def within(seconds: float, call: Callable[[], Answer]) -> Answer:
+    """The call's answer or exception; TimeoutError if it takes longer (a database driver may try for minutes)."""
+    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name="mlflow-call").start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return answer
+
+
+def reason(error: BaseException) -> str:
+    """One line, without credentials: the innermost error, such as a refused connection."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    text = " ".join(str(error).split())
+    return shown_uri(f"{type(error).__name__}: {text}")[:300]
+
+
+def prepare_tracking(settings: TrackingSettings) -> str | None:
+    """Make database and experiment, in the driver, before any worker starts (two that make them at once fail).
+
+    Returns:
+        The experiment's id; None if tracking is off, or, with one warning, if MLflow cannot be reached.
+    Raises:
+        ConfigError: the settings cannot work: a folder of files as URI, a deleted experiment.
+    """
+    if not settings.enabled:
+        return None
+    uri = tracking_uri(settings)
+    try:
+        return within(DRIVER_SECONDS, lambda: find_experiment(connect(uri), uri, settings.experiment))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a server, a database driver or a proxy may raise
+        logger.warning(
+            "MLflow at %s cannot be used now (%s). Runs go on; their records are kept in their folders.",
+            shown_uri(uri),
+            reason(error),
+        )
+        return None
+
+
+def start_parent_run(settings: TrackingSettings, name: str, tags: Mapping[str, str]) -> str | None:
+    """Make the run that others name as their parent, as for a sweep; None, with a warning, if that fails."""
+    if not settings.enabled:
+        return None
+    uri = tracking_uri(settings)
+
+    def start() -> str:
+        client = connect(uri)
+        run = client.create_run(find_experiment(client, uri, settings.experiment), tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    try:
+        return within(DRIVER_SECONDS, start)
+    except ConfigError:
+        raise
+    except Exception as error:
+        logger.warning("No parent run in MLflow at %s (%s); its runs stand alone.", shown_uri(uri), reason(error))
+        return None
+
+
+def end_run(settings: TrackingSettings, run_id: str | None, status: Status) -> None:
+    """Set a run's final status from outside: a parent's, or that of a run whose process was killed."""
+    if run_id is None or not settings.enabled:
+        return
+    uri = tracking_uri(settings)
+    try:
+        within(DRIVER_SECONDS, lambda: connect(uri).set_terminated(run_id, status))
+    except Exception as error:
+        logger.warning("Run %s in MLflow at %s could not be ended (%s).", run_id, shown_uri(uri), reason(error))
+
+
+def _database_file(uri: str) -> Path | None:
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if uri.startswith("sqlite:///") and path not in ("", ":memory:") else None
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Beside a database file; MLflow itself would choose the folder in which the process happens to run."""
+    database = _database_file(uri)
+    return (database.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri() if database else None

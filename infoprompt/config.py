@@ -560,7 +560,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}, but must hold settings as `section: {{key: value}}`.")
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}, but must hold settings as `section: {{key: value}}`."
+        )
     base = values.pop("base", None)
     return _merge(_read(path.parent / base, (*seen, path)), values) if base else values
 
@@ -586,8 +588,10 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
             _remove(merged, key)
     for key, value in upper.items():
         old = merged.get(key)
-        replace = key in ("columns", "label_texts", "compare_with")
-        merged[key] = _merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) and not replace else value
+        replace = key == "compare_with"
+        merged[key] = (
+            _merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) and not replace else value
+        )
     return merged
 
 
@@ -625,7 +629,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]
             yield str(problem["ctx"]["error"])
         else:
             rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
-            yield f"{key} is {problem['input']!r}, but {rule[:1].lower() + rule[1:]}. Change it in the file or by {key}=VALUE."
+            rule = rule[:1].lower() + rule[1:]
+            yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."
 
 
 def _nearest(key: str) -> str:

@@ -4,6 +4,7 @@ Letters: B examples, L positions (real tokens, prompt slots and padding), D widt
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class Batch:
     """Standard normal draws for latents and negatives, float32; the same for an example whatever rank has it."""
     uniform_BK: Tensor | None = None
     """Uniform draws in [0, 1) that pick negative tokens, float32."""
+    plain: bool = False
+    """Whether this is the unprompted pass, which makes `first_BD` and `pooled_BD`; there are no slots then."""
 
     @property
     def attended_BL(self) -> Tensor:
@@ -48,9 +51,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved)

@@ -24,6 +24,8 @@ class Encoding:
     """Label scores, float32."""
     pooled_BD: Tensor
     """Pooled state of the prompted pass, float32 (of the unprompted pass where there is no prompt)."""
+    first_BD: Tensor | None = None
+    """First-token state, float32; only of the unprompted pass."""
     prompt_BPE: Tensor | None = None
     """Prompt vectors, float32."""
     token_embeddings_BLE: Tensor | None = None

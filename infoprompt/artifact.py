@@ -1,0 +1,252 @@
+"""The artifact: a small folder that predicts with nothing but torch, transformers and the backbone.
+
+    prompt.safetensors   what was trained and is read when predicting, float32
+    config.json          resolved config, task, backbone with fingerprint, scores
+    README.md            model card
+    manifest.json        sizes and checksums
+
+Letters: B examples, C classes.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from infoprompt.checkpoint import check_manifest, write_manifest
+from infoprompt.config import RunConfig, build_config
+from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.data.rows import Example
+from infoprompt.data.tasks import Task
+from infoprompt.data.template import Template
+from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.prompted import PromptedModel, build_model
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+
+
+class ArtifactError(ValueError):
+    """An artifact is damaged, of another format, or made for another backbone."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable label of one example, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class Artifact:
+    """A trained prompt with its head, ready to predict."""
+
+    def __init__(self, model: PromptedModel, config: RunConfig, task: Task, card: Mapping[str, Any]) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.task = task
+        self.card = card
+        self._template = make_template(config, model.backbone)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, backbone: str | None = None, device: str = "auto") -> "Artifact":
+        """Load an artifact and its backbone.
+
+        Args:
+            folder: what `save_pretrained` wrote.
+            backbone: where the backbone is now, if not where it was in training; its weights must be the same.
+            device: `auto`, `cpu` or `cuda`.
+        Raises:
+            ArtifactError: the folder is missing or damaged, or the backbone's weights differ.
+            ConfigError: the backbone cannot be loaded.
+        """
+        folder = Path(folder)
+        card = _read_card(folder)
+        values = dict(card["config"])
+        # The critics are of no use any more; without their weights the model is built without them.
+        values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
+        config = build_config(values)
+        settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
+        target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        loaded = load_backbone(settings, target)
+        if loaded.fingerprint() != card["backbone"]["fingerprint"]:
+            raise ArtifactError(
+                f"{folder} was made for the backbone {card['backbone']['name']!r} with other weights than those of "
+                f"{settings.name!r}. Give the folder or name of the right one as `backbone`."
+            )
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card["task"].items()}
+        task = Task(**fields)
+        model = build_model(config, loaded, task).to(target)
+        _load_trained(model, load_file(folder / "prompt.safetensors"), folder)
+        return cls(model, RunConfig.model_validate(card["config"]), task, card)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the artifact again, elsewhere."""
+        state = {name: p.detach() for name, p in self.model.named_parameters() if not name.startswith("backbone.")}
+        fingerprint, scores = self.card["backbone"]["fingerprint"], self.card["scores"]
+        save_artifact(Path(folder), state, self.config, self.task, fingerprint=fingerprint, scores=scores)
+
+    def predict(self, examples: Iterable[Example | str], batch_size: int = 64) -> list[Prediction]:
+        """Label and probabilities of each example, in the order given; a text stands for a single-text example.
+
+        Raises:
+            ValueError: an example is not of the kind that the task was trained on.
+        """
+        rows = [Example(text=example) if isinstance(example, str) else example for example in examples]
+        for number, row in enumerate(rows, 1):
+            self._check(row, number)
+        probability_BC = self.probabilities(rows, batch_size)
+        return [
+            Prediction(self.task.labels[int(row.argmax())], dict(zip(self.task.labels, row.tolist(), strict=True)))
+            for row in probability_BC
+        ]
+
+    @torch.inference_mode()
+    def probabilities(self, examples: Sequence[Example], batch_size: int = 64) -> Tensor:
+        """Probability of each label, [B, C], float32 on the CPU."""
+        rows = Rows.encode([replace(e, label=None) for e in examples], self.task.labels, self._template, "given")
+        plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
+        device = next(self.model.head.parameters()).device
+        result_BC = torch.zeros(len(rows), len(self.task.labels))
+        for batch in evaluation_batches(rows, batch_size, rank=0, world_size=1):
+            moved = batch.to(device)
+            if needs_unprompted_states(self.config, training=False):
+                states = self.model(replace(plain.batch(batch.row_B.tolist()), plain=True).to(device))
+                moved = replace(moved, first_BD=states.first_BD, pooled_BD=states.pooled_BD)
+            result_BC[batch.row_B] = self.model(moved).logits_BC.float().softmax(1).cpu()
+        return result_BC
+
+    def _check(self, example: Example, number: int) -> None:
+        given = "relation" if example.head is not None else "pair" if example.pair is not None else "single"
+        if given != self.task.kind:
+            need = {"single": "`text`", "pair": "`text_a` and `text_b`", "relation": "`text`, `head` and `tail`"}
+            raise ValueError(f"Example {number} is of the kind {given}, but this prompt reads {need[self.task.kind]}.")
+
+
+def make_template(config: RunConfig, backbone: Backbone) -> Template:
+    """The input layout that a config asks for on a backbone."""
+    limit = min(backbone.max_length, config.backbone.max_length or backbone.max_length)
+    return Template.probe(
+        backbone.tokenizer,
+        num_vectors=0 if config.prompt.kind == "none" else config.prompt.length,
+        placement=config.prompt.template,
+        use_mask=config.head.pooling == "mask",
+        max_length=limit,
+    )
+
+
+def needs_unprompted_states(config: RunConfig, training: bool) -> bool:
+    """Whether a forward reads the plain text's states."""
+    objective = config.objective
+    in_loss = training and (objective.representation_weight > 0 or objective.kl_weight > 0)
+    return config.prompt.kind in ("instance", "none") or in_loss
+
+
+def save_artifact(
+    folder: Path,
+    trained: Mapping[str, Tensor],
+    config: RunConfig,
+    task: Task,
+    *,
+    fingerprint: str,
+    scores: Mapping[str, Any],
+) -> None:
+    """Write an artifact folder, whole or not at all; the critics' parameters are left out."""
+    temporary = folder.with_name(f".writing-{folder.name}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    kept = {name: tensor.cpu().contiguous() for name, tensor in trained.items() if _read_when_predicting(name, config)}
+    save_file(kept, temporary / "prompt.safetensors", metadata={"format": "pt"})
+    card = {
+        "format_version": FORMAT_VERSION,
+        "backbone": {"name": config.backbone.name, "revision": config.backbone.revision, "fingerprint": fingerprint},
+        "task": asdict(task),
+        "scores": dict(scores),
+        "parameters": sum(tensor.numel() for tensor in kept.values()),
+        "config": config.model_dump(mode="json"),
+    }
+    (temporary / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
+    (temporary / "README.md").write_text(_model_card(card), encoding="utf-8")
+    write_manifest(temporary)
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    temporary.rename(folder)
+
+
+def _read_when_predicting(name: str, config: RunConfig) -> bool:
+    unread = ["head_critic.", "representation_critic.", "gaussian.log_std."]
+    if config.head.kind != "variational":
+        unread.append("gaussian.")
+    return not name.startswith(tuple(unread))
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"There is no artifact in {folder.absolute()}. Give the folder that training printed.")
+    problem = check_manifest(folder)
+    if problem:
+        raise ArtifactError(f"The artifact {folder} is damaged: {problem}. Copy it again, or train it again.")
+    card: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    if card.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder} has the artifact format {card.get('format_version')}, but this version reads {FORMAT_VERSION}. "
+            "Use the infoprompt version that wrote it."
+        )
+    return card
+
+
+@torch.no_grad()
+def _load_trained(model: PromptedModel, state: Mapping[str, Tensor], folder: Path) -> None:
+    parameters = {name: p for name, p in model.named_parameters() if not name.startswith("backbone.")}
+    absent = {name for name in parameters if name not in state and not name.startswith("gaussian.log_std.")}
+    if absent or state.keys() - parameters.keys():
+        names = sorted(absent | (state.keys() - parameters.keys()))
+        raise ArtifactError(f"{folder} does not fit its own config: {', '.join(names)}. Train it again.")
+    for name, tensor in state.items():
+        parameters[name].copy_(tensor)
+
+
+def _model_card(card: Mapping[str, Any]) -> str:
+    config, task, scores = card["config"], card["task"], card["scores"]
+    rows = "\n".join(
+        f"| {part} | {name} | {value:.4f} |"
+        for part, values in scores.items()
+        if isinstance(values, Mapping)
+        for name, value in values.items()
+    )
+    backbone = card["backbone"]
+    base = "sentence-transformers/all-MiniLM-L6-v2" if backbone["name"] == "minilm" else backbone["name"]
+    return f"""---
+library_name: infoprompt
+base_model: {base}
+tags: [prompt-tuning, soft-prompt]
+---
+# A soft prompt for {task["name"]}
+
+Made by infoprompt: {card["parameters"]:,} trained parameters on the frozen
+backbone `{backbone["name"]}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
+
+- prompt: {config["prompt"]["kind"]}, {config["prompt"]["length"]} vectors, seed {config["seed"]}
+- objective: preset {config["objective"]["preset"]}, head weight {config["objective"]["head_weight"]}, representation
+  weight {config["objective"]["representation_weight"]}
+- labels: {len(task["labels"])} ({", ".join(task["labels"][:5])}{", ..." if len(task["labels"]) > 5 else ""})
+
+| part | metric | score |
+| --- | --- | --- |
+{rows}
+
+```python
+from infoprompt import Artifact
+
+artifact = Artifact.from_pretrained("this folder")
+print(artifact.predict(["some text"]))
+```
+"""

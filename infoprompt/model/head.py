@@ -1,0 +1,80 @@
+"""From a pooled state to label scores.
+
+Letters: B examples, C classes, D hidden width, E embedding width, Z latent width, W width of the class vectors.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from infoprompt.model.encoding import Latent
+
+
+class GaussianLayer(nn.Module):
+    """A state's Gaussian latent: two linear layers, log standard deviation clipped to [-2, 10].
+
+    Source: InfoPrompt's released code (arXiv:2306.04933).
+    """
+
+    def __init__(self, hidden_size: int, latent_size: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(hidden_size, latent_size)
+        self.log_std = nn.Linear(hidden_size, latent_size)
+
+    def forward(self, state_BD: Tensor) -> Latent:
+        """The latent of pooled states, [B, D]."""
+        return Latent(self.mean(state_BD), self.log_std(state_BD).clamp(-2, 10))
+
+
+class LinearHead(nn.Module):
+    """Scores x . w_c + b_c of the pooled state itself; the rows of its weight are the class vectors."""
+
+    def __init__(self, hidden_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, num_classes)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, pooled_BD: Tensor, latent_BZ: Tensor | None) -> Tensor:
+        """Label scores, [B, C]."""
+        scores_BC: Tensor = self.linear(pooled_BD)
+        return scores_BC
+
+    def class_vectors(self) -> Tensor:
+        """One vector per class, [C, D]."""
+        return self.linear.weight
+
+
+class VariationalHead(nn.Module):
+    """Scores O(z) . h_c of a latent z, without bias. Source: InfoPrompt's released code (arXiv:2306.04933)."""
+
+    def __init__(self, latent_size: int, start_CE: Tensor) -> None:
+        super().__init__()
+        self.out = nn.Linear(latent_size, start_CE.shape[1])
+        self.vectors_CE = nn.Parameter(start_CE.clone())
+
+    def forward(self, pooled_BD: Tensor, latent_BZ: Tensor | None) -> Tensor:
+        """Label scores, [B, C], of latents, [B, Z]."""
+        assert latent_BZ is not None
+        scores_BC: Tensor = self.out(latent_BZ) @ self.vectors_CE.T
+        return scores_BC
+
+    def class_vectors(self) -> Tensor:
+        """One vector per class, [C, E]."""
+        return self.vectors_CE
+
+
+def label_state_weights(state_CD: Tensor) -> Tensor:
+    """Class vectors for a linear head from the label texts' pooled states, [C, D].
+
+        w_c = 10 / r * h_c / |h_c|,  r the mean norm of the states
+
+    So a state of norm r is scored by ten times its cosine to each label text: a zero-shot classifier to start from.
+    """
+    norm_C1 = state_CD.norm(dim=1, keepdim=True)
+    return 10 / norm_C1.mean() * state_CD / norm_C1
+
+
+@torch.no_grad()
+def random_class_vectors(num_classes: int, table_VE: Tensor, generator: torch.Generator) -> Tensor:
+    """Class vectors at the word embeddings' own mean and spread, [C, E]."""
+    draws_CE = torch.randn(num_classes, table_VE.shape[1], generator=generator)
+    return table_VE.mean(0) + draws_CE * table_VE.std(0)

@@ -1,0 +1,50 @@
+"""The training loss: CE + w(t) * (gamma * head + beta * representation + kappa * KL)."""
+
+import torch
+from torch import Tensor
+
+from infoprompt.config import ObjectiveSettings
+from infoprompt.data.batch import Batch
+from infoprompt.model.encoding import Encoding, Latent
+from infoprompt.objective.head_information import head_information
+from infoprompt.objective.representation_information import representation_information
+from infoprompt.objective.task import task_loss
+from infoprompt.objective.terms import LossTerms
+from infoprompt.progress import Progress
+
+
+def information_objective(
+    encoding: Encoding, batch: Batch, settings: ObjectiveSettings, progress: Progress
+) -> LossTerms:
+    """All terms of a micro-batch, each the mean over its examples, in nats; a weight of zero leaves its term out.
+
+    Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
+    """
+    task = task_loss(encoding.logits_BC, batch.label_B)
+    head = head_information(encoding, batch, settings) if settings.head_weight else None
+    representation = representation_information(encoding, batch, settings) if settings.representation_weight else None
+    kl = _latent_kl(encoding) if settings.kl_weight else None
+    information = torch.zeros_like(task)
+    if head is not None:
+        information = information + settings.head_weight * head.loss
+    if representation is not None:
+        information = information + settings.representation_weight * representation.loss
+    if kl is not None:
+        information = information + settings.kl_weight * kl
+    epochs = progress.total_steps / progress.steps_per_epoch
+    weight = 1 - settings.decay * progress.epoch / epochs
+    return LossTerms(task + weight * information, task, head, representation, kl)
+
+
+def _latent_kl(encoding: Encoding) -> Tensor:
+    latents = [latent for latent in (encoding.latent, encoding.unprompted_latent) if latent is not None]
+    return torch.stack([standard_normal_kl(latent) for latent in latents]).sum()
+
+
+def standard_normal_kl(latent: Latent) -> Tensor:
+    """KL divergence of N(mean, std^2) to N(0, 1) in nats, the mean over dimensions and examples.
+
+    (mean^2 + std^2 - 1) / 2 - log std
+    """
+    variance_BZ = (2 * latent.log_std_BZ).exp()
+    return ((latent.mean_BZ.square() + variance_BZ - 1) / 2 - latent.log_std_BZ).mean()

@@ -1,0 +1,457 @@
+"""One run: build, train, choose the best state on dev, report it on test, save the artifact."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from infoprompt.artifact import make_template, needs_unprompted_states, save_artifact
+from infoprompt.bar import ProgressBar
+from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
+from infoprompt.config import ConfigError, RunConfig, build_config, dump_config, flatten
+from infoprompt.data.batch import Batch
+from infoprompt.data.loader import Rows, TrainLoader
+from infoprompt.data.rows import Example
+from infoprompt.data.splits import load_splits
+from infoprompt.data.tasks import Task
+from infoprompt.engine.deepspeed_config import accumulation_steps
+from infoprompt.engine.engine import (
+    Engine,
+    NonFiniteLoss,
+    build_engine,
+    gathered,
+    partitioned_loading,
+)
+from infoprompt.engine.ranks import Ranks, start_ranks
+from infoprompt.evaluate import Evaluation, evaluate
+from infoprompt.figures import confusion_matrix, learning_curves
+from infoprompt.metrics import steps_to_share
+from infoprompt.model.backbone import load_backbone
+from infoprompt.model.encoding import Encoding
+from infoprompt.model.head import label_state_weights
+from infoprompt.model.prompted import build_model
+from infoprompt.model.unprompted import text_states, with_unprompted_states
+from infoprompt.objective.terms import LossTerms
+from infoprompt.objective.total import information_objective
+from infoprompt.output import claim_output_dir
+from infoprompt.progress import Progress, due
+from infoprompt.schedule import learning_rate
+from infoprompt.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Progress, dict[str, float]], None]
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; what was saved before stays."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run; the same on every rank."""
+
+    test: dict[str, float]
+    """Scores of the best state on the test rows; empty where there are none."""
+    dev: dict[str, float]
+    """Scores of the best state on the held-out rows."""
+    steps: int
+    """Updates made."""
+    best_step: int
+    """Updates after which the best state was reached."""
+    steps_to_95: int
+    """Updates after which dev first reached 95 % of its best score."""
+    seconds: float
+    """Time of training and evaluation on dev, resumed parts included; loading and test left out."""
+    trained_parameters: int
+    metric: str
+    """The metric that chose the best state."""
+    artifact: str
+    output_dir: str
+    run_id: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with."""
+
+    config: RunConfig
+    task: Task
+    engine: Engine
+    train: TrainLoader
+    dev: Rows
+    test: Rows
+    fingerprint: str
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks of this run."""
+        return self.engine.ranks
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses the best state."""
+        return self.config.evaluation.metric or self.task.metrics[0]
+
+    def infer(self, batch: Batch) -> Encoding:
+        """Forward without gradient."""
+        return self.engine.infer(batch.to(self.ranks.device))
+
+    def evaluate(self, rows: Rows) -> Evaluation:
+        """Scores on rows; all ranks take part."""
+        return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size)
+
+
+@dataclass
+class Course:
+    """The course of a run so far: what the loop adds to, and what a resume state keeps besides the tensors."""
+
+    progress: Progress
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_scores: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    run_id: str | None = None
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Keep metrics under the current step."""
+        self.history.append({"step": self.progress.step, **metrics})
+
+
+def run(
+    config: RunConfig,
+    *,
+    resume: Literal["auto", "never"] = "never",
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    report: Report | None = None,
+    show_progress: bool = False,
+) -> RunResult:
+    """Train one run from a checked config to a saved prompt; every rank calls it.
+
+    Args:
+        config: every setting.
+        resume: `auto` goes on from the newest resume state in the output folder, if there is one.
+        parent_run_id: MLflow run of the sweep that this run is part of.
+        tags: further MLflow tags.
+        report: called on every rank after each evaluation with progress and dev scores.
+        show_progress: whether the first rank shows a progress bar.
+    Returns:
+        The result, also written to `result.json` in the output folder.
+    Raises:
+        ConfigError: a setting, a file or the data do not fit; nothing was trained.
+        TrainingStopped: the loss is not finite.
+    """
+    ranks = start_ranks(config.engine)
+    output_dir = Path(config.run.output_dir)
+    claim_output_dir(output_dir, keep=resume == "auto", ranks=ranks)
+    # read by the first rank only: the folder need not be on the other nodes
+    mine = newest_resume_state(output_dir / "checkpoints") if resume == "auto" and ranks.is_first else None
+    saved = ranks.broadcast_object(mine)
+    if saved:
+        _check_same_run(config, saved)
+    setup = build_setup(config, ranks)
+    course = _start_course(setup, saved)
+    if ranks.is_first:
+        (output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    last_step = course.progress.step if saved else -1
+    tracker = Tracker.open(
+        config,
+        first=ranks.is_first,
+        run_id=course.run_id,
+        parent_run_id=parent_run_id,
+        tags=tags or {},
+        last_logged_step=last_step,
+    )
+    course.run_id = ranks.broadcast_object(tracker.run_id)
+    try:
+        with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar:
+            train(setup, course, tracker, bar, report)
+        result = _finish(setup, course, tracker)
+    except KeyboardInterrupt:
+        tracker.close("KILLED")
+        raise
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close()
+    setup.engine.close()
+    return result
+
+
+def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
+    """Data, model and engine, in the order of the data flow; every rank calls it."""
+    splits = load_splits(config.data, config.data_seed)
+    task = splits.task
+    if ranks.is_first:
+        log.info(splits.description)
+    _check_metric(config, task)
+    accumulation = accumulation_steps(config.data, ranks.world_size)
+    with partitioned_loading(config, ranks):
+        backbone = load_backbone(config.backbone, ranks.device, gathered)
+    fingerprint = backbone.fingerprint()
+    template = make_template(config, backbone)
+    model = build_model(config, backbone, task)
+    engine = build_engine(model, config, ranks)
+
+    def encode(examples: list[Example], name: str) -> Rows:
+        return Rows.encode(examples, task.labels, template, name)
+
+    test = splits.test if config.evaluation.test else []
+    rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
+    rows["test"] = encode(test, "test")
+    key = f"{fingerprint} {config.backbone.dtype} {config.head.pooling}"
+    setup = Setup(
+        config,
+        task,
+        engine,
+        TrainLoader(
+            rows["training"],
+            config.data.batch_size,
+            accumulation,
+            ranks.rank,
+            ranks.world_size,
+            config.seed,
+            config.objective,
+        ),
+        rows["dev"],
+        rows["test"],
+        fingerprint,
+    )
+    start_head(setup, encode([Example(text=text) for text in task.label_texts], "label"))
+    if not needs_unprompted_states(config, training=True):
+        return setup
+    batch_size = config.evaluation.batch_size
+    filled = {
+        name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
+        for name, part in rows.items()
+    }
+    return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
+
+
+def start_head(setup: Setup, labels: Rows) -> None:
+    """Start a linear head from the label texts' own states, where the settings say so; every rank calls it."""
+    settings = setup.config.head
+    if settings.kind != "linear" or settings.init != "labels":
+        return
+    states_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
+    trained = setup.engine.trained_state()
+    setup.engine.load_trained_state({**trained, "head.linear.weight": label_state_weights(states_CD)})
+
+
+def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
+    """The training loop; on return `course` holds the best state."""
+    config, engine = setup.config, setup.engine
+    evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
+    save_every = config.checkpoint.every_steps or evaluate_every
+    clock = _Clock(course.seconds)
+    while not course.progress.done and not _out_of_patience(setup, course):
+        progress = course.progress
+        lr = learning_rate(config.optim, progress)
+        engine.set_lr(lr)
+        for batch in setup.train.micro_batches(progress.step):
+            on_device = batch.to(setup.ranks.device)
+            encoding = engine.forward(on_device)
+            terms = information_objective(encoding, on_device, config.objective, progress)
+            grad_norm = _step(engine, terms, progress)
+        course.progress = progress = progress.after(config.data.batch_size)
+        clock.count(config.data.batch_size)
+        if due(config.tracking.every_steps, progress):
+            metrics = {**terms.as_metrics(), "train/grad_norm": grad_norm or 0.0}
+            metrics = {**setup.ranks.mean(metrics), "train/lr": lr, "train/epoch": progress.epoch}
+            course.add(metrics)
+            tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
+            bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
+        bar.update(progress)
+        if due(evaluate_every, progress):  # all ranks take part
+            scores = _evaluate_dev(setup, course)
+            tracker.log({f"dev/{name}": value for name, value in scores.items()}, progress.step)
+            bar.update(progress, score=scores[setup.metric])
+            if report:
+                report(progress, {**scores, "score": scores[setup.metric]})
+        if due(save_every, progress):  # all ranks take part
+            course.seconds = clock.seconds
+            save(setup, course)
+    course.seconds = clock.seconds
+
+
+def save(setup: Setup, course: Course) -> None:
+    """Write a resume state; every rank calls it, the first one writes, and a failure to write stops them all."""
+    engine, ranks = setup.engine, setup.ranks
+    tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
+    if course.best_state:
+        tensors["best"] = course.best_state
+    values = {
+        "step": course.progress.step,
+        "examples": course.progress.examples,
+        "history": course.history,
+        "best_scores": course.best_scores,
+        "best_step": course.best_step,
+        "evaluations_since_best": course.evaluations_since_best,
+        "seconds": course.seconds,
+        "run_id": course.run_id,
+        "fingerprint": setup.fingerprint,
+        "config": setup.config.model_dump(mode="json"),
+    }
+    problem = None
+    if ranks.is_first:
+        folder = Path(setup.config.run.output_dir) / "checkpoints"
+        try:
+            save_resume_state(folder, ResumeState(tensors, values), setup.config.checkpoint.keep)
+        except OSError as error:
+            problem = f"The resume state of update {course.progress.step} could not be written to {folder}: {error}"
+    problem = ranks.broadcast_object(problem)
+    if problem:
+        raise TrainingStopped(f"{problem}. Make room or give another run.output_dir, then go on with --resume auto.")
+
+
+def _start_course(setup: Setup, saved: ResumeState | None) -> Course:
+    optim, steps_per_epoch = setup.config.optim, setup.train.steps_per_epoch
+    total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
+    progress = Progress(steps_per_epoch, total)
+    if saved is None:
+        return Course(progress)
+    values = saved.values
+    if values["fingerprint"] != setup.fingerprint:
+        raise ConfigError(
+            f"backbone.name is {setup.config.backbone.name!r}, but its weights are not those that this run was "
+            "started with. Give the same backbone, or start anew in another run.output_dir."
+        )
+    setup.engine.load_trained_state(saved.tensors["trained"])
+    setup.engine.load_optimizer_state(saved.tensors["optimizer"])
+    if setup.ranks.is_first:
+        log.info("Going on from update %d of %d.", values["step"], total)
+    return Course(
+        progress=replace(progress, step=values["step"], examples=values["examples"]),
+        best_state=dict(saved.tensors.get("best", {})),
+        **{
+            key: values[key]
+            for key in ("history", "best_scores", "best_step", "evaluations_since_best", "seconds", "run_id")
+        },
+    )
+
+
+def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
+    try:
+        return engine.step(terms.total)
+    except NonFiniteLoss:
+        parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
+        raise TrainingStopped(
+            f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the "
+            "update was not made. Lower optim.lr or the objective's weights; --resume auto goes on from the last resume state."
+        ) from None
+
+
+def _evaluate_dev(setup: Setup, course: Course) -> dict[str, float]:
+    scores = setup.evaluate(setup.dev).scores
+    course.add({f"dev/{name}": value for name, value in scores.items()})
+    if not course.best_scores or scores[setup.metric] > course.best_scores[setup.metric]:
+        course.best_scores, course.best_step = scores, course.progress.step
+        course.best_state = setup.engine.trained_state()
+        course.evaluations_since_best = 0
+    else:
+        course.evaluations_since_best += 1
+    return scores
+
+
+def _out_of_patience(setup: Setup, course: Course) -> bool:
+    patience = setup.config.evaluation.patience
+    return patience is not None and course.evaluations_since_best >= patience
+
+
+def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
+    config, ranks = setup.config, setup.ranks
+    output_dir = Path(config.run.output_dir)
+    if not course.best_state:  # max_steps came before the first evaluation
+        _evaluate_dev(setup, course)
+    setup.engine.load_trained_state(course.best_state)
+    tested = setup.evaluate(setup.test) if len(setup.test) else None
+    test = tested.scores if tested else {}
+    curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in course.history if f"dev/{setup.metric}" in row]
+    result = RunResult(
+        test=test,
+        dev=course.best_scores,
+        steps=course.progress.step,
+        best_step=course.best_step,
+        steps_to_95=steps_to_share(curve),
+        seconds=round(course.seconds, 3),
+        trained_parameters=sum(tensor.numel() for tensor in course.best_state.values()),
+        metric=setup.metric,
+        artifact=str(output_dir / "artifact"),
+        output_dir=str(output_dir),
+        run_id=course.run_id,
+    )
+    if ranks.is_first:
+        scores = {"dev": course.best_scores, "test": test}
+        fingerprint = setup.fingerprint
+        artifact = Path(result.artifact)
+        save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
+        (output_dir / "history.json").write_text(json.dumps(course.history))
+        tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
+        tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
+        tracker.log_figure(learning_curves(course.history), "learning_curves.png")
+        if tested:
+            figure = confusion_matrix(tested.labels, tested.predictions, setup.task.labels)
+            tracker.log_figure(figure, "confusion_matrix.png")
+        tracker.log_artifacts(artifact, "artifact")
+        # last, so that its presence means that everything else is there
+        (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
+    ranks.barrier()
+    return result
+
+
+def _check_metric(config: RunConfig, task: Task) -> None:
+    metric = config.evaluation.metric
+    if metric and metric not in task.metrics:
+        raise ConfigError(
+            f"evaluation.metric is {metric!r}, but the task {task.name} is scored by {', '.join(task.metrics)}. "
+            "Choose one of them."
+        )
+
+
+def _check_same_run(config: RunConfig, saved: ResumeState) -> None:
+    free = ("run.", "engine.", "tracking.", "checkpoint.")
+    before, now = flatten(build_config(saved.values["config"])), flatten(config)
+    changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
+            "Go on with the same settings, or start anew in another run.output_dir."
+        )
+
+
+class _Clock:
+    """Seconds of training, and the recent rate of examples."""
+
+    def __init__(self, before: float) -> None:
+        self._before = before
+        self._start = self._mark = time.monotonic()
+        self._examples = 0
+        self._rate = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def count(self, examples: int) -> None:
+        self._examples += examples
+
+    def rate(self) -> float:
+        """Examples a second since the last call that saw new ones."""
+        now = time.monotonic()
+        if self._examples and now > self._mark:
+            self._rate = self._examples / (now - self._mark)
+            self._mark, self._examples = now, 0
+        return self._rate

@@ -1,0 +1,96 @@
+"""Kept states equal a second pass, and are kept by content."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from infoprompt.artifact import make_template
+from infoprompt.config import build_config
+from infoprompt.data.loader import Rows
+from infoprompt.data.rows import Example
+from infoprompt.data.tasks import Task
+from infoprompt.model.backbone import load_backbone
+from infoprompt.model.prompted import build_model
+from infoprompt.model.unprompted import cache_dir, with_unprompted_states
+
+TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
+TEXTS = ["the film was good", "it was a bad movie and the engine of the car was lost", "great", "bad", "all in one"]
+
+
+class Alone:
+    rank = local_rank = 0
+    world_size = 1
+
+    def all_true(self, flag):
+        return flag
+
+    def gather_objects(self, value):
+        return [value]
+
+
+@pytest.fixture
+def parts(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path))
+    config = build_config({"backbone": {"name": tiny_bert}})
+    backbone = load_backbone(config.backbone)
+    model = build_model(config, backbone, TASK).eval()
+    examples = [Example(text=text, label="good") for text in TEXTS]
+    rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
+    return model, rows
+
+
+def filled(model, rows, calls=None, key="key"):
+    def infer(batch):
+        if calls is not None:
+            calls.append(len(batch))
+        with torch.no_grad():
+            return model(batch)
+
+    return with_unprompted_states(rows, infer, Alone(), backbone_key=key, batch_size=2)
+
+
+def test_one_pass_with_kept_states_equals_two_passes(parts):
+    model, rows = parts
+    kept = filled(model, rows).batch([0, 1, 2, 3, 4])
+    plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
+    first_pass = model(replace(plain.batch([0, 1, 2, 3, 4]), plain=True))
+    in_two = replace(rows.batch([0, 1, 2, 3, 4]), first_BD=first_pass.first_BD, pooled_BD=first_pass.pooled_BD)
+    # the kept states were computed in other batches, so sums over padding differ by float32 rounding
+    torch.testing.assert_close(model(kept).logits_BC, model(in_two).logits_BC, rtol=0, atol=1e-5)
+    torch.testing.assert_close(kept.pooled_BD, first_pass.pooled_BD, rtol=0, atol=1e-5)
+
+
+def test_states_are_computed_once_and_again_for_other_texts_or_weights(parts):
+    model, rows = parts
+    calls: list[int] = []
+    first = filled(model, rows, calls)
+    assert sum(calls) == 5
+    again = filled(model, rows, calls)
+    assert sum(calls) == 5
+    assert torch.equal(first.first_ND, again.first_ND)
+    filled(model, replace(rows, texts=rows.texts[:3], labels=rows.labels[:3]), calls)
+    assert sum(calls) == 8
+    filled(model, rows, calls, key="other weights")
+    assert sum(calls) == 13
+
+
+def test_a_damaged_file_is_computed_again(parts, caplog):
+    model, rows = parts
+    first = filled(model, rows)
+    (file,) = (cache_dir() / "unprompted").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:40])
+    again = filled(model, rows)
+    assert "cannot be read" in caplog.text
+    assert torch.equal(first.pooled_ND, again.pooled_ND)
+
+
+def test_a_prompt_whose_slots_nobody_attends_to_changes_nothing(parts):
+    # real tokens keep their positions, so hiding the slots gives the plain pass
+    model, rows = parts
+    rows = filled(model, rows)
+    hidden = replace(rows, texts=[replace(text, slots=[-1] * len(text.slots)) for text in rows.texts])
+    batch = rows.batch([1])
+    states = model.backbone(model.backbone.embed(batch.input_ids_BL), replace(batch, slot_BL=hidden.batch([1]).slot_BL))
+    real = batch.real_BL[0]
+    torch.testing.assert_close(states[0, real].mean(0), batch.pooled_BD[0], rtol=0, atol=1e-5)

@@ -61,7 +61,7 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_na
     cell = max(3.5 / max(len(label_names), 1), 0.42 if small else 0.145)  # inches
     names = (0.075 if small else 0.047) * max((len(name) for name in label_names), default=0)
     side = cell * len(label_names) + 0.9
-    figure = Figure(figsize=(side + names + 0.8, side + 0.35 + (names if names > cell else 0.1)), layout="constrained")
+    figure = Figure(figsize=(side + names + 1.0, side + 0.35 + (names if names > cell else 0.1)), layout="constrained")
     axes = figure.subplots()
     # shares enter by their root: a mistake made once in fifty is seen beside a class that is mostly right
     image = axes.imshow(shares_CC, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))

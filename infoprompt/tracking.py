@@ -30,7 +30,16 @@ from infoprompt.tracking_client import (
     tracking_uri,
 )
 from infoprompt.tracking_delivery import Delivery, DeliveryReport, deliver
-from infoprompt.tracking_spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool, read_history, set_aside
+from infoprompt.tracking_spool import (
+    ARTIFACTS_NAME,
+    LEDGER_NAME,
+    SPOOL_NAME,
+    Ledger,
+    Record,
+    Spool,
+    read_history,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,7 +189,7 @@ class Tracker:
         return new
 
     def _artifact_path(self, name: str) -> Path:
-        path = self._folder / "artifacts" / name
+        path = self._folder / ARTIFACTS_NAME / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -249,6 +258,8 @@ def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledg
     ledger = Ledger.load(path) if path.exists() else None
     other_run = ledger is not None and run_id is not None and ledger.run_id not in (None, run_id)
     if other_run or not resumed:
+        if ledger and ledger.status is None:
+            ledger.update(status="KILLED")  # it never closed; said to MLflow when it is delivered
         set_aside(folder)
         return None
     return ledger

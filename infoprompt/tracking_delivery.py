@@ -171,6 +171,8 @@ class Delivery:
         answer that got lost does no harm either."""
         while self._ledger.delivered < self._spool.size:
             records, end = self._spool.read(self._ledger.delivered, METRICS_PER_CALL // 2)
+            if end == self._ledger.delivered:
+                raise FileNotFoundError(f"{self._spool.path} is gone or was cut off while the run went on")
             metrics = self._new_metrics(records)
             for part in _parts(metrics, METRICS_PER_CALL):
                 self._client.log_batch(self._ledger.run_id, metrics=part, synchronous=True)

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 SPOOL_NAME = "metrics.jsonl"
 LEDGER_NAME = "tracking.json"
+ARTIFACTS_NAME = "artifacts"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def set_aside(folder: Path) -> None:
     """Move what an earlier run left in the same folder to `earlier-N/`, where it can still be delivered."""
-    old = [folder / name for name in (SPOOL_NAME, LEDGER_NAME) if (folder / name).exists()]
+    old = [folder / name for name in (SPOOL_NAME, LEDGER_NAME, ARTIFACTS_NAME) if (folder / name).exists()]
     if not old:
         return
     number = next(n for n in range(1, 10**6) if not (folder / f"earlier-{n}").exists())

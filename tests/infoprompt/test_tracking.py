@@ -234,6 +234,24 @@ def test_a_killed_and_resumed_run_has_each_step_once_and_says_what_changed(
     assert [row["step"] for row in resumed.history()] == list(range(1, 61))
 
 
+def test_a_killed_run_that_is_started_anew_can_still_be_delivered_and_ended(
+    database: str, make_config: MakeConfig
+) -> None:
+    config = make_config(database)
+    killed = Tracker.open(config, first=True)
+    log_steps(killed, range(1, 4))
+    killed.close()
+    ledger = Path(config.run.output_dir) / "tracking.json"
+    Ledger.load(ledger).update(status=None, ended=False, delivered=0)  # as a kill leaves it
+    again = Tracker.open(config, first=True)
+    again.close()
+    assert again.run_id != killed.run_id
+    report = deliver(Path(config.run.output_dir) / "earlier-1")
+    assert (report.run_id, report.records_left, report.artifacts_left, report.error) == (killed.run_id, 0, 0, None)
+    assert steps_in_mlflow(database, killed.run_id) == [1, 2, 3]
+    assert client(database).get_run(killed.run_id).info.status == "KILLED"
+
+
 def test_a_run_resumed_in_an_empty_folder_repeats_no_step(
     database: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:

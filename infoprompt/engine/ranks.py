@@ -1,0 +1,142 @@
+"""The processes of a run, and the few things they say to each other outside the engines."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from infoprompt.config import ConfigError, EngineSettings
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Process:
+    """What torch's process group, itself the state of a process, needs beside it."""
+
+    owns_group: bool = False
+    """Whether the group is ours to destroy; Ray's is not."""
+    store: dist.Store | None = None
+    """Where the ranks find each other. It lives as long as the process: a second run's ranks would else race for
+    the port that the first run's store is about to leave."""
+    num_starts: int = 0
+
+
+_process = _Process()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all. Every method but the properties is collective: all ranks call it, in the same order."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    """Rank among the processes of this machine."""
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def all_true(self, flag: bool) -> bool:
+        """Whether the flag is true on every rank."""
+        if self.world_size == 1:
+            return flag
+        reduced = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(reduced, op=dist.ReduceOp.MIN)
+        return bool(reduced.item())
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Mean over the ranks of each value, in one collective; the keys are the same everywhere."""
+        if self.world_size == 1:
+            return dict(values)
+        reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(reduced)
+        return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The value of every rank, in rank order, on every rank. Pickled: for our own small values only."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[T | None] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered  # type: ignore[return-value]
+
+    def broadcast_object(self, value: T) -> T:
+        """Rank 0's value, on every rank. Pickled: for our own small values only."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        self.all_true(True)
+
+
+def start_ranks(settings: EngineSettings) -> Ranks:
+    """Join the other processes of this run.
+
+    Reads RANK, WORLD_SIZE and LOCAL_RANK as torchrun, `deepspeed` and Ray set them; without them this process is alone.
+    A process group that exists is adopted. One is made otherwise, where there are several ranks or DeepSpeed needs it.
+
+    Raises:
+        ConfigError: `engine.device` is cuda and there is none, or too few.
+    """
+    rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _ALONE.items())
+    device = _device(settings, local_rank)
+    timeout = timedelta(seconds=settings.timeout_seconds)
+    if dist.is_initialized():
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        _set_pg_timeout(timeout)
+    elif world_size > 1 or settings.kind == "deepspeed":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        store = _new_store(rank, world_size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        _process.owns_group = True
+    if settings.kind == "deepspeed":
+        from infoprompt.engine.deepspeed_ops import start_communication
+
+        start_communication(device, local_rank, timeout)
+    return Ranks(rank, world_size, local_rank, device)
+
+
+def stop_ranks() -> None:
+    """Destroy the process group if `start_ranks` made it."""
+    if _process.owns_group and dist.is_initialized():
+        from infoprompt.engine.deepspeed_ops import stop_communication
+
+        stop_communication()
+    _process.owns_group = False
+
+
+_ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def _new_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    if world_size == 1:
+        return dist.HashStore()  # in memory: no port, and no race for one
+    if _process.store is None:
+        _process.store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
+    _process.num_starts += 1
+    return dist.PrefixStore(f"start{_process.num_starts}", _process.store)
+
+
+def _device(settings: EngineSettings, local_rank: int) -> torch.device:
+    num_gpus = torch.cuda.device_count()
+    if settings.device == "cpu" or (settings.device == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    if local_rank >= num_gpus:
+        raise ConfigError(
+            f"engine.device is {settings.device}, but rank {local_rank} of this machine needs a GPU of its own, and "
+            f"torch sees {num_gpus}. Start fewer processes, or set engine.device to cpu."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,114 @@
+"""Starts the ranks of a distributed test."""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# What a rank runs: load the test's file, call its function, keep what it returns.
+WORKER = """
+import importlib.util, pickle, sys
+path, name, arguments, result = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("worker_functions", path)
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+spec.loader.exec_module(module)
+with open(arguments, "rb") as file:
+    values = pickle.load(file)
+returned = getattr(module, name)(*values)
+with open(result, "wb") as file:
+    pickle.dump(returned, file)
+"""
+
+
+@pytest.fixture
+def run_distributed(tmp_path: Path) -> Callable[..., list[Any]]:
+    """`run_distributed(path, name, *arguments, world_size=2, seconds=60, env=None)`.
+
+    Calls the module-level function `name` of the Python file `path` in `world_size` processes, which find each other
+    by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Arguments and results are pickled. Returns the
+    results in rank order; fails with the output of the first rank that fails, or of all when the time is up.
+    """
+
+    def run(
+        path: str | Path,
+        name: str,
+        *arguments: Any,
+        world_size: int = 2,
+        seconds: float = 60,
+        env: dict[str, str] | None = None,
+    ) -> list[Any]:
+        folder = tmp_path / f"{name}-{time.monotonic_ns()}"
+        folder.mkdir()
+        (folder / "arguments").write_bytes(pickle.dumps(arguments))
+        rendezvous = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        with started(
+            [
+                (
+                    [sys.executable, "-c", WORKER, str(path), name, f"{folder}/arguments", f"{folder}/result{rank}"],
+                    os.environ
+                    | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+                    | rendezvous
+                    | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                    | (env or {}),
+                    folder / f"output{rank}",
+                )
+                for rank in range(world_size)
+            ]
+        ) as processes:
+            wait(processes, [folder / f"output{rank}" for rank in range(world_size)], seconds)
+        return [pickle.loads((folder / f"result{rank}").read_bytes()) for rank in range(world_size)]
+
+    return run
+
+
+@contextlib.contextmanager
+def started(commands: list[tuple[list[str], dict[str, str], Path]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start each (command, environment, output file) in a process group of its own; none is left afterwards."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for command, environment, output in commands:
+            with output.open("wb") as file:
+                processes.append(
+                    subprocess.Popen(
+                        command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                    )
+                )
+        yield processes
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait(processes: list[subprocess.Popen[bytes]], outputs: list[Path], seconds: float) -> None:
+    """Return when all have ended well; fail as soon as one has not, or when the time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code:
+                pytest.fail(f"rank {rank} ended with {code}:\n{outputs[rank].read_text()[-8000:]}", pytrace=False)
+        if all(code == 0 for code in codes):
+            return
+        if time.monotonic() > deadline:
+            said = "\n".join(f"rank {rank}: {file.read_text()[-4000:]}" for rank, file in enumerate(outputs))
+            pytest.fail(f"not done after {seconds} s:\n{said}", pytrace=False)
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port of the loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

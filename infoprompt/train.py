@@ -41,7 +41,7 @@ from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
 from infoprompt.progress import Progress, due
 from infoprompt.schedule import learning_rate
-from infoprompt.tracking import Tracker
+from infoprompt.tracking import Tracker, shown_uri
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def run(
     setup = build_setup(config, ranks)
     course = _start_course(setup, saved)
     if ranks.is_first:
-        (output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        (output_dir / "config.yaml").write_text(shown_uri(dump_config(config)), encoding="utf-8")
     last_step = course.progress.step if saved else -1
     tracker = Tracker.open(
         config,
@@ -349,7 +349,8 @@ def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
         parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
         raise TrainingStopped(
             f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the "
-            "update was not made. Lower optim.lr or the objective's weights; --resume auto goes on from the last resume state."
+            "update was not made. Lower optim.lr or the objective's weights, and start anew; what was saved before "
+            "it stays."
         ) from None
 
 
@@ -402,7 +403,7 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
         tracker.log_figure(learning_curves(course.history), "learning_curves.png")
         if tested:
-            figure = confusion_matrix(tested.labels, tested.predictions, setup.task.labels)
+            figure = confusion_matrix(tested.labels.tolist(), tested.predictions.tolist(), setup.task.labels)
             tracker.log_figure(figure, "confusion_matrix.png")
         tracker.log_artifacts(artifact, "artifact")
         # last, so that its presence means that everything else is there

@@ -83,7 +83,7 @@ def test_the_prompt_matters(family):
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "mask"])
 def test_pooling_reads_real_tokens_only(family, pooling):
-    model, rows = setup(family, head={"init": "random", "pooling": pooling})
+    _, rows = setup(family, head={"init": "random", "pooling": pooling})
     batch = rows.batch([0, 1])
     states = torch.randn(*batch.input_ids_BL.shape, 8)
     spoiled = torch.where(batch.real_BL.unsqueeze(-1), states, torch.full_like(states, 1e6))

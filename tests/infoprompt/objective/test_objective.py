@@ -153,7 +153,7 @@ def test_the_total_is_the_weighted_sum_and_decays(encoded):
 
 @pytest.mark.parametrize("preset", ["paper", "release", "analytic"])
 def test_presets_share_one_implementation_and_say_what_they_are(preset, encoded):
-    config, model, encoding, batch = encoded(preset)
+    config, _, encoding, batch = encoded(preset)
     terms = information_objective(encoding, batch, config.objective, PROGRESS)
     assert torch.isfinite(terms.total)
     assert (config.head.kind == "variational") == (preset != "analytic")

@@ -1,0 +1,37 @@
+# install   .venv with pinned versions, and DeepSpeed's one compiled CPU op
+# train     the quickstart: InfoPrompt, the same without its information losses, and a head alone
+# test      the whole suite, on a CPU, without network
+# lint      ruff and mypy
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install train test lint
+
+install: .venv/.installed
+
+train: .venv/.installed
+	$(BIN)/infoprompt train configs/quickstart.yaml
+
+test: .venv/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stamp is touched last, so an installation that was cut short is done again.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch setuptools
+	$(PIP) --editable '.[quickstart,ray]'
+	$(BIN)/python -m infoprompt.engine.deepspeed_ops
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,235 @@
+"""`infoprompt ...`: every command. Nothing heavy is imported before a command is chosen."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from infoprompt import __version__
+from infoprompt.config import ConfigError, dump_config, load_config, setting_reference
+from launcher.exits import STOPPED, guarded
+from launcher.overrides import split_overrides
+
+app = typer.Typer(
+    name="infoprompt",
+    help="Information-theoretic soft prompt tuning: train small prompts for a frozen language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Words that no option takes are overrides: `optim.lr=3e-3`, `--optim.lr 3e-3`.
+WITH_OVERRIDES: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/quickstart.yaml.", show_default=False)]
+ArtifactFolder = Annotated[Path, typer.Argument(help="Folder that training printed.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings to change, such as optim.lr=3e-3."),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, everything for people on standard error.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and more log lines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help="Where the backbone is now, if not where it was in training.")
+]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"infoprompt {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def train(
+    context: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    json_output: Json = False,
+    resume: Annotated[
+        Literal["auto", "never"], typer.Option(help="auto: go on from the last resume state; never: start anew.")
+    ] = "never",
+    processes: Annotated[int, typer.Option(min=1, help="Ranks on this machine.")] = 1,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a prompt, then the runs it is compared with, and show their scores."""
+    from launcher.processes import Output, start
+    from launcher.report import configure_logging, console, describe, show
+
+    configure_logging(quiet=quiet, debug=debug)
+    checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+    console(json_output).print(describe(checked, processes))
+    output = Output(progress=not quiet, debug=debug, to_stderr=json_output)
+    outcome = start(checked, num_processes=processes, resume=resume, output=output)
+    show(outcome, checked, json_output)
+    if outcome.stopped:
+        raise SystemExit(STOPPED)
+
+
+@app.command()
+@guarded
+def evaluate(
+    artifact: ArtifactFolder,
+    data: Annotated[
+        str | None, typer.Argument(help="Labelled .jsonl, .csv or .parquet file, or hub split as owner/name:split.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
+    ] = None,
+    backbone: BackboneName = None,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a trained prompt on labelled rows; on its task's own test rows if none are given."""
+    loaded = _load(artifact, backbone, debug)
+    from infoprompt.evaluate import evaluate_artifact
+
+    source = data or _test_rows(loaded)
+    scores = evaluate_artifact(loaded, source, _columns(column) or loaded.config.data.columns)
+    if json_output:
+        typer.echo(json.dumps(scores))
+    else:
+        typer.echo("\n".join(f"{name}\t{value:.4f}" for name, value in scores.items()))
+
+
+@app.command()
+@guarded
+def predict(
+    artifact: ArtifactFolder,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT", help="A pair has a tab between its texts; a relation marks <e1>..</e1> and <e2>..</e2>."
+        ),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", help="One text a line, or rows (.jsonl, .csv, .parquet); - for stdin.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels shown for each text, the most probable first.")] = 1,
+    backbone: BackboneName = None,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Label texts: a line with label, probability and text for each, or a JSON object with all probabilities."""
+    loaded = _load(artifact, backbone, debug)
+    from launcher.inputs import read_inputs
+
+    columns = _columns(column) or (loaded.config.data.columns if file else {})
+    examples = read_inputs(texts or [], file, sys.stdin, loaded.task.kind, columns)
+    for example, prediction in zip(examples, loaded.predict(examples), strict=True):
+        if json_output:
+            pair = {} if example.pair is None else {"pair": example.pair}
+            shown = {"label": prediction.label, "probabilities": prediction.probabilities, "text": example.text, **pair}
+            typer.echo(json.dumps(shown, ensure_ascii=False))
+            continue
+        ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
+        labels = "\t".join(f"{label}\t{probability:.3f}" for label, probability in ranked)
+        typer.echo("\t".join([labels, example.text, *([] if example.pair is None else [example.pair])]))
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def show(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(help="YAML file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    settings: Annotated[bool, typer.Option("--settings", help="Every setting with its default and meaning.")] = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print a config with every setting resolved, as YAML that `train` reads; or the reference of all settings."""
+    if settings:
+        typer.echo(setting_reference(), nl=False)
+    elif config is None:
+        raise ConfigError("There is no config to show. Give a file, or --settings for the reference of all settings.")
+    else:
+        checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+        typer.echo(checked.model_dump_json() + "\n" if json_output else dump_config(checked), nl=False)
+
+
+@app.command()
+@guarded
+def doctor(json_output: Json = False, debug: Debug = False) -> None:
+    """Check this machine: what works, what would fail, and the way out."""
+    from launcher.doctor import examine, show_checks
+
+    checks = examine()
+    show_checks(checks, json_output)
+    if any(check.status == "fail" for check in checks):
+        raise SystemExit(STOPPED)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def sweep(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="Sweep file, such as configs/sweeps/quickstart.yaml.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train one run for each point of a search space, on Ray, and name the best."""
+    from launcher.sweep import start_sweep
+
+    start_sweep(file, split_overrides([*(overrides or []), *context.args]), json_output=json_output, debug=debug)
+
+
+@app.command()
+@guarded
+def sync(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run or a sweep.", show_default=False)],
+    uri: Annotated[str | None, typer.Option(help="MLflow server or database, if not the one in training.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Bring records to MLflow that it missed while it was down; nothing is sent twice."""
+    from launcher.sync import sync_folder
+
+    if not all(list(sync_folder(folder, uri, typer.echo))):  # a list: one failure does not end it
+        raise SystemExit(STOPPED)
+
+
+def _load(folder: Path, backbone: str | None, debug: bool) -> Any:
+    """The artifact, once the environment is as torch shall find it."""
+    from launcher.processes import prepare_environment
+    from launcher.report import configure_logging
+
+    prepare_environment(1)
+    configure_logging(quiet=True, debug=debug)
+    from infoprompt.artifact import Artifact
+
+    return Artifact.from_pretrained(folder, backbone=backbone)
+
+
+def _test_rows(artifact: Any) -> str:
+    from infoprompt.data.tasks import bundled_file
+
+    source = artifact.config.data.test or bundled_file(artifact.task.name, "test")
+    if source is None:
+        raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
+    return str(source)
+
+
+def _columns(given: list[str] | None) -> dict[str, str]:
+    columns = {}
+    for item in given or []:
+        ours, separator, theirs = item.partition("=")
+        if not separator or not ours or not theirs:
+            raise ConfigError(f"--column is {item!r}, but must be our column and the file's, such as text=sentence.")
+        columns[ours] = theirs
+    return columns

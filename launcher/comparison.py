@@ -1,0 +1,98 @@
+"""A run and those it is compared with, one after the other in the same processes."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from infoprompt.config import ConfigError, RunConfig, override_config
+
+log = logging.getLogger(__name__)
+
+Resume = Literal["auto", "never"]
+Result = dict[str, Any]  # a `RunResult` as plain values: it travels between processes as JSON
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a run and of those it was compared with."""
+
+    name: str
+    """Name of the main run."""
+    main: Result
+    compare: dict[str, Result] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Comparisons that could not go on, and why."""
+
+    def results(self) -> dict[str, Result]:
+        """Every finished run under its name, the main one first."""
+        return {self.name: self.main, **self.compare}
+
+    def as_json(self) -> dict[str, Any]:
+        """The main run's result, with the others under `compare` and, if there are any, `stopped`."""
+        return {**self.main, "compare": self.compare, **({"stopped": self.stopped} if self.stopped else {})}
+
+    def save(self, path: Path) -> None:
+        """Write it for the process that started this one."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Outcome":
+        """Read it back."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def comparisons(config: RunConfig) -> dict[str, RunConfig]:
+    """The checked config of each `run.compare_with` entry; its output goes to `<output_dir>/compare/<name>`.
+
+    Raises:
+        ConfigError: an entry's name cannot be a folder, or its overrides do not fit.
+    """
+    return {name: _comparison(config, name, overrides) for name, overrides in config.run.compare_with.items()}
+
+
+def train_all(
+    config: RunConfig,
+    *,
+    resume: Resume = "never",
+    show_progress: bool = False,
+    say: Callable[[str], None] = log.info,
+) -> Outcome:
+    """Train a run, then those it is compared with; every rank calls it.
+
+    A comparison that stops is noted in the outcome and the next one starts; everything else is raised.
+    """
+    others = comparisons(config)  # before the first one starts: an error in the last shall not come after an hour
+    from infoprompt.engine.ranks import stop_ranks
+    from infoprompt.train import TrainingStopped, run
+
+    main = run(config, resume=resume, show_progress=show_progress).as_json()
+    finished: dict[str, Result] = {}
+    stopped: dict[str, str] = {}
+    for name, other in others.items():
+        say(f"comparing with {name}: {', '.join(config.run.compare_with[name])}")
+        try:
+            finished[name] = run(other, resume=resume, show_progress=show_progress).as_json()
+        except TrainingStopped as error:
+            stopped[name] = str(error)
+    stop_ranks()
+    return Outcome(config.run_name, main, finished, stopped)
+
+
+def _comparison(config: RunConfig, name: str, overrides: list[str]) -> RunConfig:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ConfigError(
+            f"run.compare_with names {name!r}, but the name becomes a folder. Use letters, digits, `_`, `.`, `+`, `-`."
+        )
+    place = [
+        f"run.output_dir={json.dumps(str(Path(config.run.output_dir) / 'compare' / name))}",
+        f"run.name={json.dumps(f'{config.run_name}-{name}')}",
+        "run.compare_with={}",
+    ]
+    try:
+        return override_config(config, [*overrides, *place])
+    except ConfigError as error:
+        raise ConfigError(f"run.compare_with.{name}: {error}") from None

@@ -1,0 +1,114 @@
+"""What `infoprompt predict` reads: texts on the command line, a file, or standard input."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from infoprompt.config import ConfigError, is_data_file
+
+if TYPE_CHECKING:
+    from infoprompt.data.rows import Example
+
+STANDARD_INPUT = "-"
+_TEXT_SUFFIXES = (".txt", ".tsv")
+
+# `<e1>fire</e1>`, as SemEval-2010 Task 8 marks its entities
+_MARKERS = re.compile(r"</?e[12]>")
+
+
+def read_inputs(
+    texts: Sequence[str], file: str | None, stdin: TextIO, kind: str, columns: Mapping[str, str]
+) -> list["Example"]:
+    """Examples from the first of these that is given: texts, a file (`-` for standard input), standard input.
+
+    Args:
+        texts: one example each.
+        file: one example a line, or rows of a .jsonl, .csv or .parquet file.
+        stdin: one example a line; a line may be a JSON object.
+        kind: of the artifact's task: `single`, `pair` (its lines have a tab between the texts) or `relation` (its
+            lines mark the entities by `<e1>..</e1>` and `<e2>..</e2>`).
+        columns: our column to the file's, where they differ.
+    Raises:
+        ConfigError: there is no input, or a line is not of the artifact's kind.
+        FileNotFoundError: there is no such file.
+    """
+    from infoprompt.data.rows import read_examples
+
+    if texts and file:
+        raise ConfigError("Both texts and --file are given, but only one of them can be read. Leave one out.")
+    if texts:
+        return parse_lines(texts, kind, columns, "text")
+    if file is None and stdin.isatty():
+        raise ConfigError("There is nothing to predict. Give texts, --file, or lines on standard input.")
+    if file is None or file == STANDARD_INPUT:
+        return parse_lines(stdin.read().splitlines(), kind, columns, "line")
+    if is_data_file(file) and not file.endswith(_TEXT_SUFFIXES) and Path(file).suffix:
+        return read_examples(file, columns, labelled=False)
+    return parse_lines(Path(file).read_text(encoding="utf-8").splitlines(), kind, columns, f"line of {file}:")
+
+
+def parse_lines(lines: Iterable[str], kind: str, columns: Mapping[str, str], what: str) -> list["Example"]:
+    """An example of each line."""
+    examples = [parse_line(line, kind, columns, f"{what} {number}") for number, line in enumerate(lines, 1)]
+    if not examples:
+        raise ConfigError("There is nothing to predict: the input has no lines.")
+    return examples
+
+
+def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> "Example":
+    """One example of a plain line, or of a JSON object in the shape of a data row."""
+    from infoprompt.data.rows import Example, example_from_mapping
+
+    row = _json_object(line)
+    if row is not None:
+        return example_from_mapping(row, columns, labelled=False, where=where)
+    if not line.strip():
+        raise ConfigError(f"The {where} is empty. Give it a text, or take it out.")
+    if kind == "relation":
+        return _marked(line, where)
+    if kind == "pair":
+        first, tab, second = line.partition("\t")
+        if not tab or not first.strip() or not second.strip():
+            raise ConfigError(
+                f"The {where} is {_shortened(line)!r}, but this prompt reads pairs: two texts with a tab between "
+                'them, or JSON as {"text_a": "...", "text_b": "..."}.'
+            )
+        return Example(text=first, pair=second)
+    return Example(text=line)
+
+
+def _marked(line: str, where: str) -> "Example":
+    """The text without its markers, and where the entities were."""
+    from infoprompt.data.rows import Example, Span
+
+    places: dict[str, int] = {}
+    text, position = "", 0
+    for marker in _MARKERS.finditer(line):
+        text += line[position : marker.start()]
+        position = marker.end()
+        places[marker.group()] = len(text)
+    text += line[position:]
+    spans = [(places.get(f"<e{number}>"), places.get(f"</e{number}>")) for number in (1, 2)]
+    found = [Span(start, end) for start, end in spans if start is not None and end is not None and start < end]
+    if len(found) != 2:
+        raise ConfigError(
+            f"The {where} is {_shortened(line)!r}, but this prompt reads relations: mark the two entities, as in "
+            '"The <e1>fire</e1> was caused by a <e2>cable</e2>."'
+        )
+    return Example(text=text, head=found[0], tail=found[1])
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None  # a text that begins with a brace
+    return row if isinstance(row, dict) else None
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= 60 else f"{line[:57]}..."

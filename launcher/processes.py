@@ -1,0 +1,179 @@
+"""Runs in this process, or in several on this machine that are started, watched and ended together."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infoprompt.config import RunConfig, dump_config
+from launcher.comparison import Outcome, Resume, comparisons, train_all
+from launcher.exits import BAD_INPUT, STOPPED
+
+OUTCOME_NAME = "outcome.json"
+PARENT_VARIABLE = "INFOPROMPT_PARENT"
+
+PEERS_SECONDS = 10.0  # after one rank failed, for the others to notice and say so
+END_SECONDS = 40.0  # between SIGTERM and SIGKILL; MLflow's last records may take 30
+POLL_SECONDS = 0.1
+
+
+class WorkersFailed(RuntimeError):
+    """A rank ended without having said why."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the ranks show."""
+
+    progress: bool = True
+    """Progress bar and log lines."""
+    debug: bool = False
+    to_stderr: bool = False
+    """Keep standard output free, for JSON."""
+
+
+def start(
+    config: RunConfig, *, num_processes: int = 1, resume: Resume = "never", output: Output | None = None
+) -> Outcome:
+    """Train `config` and what it is compared with.
+
+    Args:
+        config: every setting.
+        num_processes: ranks on this machine; 1 trains in this process.
+        resume: `auto` goes on from the newest resume state.
+        output: what is shown meanwhile.
+    Raises:
+        ConfigError, TrainingStopped: see `infoprompt.train.run`; with several processes each rank says it itself, and
+            SystemExit carries the code.
+        WorkersFailed: a rank was killed, or ended without a result.
+    """
+    output = output or Output()
+    comparisons(config)
+    prepare_environment(num_processes)
+    if num_processes == 1:
+        return train_all(config, resume=resume, show_progress=output.progress)
+    with tempfile.TemporaryDirectory(prefix="infoprompt-") as name:
+        folder = Path(name)
+        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        options = [*_worker_options(output), f"--resume={resume}", f"--outcome={folder / OUTCOME_NAME}"]
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), str(folder / "config.yaml"), *options]
+        _run_group(command, num_processes, to_stderr=output.to_stderr)
+        # Only rank 0 writes it, at the very end: a zero exit alone proves nothing.
+        if not (folder / OUTCOME_NAME).is_file():
+            raise WorkersFailed(f"Every process ended without an error, but none left a result: {shlex.join(command)}")
+        return Outcome.load(folder / OUTCOME_NAME)
+
+
+def prepare_environment(local_world_size: int) -> None:
+    """Set what must stand in the environment before torch, tokenizers and compilers are loaded; keeps what is set."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // local_world_size)))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a fork after tokenising can freeze otherwise
+    # Two ninja versions throw away each other's builds, so every process finds this interpreter's own first.
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = os.pathsep.join([own, path])
+
+
+def end_with_parent() -> None:
+    """In a rank: have the kernel send SIGTERM when the process that started it is gone (Linux), even if killed."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it was gone before the line above
+        raise SystemExit(STOPPED)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _worker_options(output: Output) -> list[str]:
+    return [*([] if output.progress else ["--quiet"]), *(["--debug"] if output.debug else [])]
+
+
+def _run_group(command: Sequence[str], num_processes: int, *, to_stderr: bool) -> None:
+    """Run one process per rank in one process group; return when all succeeded, end all when one fails."""
+    ranks: list[subprocess.Popen[bytes]] = []
+    port = str(free_port())
+    try:
+        for rank in range(num_processes):
+            environment = _rank_environment(rank, num_processes, port)
+            group = ranks[0].pid if ranks else 0
+            stdout = sys.stderr.fileno() if to_stderr else None
+            ranks.append(subprocess.Popen(command, env=environment, stdout=stdout, process_group=group))
+        failed = _wait(ranks)
+    finally:
+        _end(ranks)
+    if failed:
+        raise _failure(ranks, failed)
+
+
+def _rank_environment(rank: int, num_processes: int, port: str) -> dict[str, str]:
+    size = str(num_processes)
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait for all, or for the first to fail and a little longer; the numbers of those that failed by themselves."""
+    deadline = float("inf")
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        if deadline == float("inf") and any(process.poll() for process in ranks):
+            deadline = time.monotonic() + PEERS_SECONDS
+        time.sleep(POLL_SECONDS)
+    return [rank for rank, process in enumerate(ranks) if process.poll()]
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM, then SIGKILL, for whatever of the group is left."""
+    if all(process.poll() is not None for process in ranks):
+        return
+    try:
+        _signal(ranks, signal.SIGTERM)
+        deadline = time.monotonic() + END_SECONDS
+        while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    finally:  # also when a second Ctrl-C ends the waiting
+        _signal(ranks, signal.SIGKILL)
+        for process in ranks:
+            process.wait()
+
+
+def _signal(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    if any(process.poll() is None for process in ranks):
+        os.killpg(ranks[0].pid, number)
+
+
+def _failure(ranks: Sequence[subprocess.Popen[bytes]], failed: Sequence[int]) -> BaseException:
+    codes = {rank: int(ranks[rank].returncode) for rank in failed}
+    for rank, code in codes.items():
+        if code < 0 and -code != signal.SIGTERM:
+            hint = " The kernel does that when memory runs out." if -code == signal.SIGKILL else ""
+            return WorkersFailed(
+                f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others were ended.{hint} "
+                "--resume auto goes on from the last resume state."
+            )
+    return SystemExit(BAD_INPUT if BAD_INPUT in codes.values() else STOPPED)

@@ -1,0 +1,126 @@
+"""What people read before and after a run; standard output, or standard error where that is kept for JSON."""
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from infoprompt.config import RunConfig
+from launcher.comparison import Outcome, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def console(json_output: bool = False) -> "Console":
+    """Where human text goes."""
+    from rich.console import Console
+
+    # 120 columns where there is no terminal: a table in a log file is not broken at 80
+    width = None if sys.stdout.isatty() else 120
+    return Console(stderr=json_output, highlight=False, soft_wrap=True, width=width)
+
+
+def configure_logging(*, quiet: bool, debug: bool, rank: int = 0) -> None:
+    """Log lines of our own code on standard error; other ranks than the first say only what is wrong."""
+    prefix = f"rank {rank}: " if rank else ""
+    logging.basicConfig(format=f"{prefix}%(message)s", level=logging.WARNING, stream=sys.stderr)
+    level = logging.DEBUG if debug else logging.WARNING if quiet or rank else logging.INFO
+    for package in ("infoprompt", "launcher"):
+        logging.getLogger(package).setLevel(level)
+
+
+def describe(config: RunConfig, num_processes: int) -> str:
+    """One line: what will run."""
+    prompt = f"{config.prompt.kind} prompt"
+    if config.prompt.kind != "none":
+        prompt += f" of {config.prompt.length} vectors"
+    data = config.data.task or config.data.train or "the bundled task"
+    engine = config.engine.kind + (f" ZeRO {config.engine.zero_stage}" if config.engine.kind == "deepspeed" else "")
+    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    others = ", ".join(config.run.compare_with)
+    return (
+        f"{config.run_name}: {data} on {config.backbone.name}, {prompt}, {config.objective.preset} objective, "
+        f"seed {config.seed}, {engine}, {processes} -> {relative(config.run.output_dir)}"
+        + (f"; compared with {others}" if others else "")
+    )
+
+
+def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None:
+    """Table and next steps; with JSON, one object as the last line of standard output."""
+    screen = console(json_output)
+    screen.print(summary(outcome))
+    screen.print(next_steps(outcome, config))
+    if json_output:
+        sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
+        sys.stdout.flush()
+
+
+def summary(outcome: Outcome) -> "Table":
+    """A row per run: scores on test, best on dev, cost."""
+    from rich.table import Table
+
+    metric = str(outcome.main["metric"])
+    others = [name for name in outcome.main["test"] if name != metric]
+    table = Table(title="test scores are those of the state that was best on dev", title_justify="left")
+    table.add_column("run")
+    headings = [f"test {metric}", *(f"test {name}" for name in others), f"best dev {metric}"]
+    for heading in [*headings, "steps", "steps to 95 %", "seconds", "trained parameters"]:
+        table.add_column(heading, justify="right")
+    for name, result in outcome.results().items():
+        table.add_row(name, *_cells(result, metric, others))
+    for name, reason in outcome.stopped.items():
+        table.add_row(name, f"stopped: {reason}")
+    return table
+
+
+def _cells(result: Result, metric: str, others: Sequence[str]) -> Iterable[str]:
+    yield _score(result["test"].get(metric))
+    for name in others:
+        yield _score(result["test"].get(name))
+    yield _score(result["dev"].get(metric))
+    yield str(result["steps"])
+    yield str(result["steps_to_95"])
+    yield f"{result['seconds']:.1f}"
+    yield f"{result['trained_parameters']:,}"
+
+
+def next_steps(outcome: Outcome, config: RunConfig) -> str:
+    """Where the artifact is, how to use it, and how to see the run."""
+    artifact = relative(outcome.main["artifact"])
+    lines = [
+        f"artifact  {artifact}",
+        f"try it    infoprompt predict {shlex.quote(artifact)} {example_text(config)}",
+    ]
+    if config.tracking.enabled:
+        lines.append(f"curves    {mlflow_command(config)}")
+    return "\n".join(lines)
+
+
+def mlflow_command(config: RunConfig) -> str:
+    """The server's address, or the command that shows a database."""
+    from infoprompt.tracking import shown_uri, tracking_uri
+
+    uri = shown_uri(tracking_uri(config.tracking))
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def example_text(config: RunConfig) -> str:
+    """An input of the right kind, quoted for a shell."""
+    if config.data.task == "semeval2010_task8":
+        return '"The <e1>fire</e1> was caused by a faulty <e2>cable</e2>."'
+    return '"some text"'
+
+
+def _score(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def relative(path: str) -> str:
+    """Relative to the current folder where it lies below."""
+    shorter = os.path.relpath(path)
+    return path if shorter.startswith("..") else shorter

@@ -1,0 +1,73 @@
+"""What `deepspeed`, torchrun and `infoprompt train --processes N` start, once per rank.
+
+deepspeed --num_gpus 2 launcher/train.py configs/quickstart.yaml [section.key=value ...]
+torchrun --nproc_per_node 2 launcher/train.py configs/quickstart.yaml [section.key=value ...]
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Started by path, Python looks for modules in this folder first, where `train` or `report` would hide others'.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from infoprompt.config import load_config
+from launcher.comparison import train_all
+from launcher.exits import STOPPED, guarded
+from launcher.overrides import split_overrides
+from launcher.processes import end_with_parent, prepare_environment
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and train; every rank does."""
+    options = _read(arguments)
+    _train(options, debug=options.debug)
+
+
+@guarded
+def _train(options: argparse.Namespace, *, debug: bool) -> None:
+    end_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    prepare_environment(_local_world_size())
+    from launcher.report import configure_logging, console, describe, show
+
+    configure_logging(quiet=options.quiet, debug=debug, rank=rank)
+    config = load_config(options.config, options.overrides)
+    first = rank == 0
+    if first and not options.outcome:
+        console(options.json).print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))
+    outcome = train_all(config, resume=options.resume, show_progress=first and not options.quiet)
+    if first and options.outcome:
+        outcome.save(options.outcome)
+    elif first:
+        show(outcome, config, options.json)
+    if outcome.stopped:
+        raise SystemExit(0 if options.outcome else STOPPED)  # a parent process says it itself
+
+
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--resume", choices=["auto", "never"], default="never", help="go on from the last state")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--debug", action="store_true", help="tracebacks, and more log lines")
+    # `deepspeed` passes it to whatever it starts; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+    parser.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_intermixed_args(arguments)
+    options.overrides = split_overrides([*options.overrides, *rest])
+    return options
+
+
+def _local_world_size() -> int:
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")  # torchrun's, `deepspeed`'s, and a guess
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), "1"))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,12 @@
 0 done    1 stopped on the way    2 bad input    130 Ctrl-C    143 SIGTERM
 """
 
+import contextlib
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec
 
@@ -15,6 +16,9 @@ STOPPED = 1
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+
+PARENT_VARIABLE = "INFOPROMPT_PARENT"
+"""Set for ranks that `processes.py` started: the id of the process that watches them."""
 
 OUR_PACKAGES = ("infoprompt", "launcher")
 
@@ -25,13 +29,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived; like Ctrl-C it unwinds the stack, so that records are closed."""
 
 
-def raise_on_sigterm() -> None:
-    """From here on SIGTERM raises `Terminated` in the main thread."""
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated` in the main thread."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -43,9 +52,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def guarded_command(*args: P.args, **kwargs: P.kwargs) -> None:
-        raise_on_sigterm()
         try:
-            command(*args, **kwargs)
+            with sigterm_raises():
+                command(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
             code = exit_code(error)
             if code is None or kwargs.get("debug"):
@@ -72,7 +81,9 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException) -> str:
-    """The message for people; empty where all was said before."""
+    """The message for people; empty where another process says it."""
+    if isinstance(error, KeyboardInterrupt) and PARENT_VARIABLE in os.environ:
+        return ""
     if isinstance(error, Terminated):
         return "stopped by SIGTERM."
     if isinstance(error, KeyboardInterrupt):

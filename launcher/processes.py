@@ -14,10 +14,9 @@ from pathlib import Path
 
 from infoprompt.config import RunConfig, dump_config
 from launcher.comparison import Outcome, Resume, comparisons, train_all
-from launcher.exits import BAD_INPUT, STOPPED
+from launcher.exits import BAD_INPUT, PARENT_VARIABLE, STOPPED
 
 OUTCOME_NAME = "outcome.json"
-PARENT_VARIABLE = "INFOPROMPT_PARENT"
 
 PEERS_SECONDS = 10.0  # after one rank failed, for the others to notice and say so
 END_SECONDS = 40.0  # between SIGTERM and SIGKILL; MLflow's last records may take 30

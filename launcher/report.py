@@ -65,22 +65,27 @@ def summary(outcome: Outcome) -> "Table":
     from rich.table import Table
 
     metric = str(outcome.main["metric"])
-    others = [name for name in outcome.main["test"] if name != metric]
-    table = Table(title="test scores are those of the state that was best on dev", title_justify="left")
+    tested = sorted(outcome.main["test"], key=lambda name: name != metric)
+    table = Table(title="test scores are those of the state that was best on dev" if tested else None)
     table.add_column("run")
-    headings = [f"test {metric}", *(f"test {name}" for name in others), f"best dev {metric}"]
-    for heading in [*headings, "steps", "steps to 95 %", "seconds", "trained parameters"]:
+    for heading in [
+        *(f"test {name}" for name in tested),
+        f"best dev {metric}",
+        "steps",
+        "steps to 95 %",
+        "seconds",
+        "trained parameters",
+    ]:
         table.add_column(heading, justify="right")
     for name, result in outcome.results().items():
-        table.add_row(name, *_cells(result, metric, others))
+        table.add_row(name, *_cells(result, metric, tested))
     for name, reason in outcome.stopped.items():
         table.add_row(name, f"stopped: {reason}")
     return table
 
 
-def _cells(result: Result, metric: str, others: Sequence[str]) -> Iterable[str]:
-    yield _score(result["test"].get(metric))
-    for name in others:
+def _cells(result: Result, metric: str, tested: Sequence[str]) -> Iterable[str]:
+    for name in tested:
         yield _score(result["test"].get(name))
     yield _score(result["dev"].get(metric))
     yield str(result["steps"])

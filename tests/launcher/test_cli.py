@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from infoprompt.config import load_config
+from launcher.cli import app
+
+HEAVY = ("torch", "transformers", "deepspeed", "ray", "mlflow", "datasets", "numpy", "sklearn", "matplotlib")
+
+
+@pytest.fixture
+def call():
+    """Runs a command in this process; for what ends before anything heavy is loaded."""
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["show", "--settings"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom launcher.cli import main\nsys.argv[1:] = %r\ntry:\n    main()\nexcept SystemExit as end:\n"
+        "    assert not end.code\nprint('heavy:', [name for name in %r if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code % (arguments, HEAVY)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "show", "doctor", "sweep", "sync"])
+def test_every_command_has_help(call, command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert command in result.output
+
+
+def test_show_prints_a_config_that_loads_back_equal(call, tiny_config, tmp_path):
+    result = call("show", tiny_config, "optim.lr=1e-2")
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(result.output)
+    assert load_config(shown) == load_config(tiny_config, ["optim.lr=0.01"])
+
+
+def test_show_prints_json(call, tiny_config):
+    assert json.loads(call("show", tiny_config, "--json").output)["optim"]["max_steps"] == 4
+
+
+@pytest.mark.parametrize("words", [["optim.lr=1e-2"], ["--optim.lr=1e-2"], ["--optim.lr", "1e-2"]])
+def test_an_override_may_be_written_in_three_ways(call, tiny_config, words):
+    assert yaml.safe_load(call("show", tiny_config, *words).output)["optim"]["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.learning_rate=1"], "optim.learning_rate is not a known setting. Did you mean optim.lr?"),
+        (["optim.lr=-1"], "optim.lr is -1, but must be greater than 0"),
+        (["--optin.lr"], "'--optin.lr' is neither an option of this command"),
+        (["fast"], "'fast' is neither an option of this command"),
+        (["run.compare_with={other: [optim.lr=0]}"], "run.compare_with.other: optim.lr is 0"),
+        (["run.compare_with={a/b: []}"], "run.compare_with names 'a/b'"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(call, tiny_config, arguments, message):
+    result = call("train", tiny_config, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_is_named(call, tmp_path):
+    result = call("train", tmp_path / "none.yaml")
+    assert result.exit_code == 2
+    assert f"There is no config file {tmp_path / 'none.yaml'}" in result.stderr
+
+
+def test_an_unknown_resume_mode_is_refused(call, tiny_config):
+    assert call("train", tiny_config, "--resume", "always").exit_code == 2
+
+
+def test_debug_shows_the_traceback(call, tiny_config):
+    result = call("train", tiny_config, "optim.lr=-1", "--debug")
+    assert type(result.exception).__name__ == "ConfigError"
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_predict(infoprompt, tiny_config, tmp_path):
+    trained = infoprompt("train", tiny_config, "--json", "run.compare_with={other: [seed=1]}")
+    assert trained.returncode == 0, trained.stderr
+    result = json.loads(trained.stdout)  # JSON, and nothing else, on standard output
+    assert result.keys() >= {"test", "dev", "steps", "seconds", "trained_parameters", "artifact", "run_id", "compare"}
+    assert result["steps"] == 4
+    assert result["compare"]["other"]["artifact"] == str(tmp_path / "run/compare/other/artifact")
+    assert "trained parameters" in trained.stderr  # the table
+    assert "infoprompt predict run/artifact" in trained.stderr
+
+    scored = infoprompt("evaluate", result["artifact"], tmp_path / "rows.jsonl", "--json")
+    assert json.loads(scored.stdout) == pytest.approx(result["test"])
+    assert json.loads(infoprompt("evaluate", result["artifact"], "--json").stdout) == json.loads(scored.stdout)
+
+    predicted = infoprompt("predict", result["artifact"], "--json", stdin='a great film\n{"text": "a bad film"}\n')
+    rows = [json.loads(line) for line in predicted.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["a great film", "a bad film"]
+    assert all(row["label"] == max(row["probabilities"], key=row["probabilities"].get) for row in rows)
+    label, probability, text = infoprompt("predict", result["artifact"], "a great film").stdout.split("\t")
+    assert label == rows[0]["label"]
+    assert float(probability) == pytest.approx(rows[0]["probabilities"][label], abs=6e-4)
+    assert text.strip() == "a great film"
+
+
+def test_a_missing_artifact_is_one_message(infoprompt, tmp_path):
+    done = infoprompt("predict", tmp_path / "none", "text")
+    assert done.returncode == 2
+    assert "There is no artifact in" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sync_of_a_folder_without_runs_says_so(infoprompt, tmp_path):
+    done = infoprompt("sync", tmp_path)
+    assert done.returncode == 2
+    assert "no run was recorded there" in done.stderr

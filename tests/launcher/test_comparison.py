@@ -1,0 +1,86 @@
+import io
+
+from rich.console import Console
+
+from infoprompt.config import load_config, override_config
+from launcher.comparison import Outcome, comparisons
+from launcher.report import describe, next_steps, summary
+
+RESULT = {
+    "test": {"macro_f1": 0.5, "accuracy": 0.75},
+    "dev": {"macro_f1": 0.6, "accuracy": 0.8},
+    "steps": 40,
+    "best_step": 20,
+    "steps_to_95": 20,
+    "seconds": 12.34,
+    "trained_parameters": 12345,
+    "metric": "accuracy",
+    "artifact": "/elsewhere/run/artifact",
+    "output_dir": "/elsewhere/run",
+    "run_id": None,
+}
+
+
+def text_of(renderable) -> str:
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(renderable)
+    return screen.file.getvalue()
+
+
+def test_a_comparison_is_the_run_with_its_overrides_in_a_folder_below(tiny_config, tmp_path):
+    config = load_config(tiny_config, ["run.compare_with={plain: [optim.lr=0.5], other: [seed=7]}", "optim.lr=0.25"])
+    others = comparisons(config)
+    assert list(others) == ["plain", "other"]
+    assert others["plain"].optim.lr == 0.5
+    assert others["other"].optim.lr == 0.25
+    assert others["other"].run.output_dir == str(tmp_path / "run/compare/other")
+    assert others["other"].run_name == "run-other"
+    assert others["other"].run.compare_with == {}
+    place = [f"run.output_dir={tmp_path / 'run'}", "run.name=null"]
+    assert override_config(others["plain"], [*place, "optim.lr=0.25"]) == override_config(
+        config, ["run.compare_with={}"]
+    )
+
+
+def test_an_outcome_survives_the_way_between_processes(tmp_path):
+    outcome = Outcome("run", RESULT, {"plain": RESULT}, {"wild": "not finite"})
+    outcome.save(tmp_path / "outcome.json")
+    assert Outcome.load(tmp_path / "outcome.json") == outcome
+
+
+def test_json_is_the_main_result_with_the_others_below():
+    outcome = Outcome("run", RESULT, {"plain": RESULT})
+    assert outcome.as_json() == {**RESULT, "compare": {"plain": RESULT}}
+
+
+def test_the_table_has_a_row_per_run_and_the_main_metric_first():
+    lines = text_of(summary(Outcome("run", RESULT, {"plain": RESULT}, {"wild": "not finite"}))).splitlines()
+    heading = next(line for line in lines if "trained parameters" in line)
+    assert heading.index("test accuracy") < heading.index("test macro_f1") < heading.index("best dev accuracy")
+    rows = [line for line in lines if "12,345" in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["run", "plain"]
+    assert [cell.strip() for cell in rows[0].split("│")[2:6]] == ["0.7500", "0.5000", "0.8000", "40"]
+    assert any("stopped: not finite" in line for line in lines)
+
+
+def test_a_run_without_test_rows_has_no_test_columns():
+    assert "test" not in text_of(summary(Outcome("run", {**RESULT, "test": {}})))
+
+
+def test_next_steps_name_the_artifact_and_the_curves(tiny_config):
+    config = load_config(tiny_config, ["tracking.enabled=true", "tracking.uri=sqlite:////elsewhere/mlflow.db"])
+    text = next_steps(Outcome("run", RESULT), config)
+    assert 'infoprompt predict /elsewhere/run/artifact "some text"' in text
+    assert "mlflow ui --backend-store-uri sqlite:////elsewhere/mlflow.db" in text
+
+
+def test_credentials_are_not_shown(tiny_config):
+    config = load_config(tiny_config, ["tracking.enabled=true", "tracking.uri=http://me:canary@host:5000"])
+    assert "canary" not in next_steps(Outcome("run", RESULT), config)
+
+
+def test_one_line_says_what_will_run(tiny_config):
+    line = describe(load_config(tiny_config, ["run.compare_with={plain: []}"]), 2)
+    assert "\n" not in line
+    for part in ("instance prompt of 4 vectors", "seed 0", "plain", "2 processes", "compared with plain"):
+        assert part in line

@@ -1,0 +1,74 @@
+import json
+import os
+
+import pytest
+
+from launcher import doctor
+from launcher.doctor import Check, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
+from launcher.processes import free_port
+
+
+def test_a_broken_package_is_a_finding_and_not_a_crash():
+    def _wheel():
+        raise ImportError("no wheel")
+
+    (check,) = _safely(_wheel)
+    assert (check.name, check.status, check.detail) == ("wheel", "fail", "ImportError: no wheel")
+
+
+def test_two_versions_of_ninja_are_told(monkeypatch, tmp_path):
+    for version in ("1.11", "1.13"):
+        program = tmp_path / version / "ninja"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho {version}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "1.11"), str(tmp_path / "1.13")]))
+    (check,) = _ninja()
+    assert check.status == "warn"
+    assert "1.11" in check.detail
+    assert "1.13" in check.detail
+
+
+def test_a_token_without_the_mode_that_sends_it_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
+    (check,) = _ray()
+    assert check.status == "warn"
+    assert "RAY_AUTH_MODE=token" in check.remedy
+    assert "canary" not in f"{check}"
+
+
+def test_a_tracking_server_that_is_down_is_a_warning(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{free_port()}")
+    (check,) = _mlflow()
+    assert check.status == "warn"
+    assert "infoprompt sync" in check.remedy
+    assert "canary" not in f"{check}"
+
+
+def test_a_folder_as_tracking_store_is_a_failure(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///elsewhere/mlruns")
+    (check,) = _mlflow()
+    assert check.status == "fail"
+    assert "sqlite:" in check.detail + check.remedy
+
+
+def test_a_closed_port_does_not_answer():
+    assert "does not answer" in (_no_answer(f"http://127.0.0.1:{free_port()}") or "")
+
+
+def test_json_has_every_field(capsys):
+    show_checks([Check("disk", "warn", "1 GiB", "Make room.")], json_output=True)
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "disk", "status": "warn", "detail": "1 GiB", "remedy": "Make room."}
+    ]
+
+
+@pytest.mark.slow
+def test_this_machine_passes(infoprompt):
+    done = infoprompt("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert len(checks) >= len(doctor.EXAMINATIONS)
+    assert checks["torch"]["status"] == "ok"

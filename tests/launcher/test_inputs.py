@@ -1,0 +1,76 @@
+import io
+import json
+
+import pytest
+
+from infoprompt.config import ConfigError
+from infoprompt.data.rows import Example, Span
+from launcher.inputs import parse_line, read_inputs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_texts_come_before_standard_input():
+    assert read_inputs(["a", "b"], None, io.StringIO("c\n"), "single", {}) == [Example("a"), Example("b")]
+
+
+def test_lines_of_standard_input_may_be_json():
+    given = io.StringIO('plain\n{"text": "row"}\n{not json\n')
+    assert [example.text for example in read_inputs([], None, given, "single", {})] == ["plain", "row", "{not json"]
+
+
+def test_a_text_file_is_read_by_lines(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("one\ntwo\n")
+    assert [example.text for example in read_inputs([], str(file), Terminal(), "single", {})] == ["one", "two"]
+
+
+def test_a_data_file_is_read_by_rows_and_needs_no_label(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"sentence": "one"}) + "\n")
+    assert read_inputs([], str(file), Terminal(), "single", {"text": "sentence"}) == [Example("one")]
+
+
+def test_a_pair_has_a_tab_between_its_texts():
+    assert parse_line("one\ttwo", "pair", {}, "line 1") == Example("one", pair="two")
+
+
+def test_markers_become_places_in_the_text_without_them():
+    example = parse_line("The <e1>fire</e1> came from <e2>there</e2>.", "relation", {}, "line 1")
+    assert example == Example("The fire came from there.", head=Span(4, 8), tail=Span(19, 24))
+
+
+def test_the_second_entity_may_come_first():
+    example = parse_line("<e2>there</e2> burnt the <e1>fire</e1>", "relation", {}, "line 1")
+    assert example.text[example.head.start : example.head.end] == "fire"
+    assert example.text[example.tail.start : example.tail.end] == "there"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ("", "single", "line 3 is empty"),
+        ("one", "pair", "two texts with a tab between"),
+        ("no markers", "relation", "mark the two entities"),
+        ("only <e1>one</e1>", "relation", "mark the two entities"),
+        ("an <e1></e1>empty <e2>one</e2>", "relation", "mark the two entities"),
+    ],
+)
+def test_a_line_of_another_kind_is_refused(line, kind, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_line(line, kind, {}, "line 3")
+
+
+def test_nothing_to_predict_is_refused():
+    with pytest.raises(ConfigError, match="nothing to predict"):
+        read_inputs([], None, Terminal(), "single", {})
+    with pytest.raises(ConfigError, match="nothing to predict"):
+        read_inputs([], None, io.StringIO(""), "single", {})
+
+
+def test_texts_and_a_file_together_are_refused():
+    with pytest.raises(ConfigError, match="only one of them"):
+        read_inputs(["a"], "b.txt", Terminal(), "single", {})

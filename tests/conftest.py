@@ -1,6 +1,8 @@
 """What every test runs under: no network, no surprises from the machine. Set before anything heavy is imported."""
 
+import json
 import os
+import random
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -100,3 +102,35 @@ def _electra(tokenizer):
 
 
 FAMILIES = {"bert": _bert, "roberta": _roberta, "electra": _electra}
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory) -> dict[str, str]:
+    """Files of a task that can be learnt: the label is whether a good word or a bad one stands in the text."""
+    folder = tmp_path_factory.mktemp("toy")
+    picks = random.Random(0)
+    kinds = {"good": ["good", "great"], "bad": ["bad", "awful"]}
+    files = {}
+    for part, count in (("train", 120), ("test", 40)):
+        rows = []
+        for index in range(count):
+            label = ("good", "bad")[index % 2]
+            words = picks.choices(["the", "film", "movie", "was", "it", "and", "they", "car"], k=picks.randint(2, 8))
+            words.insert(picks.randint(0, len(words)), picks.choice(kinds[label]))
+            rows.append(json.dumps({"text": " ".join(words), "label": label}))
+        files[part] = str(folder / f"{part}.jsonl")
+        (folder / f"{part}.jsonl").write_text("\n".join(rows))
+    return files
+
+
+@pytest.fixture
+def toy_settings(tiny_bert, toy_data, tmp_path) -> dict:
+    """Nested settings of a run of a few seconds, in plain torch, not tracked."""
+    return {
+        "backbone": {"name": tiny_bert},
+        "data": {"train": toy_data["train"], "test": toy_data["test"], "batch_size": 8},
+        "optim": {"lr": 1e-2, "epochs": 4},
+        "engine": {"kind": "plain"},
+        "tracking": {"enabled": False, "every_steps": 1},
+        "run": {"output_dir": str(tmp_path / "run")},
+    }

@@ -1,0 +1,86 @@
+"""Imports point one way, so that any part can be read with only those before it in mind."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each may import itself and what stands before it.
+ORDER = [
+    "infoprompt.config",
+    "infoprompt.progress",
+    "infoprompt.schedule",
+    "infoprompt.bar",
+    "infoprompt.output",
+    "infoprompt.kernels",
+    "infoprompt.data",
+    "infoprompt.model",
+    "infoprompt.objective",
+    "infoprompt.metrics",
+    "infoprompt.engine",
+    "infoprompt.environment",
+    "infoprompt.tracking",
+    "infoprompt.figures",
+    "infoprompt.checkpoint",
+    "infoprompt.artifact",
+    "infoprompt.evaluate",
+    "infoprompt.train",
+    "infoprompt.__init__",
+    "launcher",
+]
+WRAPPED = {
+    "deepspeed": "infoprompt/engine/deepspeed_",
+    "ray": "launcher/ray_",
+    "mlflow": "infoprompt/tracking",
+}
+
+
+def rank(module: str) -> int:
+    module = "infoprompt.__init__" if module == "infoprompt" else module
+    places = [i for i, part in enumerate(ORDER) if module == part or module.startswith((f"{part}.", f"{part}_"))]
+    assert places, f"{module} has no place in ORDER"
+    return places[0]
+
+
+def imports(path: Path) -> list[str]:
+    """Every module a file imports, hidden imports included, those for type checkers alone left out."""
+    tree = ast.parse(path.read_text())
+    checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    hidden = {id(inner) for block in checking for inner in ast.walk(block)}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+    return found
+
+
+FILES = sorted([*(ROOT / "infoprompt").rglob("*.py"), *(ROOT / "launcher").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    package = name.removesuffix(".__init__")
+    if package != name and package not in ("infoprompt", "launcher"):
+        name = package
+    own = [module for module in imports(path) if module.split(".")[0] in ("infoprompt", "launcher")]
+    upward = [module for module in own if rank(module) > rank(name)]
+    assert not upward, f"{path} imports {', '.join(upward)}, which stand above it"
+
+
+@pytest.mark.parametrize("package", WRAPPED)
+def test_a_package_one_may_lack_is_touched_only_by_the_files_that_wrap_it(package):
+    touching = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if any(module.split(".")[0] == package for module in imports(path))
+    ]
+    assert touching
+    assert all(path.startswith(WRAPPED[package]) for path in touching), touching

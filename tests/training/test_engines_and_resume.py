@@ -1,0 +1,142 @@
+"""The same run under every engine and number of processes, and killed and resumed, with the real model."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infoprompt.config import build_config, dump_config, override_config
+from infoprompt.train import run
+
+ROOT = Path(__file__).parents[2]
+
+# What a worker does: the same run under each engine in turn, one start of the process for all of them.
+WORKER = """
+import sys, yaml
+from infoprompt.config import build_config, override_config
+from infoprompt.engine.ranks import stop_ranks
+from infoprompt.train import run
+config = build_config(yaml.safe_load(open(sys.argv[1]).read()))
+for engine in sys.argv[2:]:
+    kind, stage = engine.split(":")
+    out = f"{config.run.output_dir}-{engine.replace(':', '')}"
+    run(override_config(config, [f"engine.kind={kind}", f"engine.zero_stage={stage}", f"run.output_dir={out}"]))
+stop_ranks()
+"""
+ENGINES = ["plain:0", "deepspeed:0", "deepspeed:1", "deepspeed:2", "deepspeed:3"]
+
+
+def histories(config, engines, world_size, tmp_path):
+    """Train in `world_size` processes; the history of each engine."""
+    file = tmp_path / f"world{world_size}.yaml"
+    out = tmp_path / f"world{world_size}"
+    file.write_text(dump_config(override_config(config, [f"run.output_dir={out}"])))
+    arguments = ["--nproc_per_node", str(world_size), "--master_port", "0", "--rdzv_backend", "c10d"]
+    arguments += ["--rdzv_endpoint", "127.0.0.1:0"]
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments, str(script), str(file), *engines]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return {
+        engine: json.loads((Path(f"{out}-{engine.replace(':', '')}") / "history.json").read_text())
+        for engine in engines
+    }
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_plain_and_every_zero_stage_on_one_and_two_processes_give_the_same_curve(toy_settings, tmp_path):
+    small = ["optim.epochs=1", "objective.preset=paper", "optim.lr=1e-3", "data.few_shot.per_class=20"]
+    config = override_config(build_config(toy_settings), small)
+    curves = {
+        (world_size, engine): history
+        for world_size in (1, 2)
+        for engine, history in histories(config, ENGINES, world_size, tmp_path).items()
+    }
+    truth = curves[1, "plain:0"]
+    assert len(truth) >= 5
+    for key, history in curves.items():
+        assert [row["step"] for row in history] == [row["step"] for row in truth], key
+        for row, expected in zip(history, truth, strict=True):
+            for name, value in expected.items():
+                # float32 sums in another order: 1e-6 at first, and AdamW's division lets it grow over the updates
+                assert row[name] == pytest.approx(value, rel=2e-3, abs=2e-4), (key, row["step"], name)
+
+
+def test_micro_batches_give_the_curve_of_the_whole_batch(toy_settings):
+    config = override_config(build_config(toy_settings), ["optim.max_steps=6", "optim.lr=1e-3"])
+    curves = []
+    for micro in (8, 4, 1):
+        result = run(override_config(config, [f"data.micro_batch_size={micro}"]))
+        curves.append(json.loads((Path(result.output_dir) / "history.json").read_text())[-1])
+    for curve in curves[1:]:
+        for name in ("dev/accuracy", "dev/macro_f1"):
+            assert curve[name] == curves[0][name]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["plain", "deepspeed"])
+def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy_settings, tmp_path, engine):
+    settings = {**toy_settings, "engine": {"kind": engine}, "checkpoint": {"every_steps": 3}}
+    config = override_config(build_config(settings), ["optim.epochs=3", "objective.preset=paper"])
+    whole = _start(config, tmp_path / "whole")
+    assert whole.wait(timeout=120) == 0, _output(tmp_path / "whole")
+    killed = _start(config, tmp_path / "killed")
+    steps = random.Random(engine).randint(4, 30)
+    _kill_after(killed, tmp_path / "killed" / "metrics.jsonl", steps)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    resumed = _start(config, tmp_path / "killed", "--resume", "auto")
+    assert resumed.wait(timeout=120) == 0, _output(tmp_path / "killed")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    timeless = [
+        {key: value for key, value in result.items() if key not in ("seconds", "artifact", "output_dir")}
+        for result in results
+    ]
+    assert timeless[0] == timeless[1]
+    for file in ("history.json", "artifact/prompt.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+
+
+def test_resuming_with_other_settings_is_refused_and_a_finished_run_resumes_to_its_result(toy_settings):
+    config = override_config(build_config(toy_settings), ["optim.epochs=1"])
+    first = run(config)
+    again = run(config, resume="auto")
+    assert again.test == first.test
+    assert again.steps == first.steps
+    with pytest.raises(ValueError, match=r"optim.lr is 0.5, but the run to go on with was started with 0.01"):
+        run(override_config(config, ["optim.lr=0.5"]), resume="auto")
+
+
+def _start(config, folder, *options):
+    folder.mkdir(exist_ok=True)
+    file = folder.with_suffix(".yaml")
+    file.write_text(dump_config(override_config(config, [f"run.output_dir={folder}"])))
+    command = [sys.executable, str(ROOT / "launcher" / "train.py"), str(file), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder.with_suffix(".log")).open("a") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def _kill_after(process, spool: Path, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if spool.exists() and len(spool.read_text().splitlines()) >= steps:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    raise AssertionError("the run did not get that far")
+
+
+def _output(folder: Path) -> str:
+    return folder.with_suffix(".log").read_text()[-6000:]

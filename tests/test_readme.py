@@ -1,0 +1,116 @@
+"""Every command of the README runs, in its order, in a folder of its own; made short by overrides."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+# The same commands, smaller: a README's run takes minutes.
+SHORT = (
+    "data.few_shot.per_class=null data.few_shot.total=40 optim.max_steps=3 evaluation.every_steps=3 "
+    "evaluation.test=false run.compare_with={}"
+).split()
+SHORTENED = ("infoprompt train", "deepspeed", "torchrun")
+
+# These run elsewhere: `make` in continuous integration, the sweeps in tests/launcher/test_ray_run.py.
+ELSEWHERE = ("make ", "infoprompt sweep", "ray start", "RAY_AUTH_MODE=token ray job submit")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, toy_data):
+    """A folder that looks like the project's to the commands, and takes what they write."""
+    place = tmp_path_factory.mktemp("readme")
+    for name in ("configs", "launcher", "infoprompt"):
+        (place / name).symlink_to(ROOT / name)
+    _as_csv(toy_data["train"], place / "train.csv")
+    _as_csv(toy_data["test"], place / "test.csv")
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.timeout(1200)
+def test_every_command_runs_as_written(folder):
+    ran = 0
+    for command in commands():
+        if command.startswith(ELSEWHERE):
+            continue
+        words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
+        done = subprocess.run(
+            words, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
+        )
+        # `doctor` ends with 1 where something would fail on this machine; it must still have looked at everything
+        allowed = (0, 1) if command == "infoprompt doctor" else (0,)
+        assert done.returncode in allowed, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        ran += 1
+    assert ran >= 10
+
+
+@pytest.mark.slow
+def test_the_python_example_runs(folder):
+    (code,) = blocks("python")
+    code = code.replace('"run.output_dir=runs/python"', ", ".join(map(repr, ["run.output_dir=runs/python", *SHORT])))
+    code = code.replace('["the text of one example"]', "[Example('a cat and a dog', None, Span(2, 5), Span(12, 15))]")
+    code = code.replace("import Artifact", "import Artifact, Example, Span")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=_environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Prediction(label=" in done.stdout
+
+
+def test_the_commands_that_run_elsewhere_do():
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert all(command in ci for command in commands() if command.startswith("make "))
+    ray = (ROOT / "tests" / "launcher" / "test_ray_run.py").read_text()
+    named = [command for command in commands() if command.startswith(ELSEWHERE[1:])]
+    assert len(named) == 3
+    for command in named:
+        assert command.removeprefix("RAY_AUTH_MODE=token ") in ray, command
+
+
+def test_links_lead_somewhere():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    assert targets
+    assert all((ROOT / target).exists() for target in targets)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    scripts = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "INFOPROMPT_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _as_csv(source: str, target: Path) -> None:
+    import csv
+    import json
+
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(json.loads(line) for line in Path(source).read_text().splitlines())

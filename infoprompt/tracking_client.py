@@ -24,6 +24,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 DRIVER_SECONDS = 60.0  # for one call before or after a run; a fresh database takes up to 10
 
+# Without it, MLflow's pages open such runs among those of chat applications.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 # MLflow's own limits let one refused connection take four minutes. A run's records can wait; a run cannot.
 CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -92,7 +95,8 @@ def find_experiment(client: Any, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifact_location(uri, name)))
+            location = _artifact_location(uri, name)
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException:  # somebody else was faster
             experiment = client.get_experiment_by_name(name)
             if experiment is None:

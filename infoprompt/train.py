@@ -10,37 +10,23 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from infoprompt.artifact import make_template, needs_unprompted_states, save_artifact
+from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
 from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
 from infoprompt.config import ConfigError, RunConfig, build_config, dump_config, flatten
-from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows, TrainLoader
-from infoprompt.data.rows import Example
-from infoprompt.data.splits import load_splits
-from infoprompt.data.tasks import Task
-from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import (
     Engine,
     NonFiniteLoss,
-    build_engine,
-    gathered,
-    partitioned_loading,
 )
-from infoprompt.engine.ranks import Ranks, start_ranks
-from infoprompt.evaluate import Evaluation, evaluate
+from infoprompt.engine.ranks import start_ranks
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.metrics import steps_to_share
-from infoprompt.model.backbone import load_backbone
-from infoprompt.model.encoding import Encoding
-from infoprompt.model.head import label_state_weights
-from infoprompt.model.prompted import build_model
-from infoprompt.model.unprompted import text_states, with_unprompted_states
 from infoprompt.objective.terms import LossTerms
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
 from infoprompt.progress import Progress, due
 from infoprompt.schedule import learning_rate
+from infoprompt.setup import Setup, build_setup
 from infoprompt.tracking import Tracker, shown_uri
 
 log = logging.getLogger(__name__)
@@ -78,37 +64,6 @@ class RunResult:
     def as_json(self) -> dict[str, Any]:
         """The result as plain values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run works with."""
-
-    config: RunConfig
-    task: Task
-    engine: Engine
-    train: TrainLoader
-    dev: Rows
-    test: Rows
-    fingerprint: str
-
-    @property
-    def ranks(self) -> Ranks:
-        """The ranks of this run."""
-        return self.engine.ranks
-
-    @property
-    def metric(self) -> str:
-        """The metric that chooses the best state."""
-        return self.config.evaluation.metric or self.task.metrics[0]
-
-    def infer(self, batch: Batch) -> Encoding:
-        """Forward without gradient."""
-        return self.engine.infer(batch.to(self.ranks.device))
-
-    def evaluate(self, rows: Rows) -> Evaluation:
-        """Scores on rows; all ranks take part."""
-        return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size)
 
 
 @dataclass
@@ -188,66 +143,6 @@ def run(
     tracker.close()
     setup.engine.close()
     return result
-
-
-def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
-    """Data, model and engine, in the order of the data flow; every rank calls it."""
-    splits = load_splits(config.data, config.data_seed)
-    task = splits.task
-    if ranks.is_first:
-        log.info(splits.description)
-    _check_metric(config, task)
-    accumulation = accumulation_steps(config.data, ranks.world_size)
-    with partitioned_loading(config, ranks):
-        backbone = load_backbone(config.backbone, ranks.device, gathered)
-    fingerprint = backbone.fingerprint()
-    template = make_template(config, backbone)
-    model = build_model(config, backbone, task)
-    engine = build_engine(model, config, ranks)
-
-    def encode(examples: list[Example], name: str) -> Rows:
-        return Rows.encode(examples, task.labels, template, name)
-
-    test = splits.test if config.evaluation.test else []
-    rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
-    rows["test"] = encode(test, "test")
-    key = f"{fingerprint} {config.backbone.dtype} {config.head.pooling}"
-    setup = Setup(
-        config,
-        task,
-        engine,
-        TrainLoader(
-            rows["training"],
-            config.data.batch_size,
-            accumulation,
-            ranks.rank,
-            ranks.world_size,
-            config.seed,
-            config.objective,
-        ),
-        rows["dev"],
-        rows["test"],
-        fingerprint,
-    )
-    start_head(setup, encode([Example(text=text) for text in task.label_texts], "label"))
-    if not needs_unprompted_states(config, training=True):
-        return setup
-    batch_size = config.evaluation.batch_size
-    filled = {
-        name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
-        for name, part in rows.items()
-    }
-    return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
-
-
-def start_head(setup: Setup, labels: Rows) -> None:
-    """Start a linear head from the label texts' own states, where the settings say so; every rank calls it."""
-    settings = setup.config.head
-    if settings.kind != "linear" or settings.init != "labels":
-        return
-    states_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
-    trained = setup.engine.trained_state()
-    setup.engine.load_trained_state({**trained, "head.linear.weight": label_state_weights(states_CD)})
 
 
 def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
@@ -410,15 +305,6 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
     ranks.barrier()
     return result
-
-
-def _check_metric(config: RunConfig, task: Task) -> None:
-    metric = config.evaluation.metric
-    if metric and metric not in task.metrics:
-        raise ConfigError(
-            f"evaluation.metric is {metric!r}, but the task {task.name} is scored by {', '.join(task.metrics)}. "
-            "Choose one of them."
-        )
 
 
 def _check_same_run(config: RunConfig, saved: ResumeState) -> None:

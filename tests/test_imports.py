@@ -27,6 +27,7 @@ ORDER = [
     "infoprompt.checkpoint",
     "infoprompt.artifact",
     "infoprompt.evaluate",
+    "infoprompt.setup",
     "infoprompt.train",
     "infoprompt.__init__",
     "launcher",

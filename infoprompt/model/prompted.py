@@ -98,7 +98,7 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
     """Everything that is trained, started from `config.seed` alone, around the backbone.
 
     A linear head that starts from label names is left at zero here: its start takes an encoder pass over the label
-    texts, see `train.start_head`.
+    texts, see `setup.start_head`.
 
     Raises:
         ConfigError: two settings do not fit each other or this backbone.

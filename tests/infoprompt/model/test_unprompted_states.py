@@ -10,23 +10,14 @@ from infoprompt.config import build_config
 from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
+from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.prompted import build_model
 from infoprompt.model.unprompted import cache_dir, with_unprompted_states
 
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
 TEXTS = ["the film was good", "it was a bad movie and the engine of the car was lost", "great", "bad", "all in one"]
-
-
-class Alone:
-    rank = local_rank = 0
-    world_size = 1
-
-    def all_true(self, flag):
-        return flag
-
-    def gather_objects(self, value):
-        return [value]
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def filled(model, rows, calls=None, key="key"):
         with torch.no_grad():
             return model(batch)
 
-    return with_unprompted_states(rows, infer, Alone(), backbone_key=key, batch_size=2)
+    return with_unprompted_states(rows, infer, ALONE, backbone_key=key, batch_size=2)
 
 
 def test_one_pass_with_kept_states_equals_two_passes(parts):

@@ -10,6 +10,7 @@ from infoprompt.config import build_config
 from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
+from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.encoding import Latent
 from infoprompt.model.prompted import build_model
@@ -20,19 +21,9 @@ from infoprompt.objective.terms import InformationTerm
 from infoprompt.objective.total import information_objective, standard_normal_kl
 from infoprompt.progress import Progress
 
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
 PROGRESS = Progress(steps_per_epoch=2, total_steps=20)
-
-
-class Alone:
-    rank = local_rank = 0
-    world_size = 1
-
-    def all_true(self, flag):
-        return flag
-
-    def gather_objects(self, value):
-        return [value]
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def encoded(tiny_bert):
         examples = [Example(text="the film was good " * (1 + i % 3), label="good") for i in range(6)]
         rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
         model.eval()
-        rows = with_unprompted_states(rows, torch.no_grad()(model), Alone(), backbone_key=tiny_bert, batch_size=4)
+        rows = with_unprompted_states(rows, torch.no_grad()(model), ALONE, backbone_key=tiny_bert, batch_size=4)
         model.train()
         (batch,) = TrainLoader(rows, 6, 1, 0, 1, 0, config.objective).micro_batches(0)
         return config, model, model(batch), batch

@@ -1,4 +1,4 @@
-# install   .venv with pinned versions, and DeepSpeed's one compiled CPU op
+# install   .venv with pinned versions
 # train     the quickstart: InfoPrompt, the same without its information losses, and a head alone
 # test      the whole suite, on a CPU, without network
 # lint      ruff and mypy
@@ -29,7 +29,6 @@ lint: .venv/.installed-dev
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch setuptools
 	$(PIP) --editable '.[quickstart,ray]'
-	$(BIN)/python -m infoprompt.engine.deepspeed_ops
 	touch $@
 
 .venv/.installed-dev: .venv/.installed

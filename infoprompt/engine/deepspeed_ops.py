@@ -75,7 +75,3 @@ def ops_status() -> str:
         f"DeepSpeed {version} on {get_accelerator().device_name()}: nothing is compiled at start "
         f"({UNUSED_OP}, which training never calls, is switched off)."
     )
-
-
-if __name__ == "__main__":
-    sys.stdout.write(ops_status() + "\n")

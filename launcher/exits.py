@@ -32,13 +32,19 @@ class Terminated(KeyboardInterrupt):
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Within, SIGTERM raises `Terminated` in the main thread."""
+    arrived: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
+    except KeyboardInterrupt:
+        if arrived:  # Tune makes a plain KeyboardInterrupt of it
+            raise Terminated from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -6,11 +6,12 @@ Tune schedules and never sees a checkpoint: a worker group that dies is started 
 from its own resume state.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from infoprompt.config import RunConfig, build_config, override_config
 from infoprompt.environment import COMMIT_VARIABLE, git_commit
 from infoprompt.progress import Progress
-from infoprompt.tracking import end_run, prepare_tracking, shown_uri, start_parent_run, tracking_uri
-from infoprompt.tracking_spool import LEDGER_NAME
+from infoprompt.tracking import shown_uri, tracking_uri
+from launcher.exits import sigterm_raises
 from launcher.report import configure_logging
 from launcher.sweep_outcome import SweepOutcome, TrialOutcome
 from launcher.sweep_plan import SweepSettings, Trial, concurrent_trials, show_values
+from launcher.sweep_record import recorded
 
 log = logging.getLogger(__name__)
 
@@ -108,56 +110,50 @@ def run_sweep(
         os.environ.setdefault(name, value)
     Path(sweep.output_dir).mkdir(parents=True, exist_ok=True)
     _warn_of_temporary_folder(sweep.output_dir)
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(sweep, say, debug)
-    parent: str | None = None
-    status: Any = "KILLED"
-    try:
+    trial_ids: dict[int, str] = {}
+    # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
+    with _connected(sweep, say, debug), sigterm_raises():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         at_a_time = concurrent_trials(sweep, ray.cluster_resources(), _largest(nodes))
         say(f"{sweep.sweep_name}: {len(trials)} trials of {sweep.workers_per_trial} workers, {at_a_time} at a time")
-        prepare_tracking(tracking)
-        parent = start_parent_run(tracking, sweep.sweep_name, {"sweep.file": sweep.base, "sweep.metric": sweep.metric})
-        plan = Plan(sweep, parent, _worker_environment(uri))
-        outcomes = _tune(plan, trials, at_a_time, train, say)
-        for outcome in outcomes:
-            if outcome.result is None:
-                _end_abandoned(trials[outcome.number].config, Path(sweep.output_dir) / "trials" / outcome.trial_id)
-        status = "FINISHED" if any(outcome.result for outcome in outcomes) else "FAILED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        end_run(tracking, parent, status)
-        if ours:
-            ray.shutdown()
-    return SweepOutcome(outcomes, parent)
+        with recorded(sweep, tracking, trial_ids) as record:
+            plan = Plan(sweep, record.parent_run_id, _worker_environment(uri))
+            outcomes = _tune(plan, trials, at_a_time, train, say, trial_ids)
+            record.finish(outcomes)
+    return SweepOutcome(outcomes, record.parent_run_id)
 
 
-def _connect(sweep: SweepSettings, say: Say, debug: bool) -> None:
+@contextlib.contextmanager
+def _connected(sweep: SweepSettings, say: Say, debug: bool) -> Iterator[None]:
+    """The cluster that RAY_ADDRESS names (a submitted job has it set), or a Ray of our own on this machine."""
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if not debug:  # it logs the traceback of a failed trial, whose reason is in our table
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-        return
-    cores = os.cpu_count() or 1
-    per_trial = sweep.workers_per_trial * sweep.cpus_per_worker
-    logical = max(cores, math.ceil(per_trial * (sweep.max_concurrent or 1)))
-    # With the dashboard off, trials that end early keep their places: the clean-up asks it what there is.
-    context = ray.init(address="local", num_cpus=logical, include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
-    more = f" (the machine has {cores}: they share them)" if logical > cores else ""
-    say(f"started Ray on this machine with {logical} CPUs{more}, dashboard http://{context.dashboard_url}")
+    else:
+        cores = os.cpu_count() or 1
+        per_trial = sweep.workers_per_trial * sweep.cpus_per_worker
+        logical = max(cores, math.ceil(per_trial * (sweep.max_concurrent or 1)))
+        # With the dashboard off, trials that end early keep their places: the clean-up asks it what there is.
+        local = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        context = ray.init(**local, num_cpus=logical, **quiet)
+        more = f" (the machine has {cores}: they share them)" if logical > cores else ""
+        say(f"started Ray on this machine with {logical} CPUs{more}, dashboard http://{context.dashboard_url}")
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _tune(plan: Plan, trials: Sequence[Trial], at_a_time: int, train: TrainFunction, say: Say) -> list[TrialOutcome]:
-    """Train all trials, and gather what they hand over in their last report."""
+def _tune(
+    plan: Plan, trials: Sequence[Trial], at_a_time: int, train: TrainFunction, say: Say, trial_ids: dict[int, str]
+) -> list[TrialOutcome]:
+    """Train all trials, note their ids as they start, and gather what they hand over in their last report."""
 
     def trainable(point: dict[str, Any]) -> None:
         _run_trial(plan, trials[point["number"]], train)
 
-    trial_ids: dict[int, str] = {}
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([DRIVER_RESOURCES])),
         param_space={"number": tune.grid_search(list(range(len(trials))))},
@@ -295,15 +291,6 @@ def _worker_environment(uri: str | None) -> dict[str, str]:
     if uri and shown_uri(uri) == uri:
         environment["MLFLOW_TRACKING_URI"] = uri
     return environment
-
-
-def _end_abandoned(config: RunConfig, folder: Path) -> None:
-    """Mark the MLflow run of a trial that was killed: nobody else can."""
-    try:
-        run_id = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))["run_id"]
-    except (OSError, ValueError, KeyError):
-        return  # it failed before it had one, or on a node of its own
-    end_run(config.tracking, run_id, "FAILED")
 
 
 def _largest(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:

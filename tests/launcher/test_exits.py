@@ -58,6 +58,17 @@ def test_sigterm_unwinds_the_command_and_ends_with_143(capsys):
     assert capsys.readouterr().err == "error: stopped by SIGTERM.\n"
 
 
+def test_sigterm_stays_sigterm_when_a_library_makes_ctrl_c_of_it():
+    @guarded
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    assert raised(command).code == 143
+
+
 def test_other_ranks_say_who_they_are(capsys, monkeypatch):
     @guarded
     def command() -> None:

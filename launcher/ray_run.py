@@ -109,7 +109,6 @@ def run_sweep(
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     Path(sweep.output_dir).mkdir(parents=True, exist_ok=True)
-    _warn_of_temporary_folder(sweep.output_dir)
     trial_ids: dict[int, str] = {}
     # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
     with _connected(sweep, say, debug), sigterm_raises():
@@ -309,12 +308,3 @@ def _reason(error: TrainingFailedError) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason was given"
-
-
-def _warn_of_temporary_folder(folder: str) -> None:
-    if "runtime_resources" in Path(folder).parts:
-        log.warning(
-            "output_dir is %s, in Ray's copy of the working directory, which Ray removes. Give an absolute one that "
-            "all nodes share: output_dir=/path, and tracking.uri too.",
-            folder,
-        )

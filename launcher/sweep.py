@@ -5,6 +5,7 @@ ray job submit --working-dir . -- python launcher/sweep.py configs/sweeps/quicks
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,16 +31,34 @@ def start_sweep(path: Path, overrides: Sequence[str], *, json_output: bool = Fal
         ConfigError: see `load_sweep` and `concurrent_trials`.
         SweepFailed: no trial finished.
     """
-    sweep, trials = load_sweep(path, overrides)
+    say = console(json_output).print
+    home = job_home()
+    if home:
+        # What a job writes beside itself goes when Ray removes its copy of the working directory.
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        say(f"what this job writes goes to {home} (INFOPROMPT_HOME)")
+    sweep, trials = load_sweep(path, overrides, home)
     prepare_environment(sweep.workers_per_trial)
     configure_logging(quiet=False, debug=debug)
     from launcher.ray_run import run_sweep
     from launcher.sweep_outcome import report_sweep
 
-    outcome = run_sweep(sweep, trials, say=console(json_output).print, debug=debug)
+    outcome = run_sweep(sweep, trials, say=say, debug=debug)
     report_sweep(sweep, outcome, trials[0].config, json_output=json_output)
     if not any(trial.result for trial in outcome.trials):
         raise SweepFailed(f"Every trial failed; the first because: {outcome.trials[0].reason}")
+
+
+def job_home() -> Path | None:
+    """Where a job of `ray job submit` keeps what it writes: INFOPROMPT_HOME, else ~/infoprompt; None outside a job.
+
+    On a cluster of several machines it must be a folder that all of them share.
+    """
+    if "runtime_resources" not in Path.cwd().parts:  # Ray's folder of copies of working directories
+        return None
+    home = Path(os.environ.get("INFOPROMPT_HOME") or Path.home() / "infoprompt").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return home
 
 
 @guarded

@@ -136,12 +136,15 @@ class Trial:
     config: RunConfig
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepSettings, list[Trial]]:
+def load_sweep(
+    path: Path, overrides: Sequence[str] = (), home: Path | None = None
+) -> tuple[SweepSettings, list[Trial]]:
     """Read a sweep file and check every trial's config.
 
     Args:
         path: the file.
         overrides: `num_samples=2` changes the sweep; anything that is no setting of a sweep changes every trial.
+        home: what a relative `output_dir` is relative to; the current folder if not given.
     Raises:
         ConfigError: the file, an override or any trial's settings do not fit.
     """
@@ -157,7 +160,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepSettings
         sweep = SweepSettings.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
-    sweep = sweep.model_copy(update={"output_dir": str(Path(sweep.output_dir).expanduser().absolute())})
+    output_dir = (home or Path.cwd()) / Path(sweep.output_dir).expanduser()
+    sweep = sweep.model_copy(update={"output_dir": str(output_dir)})
     return sweep, _trials(sweep, path.parent / sweep.base)
 
 

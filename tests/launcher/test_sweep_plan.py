@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError
+from launcher.sweep import job_home
 from launcher.sweep_plan import Dimension, SweepSettings, concurrent_trials, expand, load_sweep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -127,3 +128,16 @@ def test_a_trial_that_cannot_fit_is_refused_with_numbers():
         concurrent_trials(sweep(gpus_per_worker=1), {"CPU": 2}, {"CPU": 2})
     with pytest.raises(ConfigError, match="the largest node has 4 CPUs"):
         concurrent_trials(sweep(cpus_per_worker=6), {"CPU": 8}, {"CPU": 4})
+
+
+def test_a_job_of_ray_writes_to_a_folder_that_lasts(tmp_path, monkeypatch):
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("INFOPROMPT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert job_home() is None
+    monkeypatch.chdir(copy)
+    assert job_home() == tmp_path / "home"
+    settings, trials = load_sweep(CONFIGS / "sweeps/quickstart.yaml", [], job_home())
+    assert settings.output_dir == str(tmp_path / "home/runs/sweeps/quickstart")
+    assert len(trials) == 4

@@ -21,7 +21,6 @@ ORDER = [
     "infoprompt.objective",
     "infoprompt.metrics",
     "infoprompt.engine",
-    "infoprompt.environment",
     "infoprompt.tracking",
     "infoprompt.figures",
     "infoprompt.checkpoint",

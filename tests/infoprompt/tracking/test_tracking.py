@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from infoprompt import tracking_client
 from infoprompt.config import ConfigError, RunConfig, TrackingSettings, build_config, dump_config
-from infoprompt.environment import COMMIT_VARIABLE, environment_tags, git_commit
 from infoprompt.tracking import Tracker, deliver, end_run, prepare_tracking, shown_uri, start_parent_run, tracking_uri
-from infoprompt.tracking_spool import Ledger, Record, Spool, read_history
+from infoprompt.tracking import client as tracking_client
+from infoprompt.tracking.environment import COMMIT_VARIABLE, environment_tags, git_commit
+from infoprompt.tracking.spool import Ledger, Record, Spool, read_history
 
 # MLflow 3.17 maps its tables with an option that SQLAlchemy 2.1 calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -292,7 +292,7 @@ def test_a_call_that_fails_is_tried_again_without_a_word_to_the_loop(
             raise ConnectionError("the answer was lost at http://me:hidden@host")
 
     monkeypatch.setattr(MlflowClient, "log_batch", unsteady)
-    monkeypatch.setattr("infoprompt.tracking.DELIVERY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr("infoprompt.tracking.tracker.DELIVERY_PERIOD_SECONDS", 0.05)
     tracker = Tracker.open(make_config(database), first=True)
     log_steps(tracker, range(1, 31))
     time.sleep(1)
@@ -416,7 +416,7 @@ def test_a_server_killed_and_restarted_has_every_step_once(
     closed_port: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("infoprompt.tracking.MAX_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr("infoprompt.tracking.tracker.MAX_PAUSE_SECONDS", 2.0)
     uri = f"http://127.0.0.1:{closed_port}"
     process = server()
     tracker = Tracker.open(make_config(uri), first=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infoprompt.tracking_client import connect, find_experiment, reason, shown_uri
-from infoprompt.tracking_spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool
+from infoprompt.tracking.client import connect, find_experiment, reason, shown_uri
+from infoprompt.tracking.spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool
 
 logger = logging.getLogger(__name__)
 

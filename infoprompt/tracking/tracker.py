@@ -18,19 +18,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from infoprompt.config import RunConfig, dump_config, flatten
-from infoprompt.environment import environment_tags
-from infoprompt.tracking_client import (
+from infoprompt.tracking.client import (
     Status,
-    end_run,
     load_mlflow,
-    prepare_tracking,
     reason,
     shown_uri,
-    start_parent_run,
     tracking_uri,
 )
-from infoprompt.tracking_delivery import Delivery, DeliveryReport, deliver
-from infoprompt.tracking_spool import (
+from infoprompt.tracking.delivery import Delivery
+from infoprompt.tracking.environment import environment_tags
+from infoprompt.tracking.spool import (
     ARTIFACTS_NAME,
     LEDGER_NAME,
     SPOOL_NAME,
@@ -44,18 +41,6 @@ from infoprompt.tracking_spool import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DeliveryReport",
-    "Tracker",
-    "deliver",
-    "end_run",
-    "environment_tags",
-    "prepare_tracking",
-    "read_history",
-    "shown_uri",
-    "start_parent_run",
-    "tracking_uri",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,21 @@
+"""MLflow, and the records of a run that stand without it.
+
+tracker.py (what a run calls) -> spool.py (its folder) -> delivery.py (MLflow, each record once) -> client.py (limits)
+"""
+
+from infoprompt.tracking.client import end_run, prepare_tracking, shown_uri, start_parent_run, tracking_uri
+from infoprompt.tracking.delivery import DeliveryReport, deliver
+from infoprompt.tracking.spool import read_history
+from infoprompt.tracking.tracker import Tracker
+
+__all__ = [
+    "DeliveryReport",
+    "Tracker",
+    "deliver",
+    "end_run",
+    "prepare_tracking",
+    "read_history",
+    "shown_uri",
+    "start_parent_run",
+    "tracking_uri",
+]

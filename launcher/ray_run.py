@@ -24,9 +24,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from infoprompt.config import RunConfig, build_config, override_config
-from infoprompt.environment import COMMIT_VARIABLE, git_commit
 from infoprompt.progress import Progress
 from infoprompt.tracking import shown_uri, tracking_uri
+from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.exits import sigterm_raises
 from launcher.report import configure_logging
 from launcher.sweep_outcome import SweepOutcome, TrialOutcome

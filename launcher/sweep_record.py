@@ -9,7 +9,7 @@ from typing import Literal
 
 from infoprompt.config import TrackingSettings
 from infoprompt.tracking import end_run, prepare_tracking, start_parent_run
-from infoprompt.tracking_spool import LEDGER_NAME
+from infoprompt.tracking.spool import LEDGER_NAME
 from launcher.sweep_outcome import TrialOutcome
 from launcher.sweep_plan import SweepSettings
 

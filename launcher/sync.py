@@ -5,7 +5,7 @@ from pathlib import Path
 
 from infoprompt.config import ConfigError
 from infoprompt.tracking import deliver
-from infoprompt.tracking_spool import LEDGER_NAME
+from infoprompt.tracking.spool import LEDGER_NAME
 
 
 def sync_folder(folder: Path, uri: str | None, say: Callable[[str], None]) -> Iterator[bool]:

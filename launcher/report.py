@@ -20,8 +20,8 @@ def console(json_output: bool = False) -> "Console":
     """Where human text goes."""
     from rich.console import Console
 
-    # 120 columns where there is no terminal: a table in a log file is not broken at 80
-    width = None if sys.stdout.isatty() else 120
+    # 140 columns where there is no terminal: a table in a log file is not broken at 80
+    width = None if sys.stdout.isatty() else 140
     return Console(stderr=json_output, highlight=False, soft_wrap=True, width=width)
 
 
@@ -53,7 +53,7 @@ def describe(config: RunConfig, num_processes: int) -> str:
 def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None:
     """Table and next steps; with JSON, one object as the last line of standard output."""
     screen = console(json_output)
-    screen.print(summary(outcome))
+    screen.print(summary(outcome), soft_wrap=False)
     screen.print(next_steps(outcome, config))
     if json_output:
         sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
@@ -62,21 +62,23 @@ def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None
 
 def summary(outcome: Outcome) -> "Table":
     """A row per run: scores on test, best on dev, cost."""
+    from rich import box
     from rich.table import Table
 
     metric = str(outcome.main["metric"])
     tested = sorted(outcome.main["test"], key=lambda name: name != metric)
-    table = Table(title="test scores are those of the state that was best on dev" if tested else None)
-    table.add_column("run")
+    title = "test scores are those of the state that was best on dev" if tested else None
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("\nrun", overflow="fold")
     for heading in [
-        *(f"test {name}" for name in tested),
-        f"best dev {metric}",
-        "steps",
-        "steps to 95 %",
-        "seconds",
-        "trained parameters",
+        *(f"test\n{name}" for name in tested),
+        f"best dev\n{metric}",
+        "\nsteps",
+        "steps\nto 95 %",
+        "\nseconds",
+        "trained\nparameters",
     ]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name, result in outcome.results().items():
         table.add_row(name, *_cells(result, metric, tested))
     for name, reason in outcome.stopped.items():

@@ -72,7 +72,7 @@ def report_sweep(sweep: SweepSettings, outcome: SweepOutcome, config: RunConfig,
     path = Path(sweep.output_dir) / "sweep.json"
     path.write_text(json.dumps(values, indent=1), encoding="utf-8")
     screen = console(json_output)
-    screen.print(trial_table(sweep, outcome.trials))
+    screen.print(trial_table(sweep, outcome.trials), soft_wrap=False)
     best = best_trial(sweep, outcome.trials)
     if best and best.result:
         screen.print(f"best      {best.trial_id}: {show_values(best.values)}")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from infoprompt.config import build_config, dump_config, override_config
 from infoprompt.train import run
@@ -86,7 +87,9 @@ def test_micro_batches_give_the_curve_of_the_whole_batch(toy_settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["plain", "deepspeed"])
 def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy_settings, tmp_path, engine):
-    settings = {**toy_settings, "engine": {"kind": engine}, "checkpoint": {"every_steps": 3}}
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking = {"enabled": True, "uri": uri, "every_steps": 1}
+    settings = {**toy_settings, "engine": {"kind": engine}, "checkpoint": {"every_steps": 3}, "tracking": tracking}
     config = override_config(build_config(settings), ["optim.epochs=3", "objective.preset=paper"])
     whole = _start(config, tmp_path / "whole")
     assert whole.wait(timeout=120) == 0, _output(tmp_path / "whole")
@@ -98,12 +101,18 @@ def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy
     assert resumed.wait(timeout=120) == 0, _output(tmp_path / "killed")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
     timeless = [
-        {key: value for key, value in result.items() if key not in ("seconds", "artifact", "output_dir")}
+        {key: value for key, value in result.items() if key not in ("seconds", "artifact", "output_dir", "run_id")}
         for result in results
     ]
     assert timeless[0] == timeless[1]
     for file in ("history.json", "artifact/prompt.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+    runs = MlflowClient(uri).search_runs(["1"])
+    assert {run.info.run_id for run in runs} == {result["run_id"] for result in results}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        curve = MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss")
+        assert sorted(point.step for point in curve) == list(range(1, results[0]["steps"] + 1))
 
 
 def test_resuming_with_other_settings_is_refused_and_a_finished_run_resumes_to_its_result(toy_settings):

@@ -110,8 +110,8 @@ def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy
     runs = MlflowClient(uri).search_runs(["1"])
     assert {run.info.run_id for run in runs} == {result["run_id"] for result in results}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    for run in runs:
-        curve = MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss")
+    for recorded in runs:
+        curve = MlflowClient(uri).get_metric_history(recorded.info.run_id, "train/loss")
         assert sorted(point.step for point in curve) == list(range(1, results[0]["steps"] + 1))
 
 

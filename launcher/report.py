@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import RunConfig
@@ -101,7 +102,7 @@ def next_steps(outcome: Outcome, config: RunConfig) -> str:
     artifact = relative(outcome.main["artifact"])
     lines = [
         f"artifact  {artifact}",
-        f"try it    infoprompt predict {shlex.quote(artifact)} {example_text(config)}",
+        f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(config)}",
     ]
     if config.tracking.enabled:
         lines.append(f"curves    {mlflow_command(config)}")
@@ -113,7 +114,13 @@ def mlflow_command(config: RunConfig) -> str:
     from infoprompt.tracking import shown_uri, tracking_uri
 
     uri = shown_uri(tracking_uri(config.tracking))
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return uri if uri.startswith("http") else f"{tool('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def tool(name: str) -> str:
+    """A command of this environment as the reader's shell finds it: by its path where the environment is not active."""
+    active = sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix
+    return name if active else shlex.quote(relative(str(Path(sys.prefix) / "bin" / name)))
 
 
 def example_text(config: RunConfig) -> str:

@@ -1,10 +1,11 @@
 import io
+import sys
 
 from rich.console import Console
 
 from infoprompt.config import load_config, override_config
 from launcher.comparison import Outcome, comparisons
-from launcher.report import describe, next_steps, summary
+from launcher.report import describe, next_steps, summary, tool
 
 RESULT = {
     "test": {"macro_f1": 0.5, "accuracy": 0.75},
@@ -68,7 +69,8 @@ def test_a_run_without_test_rows_has_no_test_columns():
     assert "test" not in text_of(summary(Outcome("run", {**RESULT, "test": {}})))
 
 
-def test_next_steps_name_the_artifact_and_the_curves(tiny_config):
+def test_next_steps_name_the_artifact_and_the_curves(tiny_config, monkeypatch):
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     config = load_config(tiny_config, ["tracking.enabled=true", "tracking.uri=sqlite:////elsewhere/mlflow.db"])
     text = next_steps(Outcome("run", RESULT), config)
     assert 'infoprompt predict /elsewhere/run/artifact "some text"' in text
@@ -85,3 +87,12 @@ def test_one_line_says_what_will_run(tiny_config):
     assert "\n" not in line
     for part in ("instance prompt of 4 vectors", "seed 0", "plain", "2 processes", "compared with plain"):
         assert part in line
+
+
+def test_commands_have_their_path_where_the_environment_is_not_active(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tool("mlflow") == ".venv/bin/mlflow"
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert tool("mlflow") == "mlflow"

@@ -94,7 +94,7 @@ def test_train_evaluate_and_predict(infoprompt, tiny_config, tmp_path):
     assert result.keys() >= {"test", "dev", "steps", "seconds", "trained_parameters", "artifact", "run_id", "compare"}
     assert result["steps"] == 4
     assert result["compare"]["other"]["artifact"] == str(tmp_path / "run/compare/other/artifact")
-    assert "trained parameters" in trained.stderr  # the table
+    assert "to 95 %" in trained.stderr  # the table
     assert "infoprompt predict run/artifact" in trained.stderr
 
     scored = infoprompt("evaluate", result["artifact"], tmp_path / "rows.jsonl", "--json")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,16 @@ def test_bad_input_is_refused_before_training(toy_settings, override, message):
 
 def test_the_public_names_are_there():
     assert all(getattr(infoprompt, name) for name in infoprompt.__all__)
+
+
+def test_prediction_needs_neither_deepspeed_nor_ray_nor_mlflow(finished):
+    _, result = finished
+    code = (
+        "import sys\nfor name in ('deepspeed', 'ray', 'mlflow'): sys.modules[name] = None\n"
+        "from infoprompt import Artifact\nprint(Artifact.from_pretrained(sys.argv[1]).predict(['good'])[0].label)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, result.artifact], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("good", "bad")

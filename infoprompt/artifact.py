@@ -10,6 +10,7 @@ Letters: B examples, C classes.
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from infoprompt.checkpoint import check_manifest, write_manifest
+from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
 from infoprompt.config import RunConfig, build_config
 from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
@@ -31,6 +32,7 @@ from infoprompt.model.prompted import PromptedModel, build_model
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST)
 
 
 class ArtifactError(ValueError):
@@ -158,7 +160,14 @@ def save_artifact(
     fingerprint: str,
     scores: Mapping[str, Any],
 ) -> None:
-    """Write an artifact folder, whole or not at all; the critics' parameters are left out."""
+    """Write an artifact folder, whole or not at all; the critics' parameters are left out.
+
+    Raises:
+        ArtifactError: the folder holds something else, which would be lost.
+    """
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
+    if others:
+        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
     temporary = folder.with_name(f".writing-{folder.name}")
     temporary.mkdir(parents=True, exist_ok=True)
     kept = {name: tensor.cpu().contiguous() for name, tensor in trained.items() if _read_when_predicting(name, config)}
@@ -175,9 +184,7 @@ def save_artifact(
     (temporary / "README.md").write_text(_model_card(card), encoding="utf-8")
     write_manifest(temporary)
     if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
     temporary.rename(folder)
 
 

@@ -106,7 +106,11 @@ def test_an_artifact_saved_again_predicts_the_same_to_the_last_bit(finished, tmp
     _, result = finished
     artifact = Artifact.from_pretrained(result.artifact)
     artifact.save_pretrained(tmp_path / "copy")
+    artifact.save_pretrained(tmp_path / "copy")  # in the place of the one before
     copy = Artifact.from_pretrained(tmp_path / "copy")
+    (tmp_path / "notes.txt").write_text("not to be lost")
+    with pytest.raises(ArtifactError, match=r"holds other files \(copy, notes\.txt\)"):
+        artifact.save_pretrained(tmp_path)
     rows = [Example(text="the film was good")]
     assert torch.equal(artifact.probabilities(rows), copy.probabilities(rows))
 

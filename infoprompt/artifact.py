@@ -9,7 +9,6 @@ Letters: B examples, C classes.
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,8 +27,6 @@ from infoprompt.data.tasks import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.prompted import PromptedModel, build_model
-
-log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST)
@@ -169,7 +166,8 @@ def save_artifact(
     if others:
         raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
     temporary = folder.with_name(f".writing-{folder.name}")
-    temporary.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     kept = {name: tensor.cpu().contiguous() for name, tensor in trained.items() if _read_when_predicting(name, config)}
     save_file(kept, temporary / "prompt.safetensors", metadata={"format": "pt"})
     card = {

@@ -33,8 +33,6 @@ from launcher.sweep_outcome import SweepOutcome, TrialOutcome
 from launcher.sweep_plan import SweepSettings, Trial, concurrent_trials, show_values
 from launcher.sweep_record import recorded
 
-log = logging.getLogger(__name__)
-
 Report = Callable[[Progress, dict[str, float]], None]
 Say = Callable[[str], None]
 TrainFunction = Callable[[RunConfig, str | None, dict[str, str], Report], dict[str, Any]]

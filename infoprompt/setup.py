@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from infoprompt.artifact import make_template, needs_unprompted_states
-from infoprompt.config import ConfigError, RunConfig
+from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
@@ -14,6 +14,7 @@ from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import Engine, build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
+from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.head import label_state_weights
@@ -57,10 +58,9 @@ class Setup:
 def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     """Data, model and engine, in the order of the data flow; every rank calls it."""
     splits = load_splits(config.data, config.data_seed)
-    task = splits.task
+    task = _scored_by(config.evaluation.metric, splits.task)
     if ranks.is_first:
         log.info(splits.description)
-    _check_metric(config, task)
     accumulation = accumulation_steps(config.data, ranks.world_size)
     with partitioned_loading(config, ranks):
         backbone = load_backbone(config.backbone, ranks.device, gathered)
@@ -114,10 +114,9 @@ def start_head(setup: Setup, labels: Rows) -> None:
     setup.engine.load_trained_state({**trained, "head.linear.weight": label_state_weights(states_CD)})
 
 
-def _check_metric(config: RunConfig, task: Task) -> None:
-    metric = config.evaluation.metric
-    if metric and metric not in task.metrics:
-        raise ConfigError(
-            f"evaluation.metric is {metric!r}, but the task {task.name} is scored by {', '.join(task.metrics)}. "
-            "Choose one of them."
-        )
+def _scored_by(metric: str | None, task: Task) -> Task:
+    """The task, scored by `evaluation.metric` too where it is not one of the task's own."""
+    if metric is None or metric in task.metrics:
+        return task
+    check_metric(metric, task)
+    return replace(task, metrics=(*task.metrics, metric))

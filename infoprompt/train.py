@@ -21,7 +21,7 @@ from infoprompt.engine.engine import (
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.metrics import steps_to_share
-from infoprompt.objective.terms import LossTerms
+from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
 from infoprompt.progress import Progress, due
@@ -155,15 +155,17 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
         progress = course.progress
         lr = learning_rate(config.optim, progress)
         engine.set_lr(lr)
+        parts: list[LossTerms] = []
         for batch in setup.train.micro_batches(progress.step):
             on_device = batch.to(setup.ranks.device)
             encoding = engine.forward(on_device)
             terms = information_objective(encoding, on_device, config.objective, progress)
             grad_norm = _step(engine, terms, progress)
+            parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)
         clock.count(config.data.batch_size)
         if due(config.tracking.every_steps, progress):
-            metrics = {**terms.as_metrics(), "train/grad_norm": grad_norm or 0.0}
+            metrics = {**mean_metrics(parts), "train/grad_norm": grad_norm or 0.0}
             metrics = {**setup.ranks.mean(metrics), "train/lr": lr, "train/epoch": progress.epoch}
             course.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)

@@ -1,5 +1,6 @@
 """What the objective hands to the engine and to the records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,3 +57,9 @@ class LossTerms:
         if self.kl is not None:
             metrics["train/kl"] = self.kl
         return {name: value.detach().item() for name, value in metrics.items()}
+
+
+def mean_metrics(parts: Sequence[LossTerms]) -> dict[str, float]:
+    """Numbers for the records of an update: the mean over its micro-batches, which are all of one size."""
+    metrics = [terms.as_metrics() for terms in parts]
+    return {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0]}

@@ -201,7 +201,7 @@ def test_max_steps_before_the_first_evaluation_still_gives_a_result(toy_settings
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluation.metric=bleu", "evaluation.metric is 'bleu'"),
+        ("evaluation.metric=bleu", "evaluation.metric is bleu, which is not a known metric"),
         ("data.train=/nowhere/rows.jsonl", "/nowhere/rows.jsonl"),
         ("run.output_dir=/proc/nowhere", "run.output_dir is /proc/nowhere, but it cannot be written"),
         ("backbone.max_length=10", "prompt.length is 4, but of 10 positions"),
@@ -228,3 +228,9 @@ def test_prediction_needs_neither_deepspeed_nor_ray_nor_mlflow(finished):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("good", "bad")
+
+
+def test_a_metric_that_is_not_the_tasks_own_can_choose_the_best_state(toy_settings):
+    result = run(override_config(build_config(toy_settings), ["evaluation.metric=matthews", "optim.epochs=1"]))
+    assert result.metric == "matthews"
+    assert set(result.test) == {"accuracy", "macro_f1", "matthews"}

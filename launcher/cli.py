@@ -231,7 +231,7 @@ def _load(folder: Path, backbone: str | None, debug: bool) -> Any:
 
 
 def _test_rows(artifact: Any) -> str:
-    from infoprompt.data.tasks import bundled_file
+    from infoprompt.data.parts import bundled_file
 
     source = artifact.config.data.test or bundled_file(artifact.task.name, "test")
     if source is None:

@@ -159,14 +159,14 @@ def _embedded_backbone() -> Iterator[Check]:
 
 
 def _data_sets() -> Iterator[Check]:
-    from infoprompt.data.tasks import TASKS, bundled_file
+    from infoprompt.data.parts import BUNDLED, bundled_file
 
-    missing = [name for name in TASKS if not (bundled_file(name, "train") and bundled_file(name, "test"))]
+    missing = [name for name in BUNDLED if not (bundled_file(name, "train") and bundled_file(name, "test"))]
     if missing:
         remedy = "data.task alone would fail; give data.train and data.test too, or reinstall infoprompt."
         yield Check("data sets", "warn", f"missing: {', '.join(missing)}", remedy)
     else:
-        yield Check("data sets", "ok", ", ".join(TASKS))
+        yield Check("data sets", "ok", ", ".join(BUNDLED))
 
 
 def _memory() -> Iterator[Check]:

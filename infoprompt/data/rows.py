@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +55,28 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def read_examples(source: str, columns: Mapping[str, str], labelled: bool = True) -> list[Example]:
+def read_examples(
+    source: str,
+    columns: Mapping[str, str],
+    labelled: bool = True,
+    adapt: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]] | None = None,
+) -> list[Example]:
     """Read every row of a file or hub split.
 
     Args:
         source: see `sources.read_rows`.
         columns: our column to the file's, where they differ; `text_a` and `text_b` may stand for `text` and `pair`.
         labelled: whether each row must have a label; if not, labels are not read.
+        adapt: what makes our rows of a row of the file, see `forms.adapter`; a row is taken as it is if not given.
     Raises:
         ConfigError: with the row, when anything is missing, empty or out of range.
     """
     columns = check_columns(columns)
-    examples = [example_from_mapping(row, columns, labelled, where) for where, row in read_rows(source)]
+    examples = [
+        example_from_mapping(part, columns, labelled, where)
+        for where, row in read_rows(source)
+        for part in (adapt(row) if adapt else (row,))
+    ]
     if not examples:
         raise ConfigError(f"{source} has no rows. Give a file or split with at least one.")
     return examples

@@ -1,12 +1,16 @@
 """The rows of a run: training, validation and test, from `data.*` settings."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
+from infoprompt.data.forms import adapter
+from infoprompt.data.infer import infer_task
+from infoprompt.data.parts import Parts, find_parts, no_rows
 from infoprompt.data.rows import Example, read_examples
-from infoprompt.data.tasks import TASKS, Task, bundled_file, infer_task, known_task
+from infoprompt.data.task import KINDS, Task
+from infoprompt.data.tasks import TASKS, known_task
 
 
 @dataclass(frozen=True)
@@ -25,58 +29,68 @@ class Splits:
 def load_splits(settings: DataSettings, seed: int) -> Splits:
     """Read, check and split the data.
 
-    Validation rows are those of `data.validation`. Without it they are held out of the training rows: with a few-shot
-    size a second sample of that size from the rows not trained on, else `data.validation_share` of each class. Rows
-    with the same text are never on both sides of that cut. Test rows choose nothing.
+    Validation rows are those of `data.validation`. Without it they are those that a known task has beside its test
+    rows, if there is no few-shot size; else they are held out of the training rows: with a few-shot size a second
+    sample of that size from the rows not trained on, else `data.validation_share` of each class. Rows with the same
+    text are never on both sides of that cut. Test rows choose nothing.
 
     Args:
-        settings: `data.*`. A task known by name brings its own training and test rows if `data.train` is not given.
+        settings: `data.*`. A task known by name finds its own rows (see `parts`) if `data.train` is not given.
         seed: of the few-shot sample and the held-out rows; the same seed gives the same rows.
     Raises:
         ConfigError: naming the setting, file or row at fault.
     """
-    train_source, test_source = _sources(settings)
-    rows = read_examples(train_source, settings.columns)
+    parts = _parts(settings)
+    rows = _read(parts.train, settings, parts)
     task = infer_task(rows, settings)
-    _check_labels(rows, task, "training", train_source)
+    _check_labels(rows, task, "training", parts.train)
     labels = task.ids(rows)
     training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
-    if settings.validation is not None:
-        validation = _read_part(settings.validation, settings, task, "validation")
-        origin = f"from {settings.validation}"
+    chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
+    if chosen_on is not None:
+        validation = _read_part(chosen_on, settings, task, "validation", parts)
+        origin = f"from {chosen_on}"
     else:
         training, held_out = _hold_out(rows, labels, training, settings, seed)
         validation = [rows[row] for row in held_out]
         origin = f"held out of the training rows by seed {seed}"
     train = [rows[row] for row in training]
     _check_classes_drawn(train, settings)
-    test = _read_part(test_source, settings, task, "test") if test_source else []
+    test = _read_part(parts.test, settings, task, "test", parts) if parts.test else []
     sizes = (
         f"{_training_text(train, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
     )
-    description = f"{task.name}: {_KINDS[task.kind]}, {task.num_classes} classes; {sizes}"
+    description = f"{task.name}: {KINDS[task.kind]}, {task.num_classes} classes; {sizes}"
     return Splits(task, train, validation, test, description)
 
 
-_KINDS = {"single": "single texts", "pair": "pairs of texts", "relation": "relations between two marked entities"}
-
-
-def _sources(settings: DataSettings) -> tuple[str, str | None]:
+def _parts(settings: DataSettings) -> Parts:
     if settings.train is not None:
-        return settings.train, settings.test
+        return Parts(settings.train, settings.test, origin="given")
     if settings.task is None:
         raise ConfigError(
             f"Neither data.train nor data.task is given. Give data.train a file or a hub split, or data.task one of "
             f"{', '.join(TASKS)}."
         )
-    train = bundled_file(known_task(settings.task).name, "train")
-    if train is None:
-        raise ConfigError(f"data.task is {settings.task}, whose rows do not come with the package. Give data.train.")
-    return train, settings.test or bundled_file(settings.task, "test")
+    task = known_task(settings.task)
+    parts = find_parts(task, settings.folder)
+    if parts is None:
+        raise no_rows(task, settings)
+    return replace(parts, test=settings.test or parts.test)
 
 
-def _read_part(source: str, settings: DataSettings, task: Task, part: str) -> list[Example]:
-    examples = read_examples(source, settings.columns)
+def _read(source: str, settings: DataSettings, parts: Parts) -> list[Example]:
+    task = known_task(settings.task) if settings.task is not None else None
+    try:
+        return read_examples(source, settings.columns, adapt=adapter(task))
+    except ConfigError as error:
+        if task is not None and parts.origin == "hub" and source in (parts.train, parts.validation, parts.test):
+            raise no_rows(task, settings, str(error)) from error
+        raise
+
+
+def _read_part(source: str, settings: DataSettings, task: Task, part: str, parts: Parts) -> list[Example]:
+    examples = _read(source, settings, parts)
     _check_labels(examples, task, part, source)
     for number, example in enumerate(examples, 1):
         if example.kind != task.kind:

@@ -1,54 +1,9 @@
-"""What a task is: its classes, how they are described and how they are scored. A known task is a row in `TASKS`."""
+"""The table of known tasks: each is one row, and `data.task` names it."""
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, cast
 
-from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.rows import Example
-
-TaskKind = Literal["single", "pair", "relation"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A classification task."""
-
-    name: str
-    labels: tuple[str, ...]
-    """Class names in id order."""
-    label_texts: tuple[str, ...]
-    """Words that describe each class, in the same order."""
-    metrics: tuple[str, ...]
-    """Names in `metrics.METRICS`; the first is the main one."""
-    kind: TaskKind
-    """One text, a pair of texts, or a text with two marked entities."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.labels)
-
-    def ids(self, examples: Sequence[Example]) -> list[int]:
-        """Class index of each labelled example; -1 for an unlabelled one."""
-        index = {label: number for number, label in enumerate(self.labels)}
-        return [-1 if example.label is None else index[example.label] for example in examples]
-
-
-def _is_whole_number(label: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+", label) is not None
-
-
-def words_of(label: str) -> str:
-    """A label's name as words: `Refund_not_showing_up` and `RefundNotShowingUp` as `refund not showing up`."""
-    if _is_whole_number(label):
-        return label
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
-    return " ".join(re.sub(r"[_\-/]+", " ", split).lower().split()) or label
-
+from infoprompt.config import ConfigError
+from infoprompt.data.task import Source, Task, TaskKind, words_of
 
 # Both directions of a relation share its two nouns, so the rest of the words must tell them apart: label words are
 # averaged, which keeps no order.
@@ -97,30 +52,70 @@ _INTENTS = tuple(
     """.split()
 )
 
+
+def _row(
+    name: str,
+    classes: dict[str, str],
+    kind: TaskKind,
+    *metrics: str,
+    source: Source | None = None,
+) -> Task:
+    """A row of the table; `classes` maps each class to the words that describe it."""
+    return Task(name, tuple(classes), tuple(classes.values()), metrics, kind, source=source or Source(name))
+
+
+_NO_YES = {"false": "no", "true": "yes"}
+_ENTAILED_OR_NOT = {"entailment": "yes", "not_entailment": "no"}
+
 TASKS: dict[str, Task] = {
-    "semeval2010_task8": Task(
-        name="semeval2010_task8",
-        labels=tuple(_RELATIONS),
-        label_texts=tuple(_RELATIONS.values()),
-        metrics=("semeval2010_macro_f1", "accuracy"),
-        kind="relation",
-    ),
-    "banking77": Task(
-        name="banking77",
-        labels=_INTENTS,
-        label_texts=tuple(words_of(label) for label in _INTENTS),
-        metrics=("accuracy", "macro_f1"),
-        kind="single",
-    ),
+    task.name: task
+    for task in (
+        _row("semeval2010_task8", _RELATIONS, "relation", "semeval2010_macro_f1", "accuracy"),
+        _row("banking77", {label: words_of(label) for label in _INTENTS}, "single", "accuracy", "macro_f1"),
+        # GLUE
+        _row(
+            "sst2",
+            {"negative": "terrible", "positive": "great"},
+            "single",
+            "accuracy",
+            source=Source("sst2", hub="nyu-mll/glue@sst2", columns={"text": "sentence"}),
+        ),
+        _row(
+            "cola",
+            {"unacceptable": "incorrect", "acceptable": "correct"},
+            "single",
+            "matthews",
+            "accuracy",
+            source=Source("cola", hub="nyu-mll/glue@cola", columns={"text": "sentence"}),
+        ),
+        _row(
+            "mrpc",
+            {"not_equivalent": "no", "equivalent": "yes"},
+            "pair",
+            "accuracy",
+            "f1",
+            source=Source(
+                "mrpc", hub="nyu-mll/glue@mrpc", hub_test=True, columns={"text": "sentence1", "pair": "sentence2"}
+            ),
+        ),
+        _row(
+            "rte",
+            _ENTAILED_OR_NOT,
+            "pair",
+            "accuracy",
+            source=Source("rte", hub="nyu-mll/glue@rte", columns={"text": "sentence1", "pair": "sentence2"}),
+        ),
+        # SuperGLUE
+        _row(
+            "cb",
+            {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},
+            "pair",
+            "accuracy",
+            "macro_f1",
+            source=Source("cb", hub="aps/super_glue@cb", columns={"text": "premise", "pair": "hypothesis"}),
+        ),
+    )
 }
-
-_SETS = Path(__file__).with_name("sets")
-
-
-def bundled_file(name: str, part: str) -> str | None:
-    """Path of a part (`train`, `test`) of a task that comes with the package; None where there is none."""
-    path = _SETS / name / f"{part}.jsonl.gz"
-    return str(path) if path.is_file() else None
 
 
 def known_task(name: str) -> Task:
@@ -133,65 +128,3 @@ def known_task(name: str) -> Task:
             "and give data.train."
         )
     return TASKS[name]
-
-
-def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
-    """The task that labelled rows and `data.task` describe.
-
-    A task known by name has its own classes. Otherwise these are the labels of `examples`, sorted (as numbers where all
-    are), and the kind follows from the columns. `data.label_texts` replaces the words of the classes it names.
-
-    Raises:
-        ConfigError: an unknown task, label or mixture of kinds, or a single class.
-    """
-    kind = _kind_of(examples)
-    if settings.task is not None:
-        task = known_task(settings.task)
-        if task.kind != kind:
-            raise ConfigError(
-                f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of {settings.train} are "
-                f"of the kind {kind}. Leave data.task out, or name the right columns by data.columns."
-            )
-    else:
-        labels = _sorted_labels({example.label for example in examples if example.label is not None})
-        texts = tuple(words_of(label) for label in labels)
-        task = Task(_name_of(settings.train), labels, texts, ("accuracy", "macro_f1"), kind)
-    if task.num_classes < 2:
-        raise ConfigError(
-            f"Every row of {settings.train} has the label {task.labels[0]}, but a classifier needs at least 2 classes. "
-            "Check data.columns.label."
-        )
-    return with_label_texts(task, settings.label_texts)
-
-
-def with_label_texts(task: Task, texts: Mapping[str, str]) -> Task:
-    """The task with the words of some classes replaced; raises ConfigError for a class it does not have."""
-    for label, text in texts.items():
-        if label not in task.labels:
-            near = difflib.get_close_matches(label, task.labels, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]}?" if near else f"The labels are {', '.join(task.labels)}."
-            raise ConfigError(f"data.label_texts names {label}, which is not a label of {task.name}. {hint}")
-        if not text.strip():
-            raise ConfigError(f"data.label_texts of {label} is empty. Give words that describe it, or leave it out.")
-    described = zip(task.labels, task.label_texts, strict=True)
-    return replace(task, label_texts=tuple(texts.get(label, text) for label, text in described))
-
-
-def _kind_of(examples: Sequence[Example]) -> TaskKind:
-    kinds = sorted({example.kind for example in examples})
-    if len(kinds) != 1:
-        raise ConfigError(f"The training rows are of different kinds ({' and '.join(kinds)}), but must all be of one.")
-    return cast(TaskKind, kinds[0])
-
-
-def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    labels = sorted(labels)
-    return tuple(sorted(labels, key=int) if all(map(_is_whole_number, labels)) else labels)
-
-
-def _name_of(source: str | None) -> str:
-    """`reviews` for /data/reviews.csv, for /data/reviews/train.csv and for owner/reviews:train."""
-    names = [re.split(r"[.@:]", part, maxsplit=1)[0] for part in Path(source or "task").parts]
-    if len(names) > 1 and re.fullmatch(r"train\w*", names[-1], re.IGNORECASE) and re.search(r"\w", names[-2]):
-        return names[-2]
-    return names[-1] or "task"

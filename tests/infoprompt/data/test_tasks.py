@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.infer import infer_task
+from infoprompt.data.parts import BUNDLED, bundled_file
 from infoprompt.data.rows import Example, Span, read_examples
-from infoprompt.data.tasks import TASKS, bundled_file, infer_task, known_task, words_of
+from infoprompt.data.task import words_of
+from infoprompt.data.tasks import TASKS, known_task
 
 
 def labelled(*labels: str) -> list[Example]:
     return [Example(f"text {number}", label=label) for number, label in enumerate(labels)]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_rows_are_those_described_beside_them(name: str) -> None:
     train = bundled_file(name, "train")
     assert train is not None

@@ -1,0 +1,75 @@
+"""The task that rows of one's own describe: its name, kind and classes."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.rows import Example
+from infoprompt.data.task import Task, TaskKind, is_whole_number, words_of
+from infoprompt.data.tasks import known_task
+
+
+def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
+    """The task that labelled rows and `data.task` describe.
+
+    A task known by name has its own classes. Otherwise these are the labels of `examples`, sorted (as numbers where all
+    are), and the kind follows from the columns. `data.label_texts` replaces the words of the classes it names.
+
+    Raises:
+        ConfigError: an unknown task, label or mixture of kinds, or a single class.
+    """
+    kind = _kind_of(examples)
+    if settings.task is not None:
+        task = known_task(settings.task)
+        if task.kind != kind:
+            raise ConfigError(
+                f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of {settings.train} are "
+                f"of the kind {kind}. Leave data.task out, or name the right columns by data.columns."
+            )
+    else:
+        labels = _sorted_labels({example.label for example in examples if example.label is not None})
+        texts = tuple(words_of(label) for label in labels)
+        task = Task(_name_of(settings.train), labels, texts, ("accuracy", "macro_f1"), kind)
+    if task.num_classes < 2:
+        raise ConfigError(
+            f"Every row of {settings.train} has the label {task.labels[0]}, but a classifier needs at least 2 classes. "
+            "Check data.columns.label."
+        )
+    return with_label_texts(task, settings.label_texts)
+
+
+def with_label_texts(task: Task, texts: Mapping[str, str]) -> Task:
+    """The task with the words of some classes replaced; raises ConfigError for a class it does not have."""
+    for label, text in texts.items():
+        if label not in task.labels:
+            near = difflib.get_close_matches(label, task.labels, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]}?" if near else f"The labels are {', '.join(task.labels)}."
+            raise ConfigError(f"data.label_texts names {label}, which is not a label of {task.name}. {hint}")
+        if not text.strip():
+            raise ConfigError(f"data.label_texts of {label} is empty. Give words that describe it, or leave it out.")
+    described = zip(task.labels, task.label_texts, strict=True)
+    return replace(task, label_texts=tuple(texts.get(label, text) for label, text in described))
+
+
+def _kind_of(examples: Sequence[Example]) -> TaskKind:
+    kinds = sorted({example.kind for example in examples})
+    if len(kinds) != 1:
+        raise ConfigError(f"The training rows are of different kinds ({' and '.join(kinds)}), but must all be of one.")
+    return cast(TaskKind, kinds[0])
+
+
+def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    labels = sorted(labels)
+    return tuple(sorted(labels, key=int) if all(map(is_whole_number, labels)) else labels)
+
+
+def _name_of(source: str | None) -> str:
+    """`reviews` for /data/reviews.csv, for /data/reviews/train.csv and for owner/reviews:train."""
+    names = [re.split(r"[.@:]", part, maxsplit=1)[0] for part in Path(source or "task").parts]
+    if len(names) > 1 and re.fullmatch(r"train\w*", names[-1], re.IGNORECASE) and re.search(r"\w", names[-2]):
+        return names[-2]
+    return names[-1] or "task"

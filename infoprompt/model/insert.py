@@ -23,11 +23,34 @@ def insert_prompt(embeddings_BLE: Tensor, prompt_BPE: Tensor, slot_BL: Tensor) -
 
 
 def pool(states_BLD: Tensor, batch: Batch, pooling: str) -> Tensor:
-    """One state per example, [B, D], float32: the `mask` token's, the `first` token's, or the `mean` of real tokens."""
+    """One state per example, float32, [B, D]; of real tokens alone, wherever the padding is.
+
+    Args:
+        states_BLD: states of all positions.
+        batch: what they are the states of.
+        pooling: the `mask` token's, the `first` or the `last` real token's, the `mean` over real tokens, or both
+            `entities`' markers side by side, [B, 2D].
+    """
     states_BLD = states_BLD.float()
     if pooling == "mean":
         weight_BL1 = batch.real_BL.unsqueeze(-1).to(states_BLD.dtype)
         return (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+    return _at(states_BLD, _index(batch, pooling)).flatten(1)
+
+
+def _index(batch: Batch, pooling: str) -> Tensor:
+    """Positions to read, [B, 1], or [B, 2] for entities."""
+    real_BL = batch.real_BL.long()
     if pooling == "first":
-        return states_BLD[:, 0]
-    return states_BLD[torch.arange(len(batch), device=states_BLD.device), batch.mask_index_B]
+        return real_BL.argmax(1, keepdim=True)
+    if pooling == "last":
+        return real_BL.shape[1] - 1 - real_BL.flip(1).argmax(1, keepdim=True)
+    if pooling == "entities":
+        assert batch.entity_B2 is not None, "only relations have entities"
+        return batch.entity_B2
+    assert pooling == "mask", pooling
+    return batch.mask_index_B.unsqueeze(1)
+
+
+def _at(states_BLD: Tensor, index_BN: Tensor) -> Tensor:
+    return states_BLD.gather(1, index_BN.unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1]))

@@ -161,6 +161,6 @@ def test_a_file_that_lacks_a_weight_is_refused(tiny_bert, tmp_path):
 def test_a_model_that_is_not_there_and_a_family_that_is_not_supported_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"backbone.name is 'no/such-model'"):
         load_backbone(BackboneSettings(name="no/such-model"))
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ConfigError, match="family 'gpt2'"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neo"}')
+    with pytest.raises(ConfigError, match="family 'gpt_neo'"):
         load_backbone(BackboneSettings(name=str(tmp_path)))

@@ -1,0 +1,115 @@
+"""Attention with a prompt's keys and values before the text's own, as transformers' models call it.
+
+Two forms under the names in `IMPLEMENTATIONS`: through torch's fused kernels, and written out, as the yardstick and
+for scores that the kernels cannot cap. Masks are bool, true where attended. The prefix comes as an argument from the
+layer, not from the module or a cache, so that a layer computed again in backward finds the same one.
+
+Letters: B examples, H heads, Q queries, M keys of the text, P keys of the prefix, K head width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+Prefix = tuple[Tensor, Tensor]
+"""Keys and values, each [B or 1, H of keys, P, K]."""
+
+# The word sdpa in a name would have transformers refuse the families that it has no such kernel for.
+IMPLEMENTATIONS = {"sdpa": "infoprompt_fused", "eager": "infoprompt_written_out"}
+
+
+def fused_attention(
+    module: nn.Module,
+    query_BHQK: Tensor,
+    key_BHMK: Tensor,
+    value_BHMK: Tensor,
+    mask: Tensor | None,
+    prompt_prefix: Prefix | None = None,
+    position_bias: Tensor | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q k^T scaling + bias) v over prefix and text, [B, Q, H, K].
+
+    Args:
+        module: the attention layer that asks.
+        query_BHQK: queries.
+        key_BHMK: keys, of as many heads or (grouped) of fewer.
+        value_BHMK: values, likewise.
+        mask: [B or 1, 1, Q, M] bool; None if nothing is hidden but, in a causal layer, the future.
+        prompt_prefix: keys and values that every query sees; they carry no position.
+        position_bias: added to the scores, [B or 1, H, Q, M].
+        arguments: scaling, dropout and others of transformers.
+    """
+    if prompt_prefix is not None:
+        mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
+        key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix)
+    return sdpa_attention_forward(
+        module, query_BHQK, key_BHMK, value_BHMK, mask, position_bias=position_bias, **arguments
+    )
+
+
+def written_out_attention(
+    module: nn.Module,
+    query_BHQK: Tensor,
+    key_BHMK: Tensor,
+    value_BHMK: Tensor,
+    mask: Tensor | None,
+    prompt_prefix: Prefix | None = None,
+    position_bias: Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """The same in plain torch; scores can be capped to c tanh(score / c), as in Gemma 2."""
+    mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
+    if prompt_prefix is not None:
+        key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix)
+    group = query_BHQK.shape[1] // key_BHMK.shape[1]
+    key_BHMK, value_BHMK = (tensor.repeat_interleave(group, 1) for tensor in (key_BHMK, value_BHMK))
+    scaling = query_BHQK.shape[-1] ** -0.5 if scaling is None else scaling
+    score_BHQM = query_BHQK @ key_BHMK.transpose(2, 3) * scaling
+    if softcap is not None:
+        score_BHQM = softcap * torch.tanh(score_BHQM / softcap)
+    if position_bias is not None:
+        score_BHQM = score_BHQM + position_bias
+    if mask is not None:
+        score_BHQM = score_BHQM.masked_fill(~mask, torch.finfo(score_BHQM.dtype).min)
+    weight_BHQM = F.dropout(score_BHQM.float().softmax(-1).to(query_BHQK.dtype), dropout)
+    return (weight_BHQM @ value_BHMK).transpose(1, 2).contiguous(), None
+
+
+def _joined(prefix: Prefix, key_BHMK: Tensor, value_BHMK: Tensor) -> tuple[Tensor, Tensor]:
+    rows = len(key_BHMK)
+    pairs = zip(prefix, (key_BHMK, value_BHMK), strict=True)
+    key, value = (torch.cat([own.to(text.dtype).expand(rows, -1, -1, -1), text], 2) for own, text in pairs)
+    return key, value
+
+
+def _mask(
+    module: nn.Module, mask: Tensor | None, query: Tensor, key: Tensor, arguments: dict[str, Any]
+) -> Tensor | None:
+    # Without a mask a causal layer relies on the kernel's own, which would hide the prefix from the first queries.
+    causal = arguments.get("is_causal")
+    causal = getattr(module, "is_causal", False) if causal is None else causal
+    if mask is None and causal and query.shape[2] > 1:
+        return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
+    return mask
+
+
+def _widened(mask: Tensor | None, bias: Tensor | None, prefix: Prefix) -> tuple[Tensor | None, Tensor | None]:
+    size = (prefix[0].shape[2], 0)
+    return None if mask is None else F.pad(mask, size, value=True), None if bias is None else F.pad(bias, size)
+
+
+for _name, _function in (("sdpa", fused_attention), ("eager", written_out_attention)):
+    AttentionInterface.register(IMPLEMENTATIONS[_name], _function)
+    AttentionMaskInterface.register(IMPLEMENTATIONS[_name], sdpa_mask)

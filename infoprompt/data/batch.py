@@ -38,6 +38,16 @@ class Batch:
     """Standard normal draws for latents and negatives, float32; the same for an example whatever rank has it."""
     uniform_BK: Tensor | None = None
     """Uniform draws in [0, 1) that pick negative tokens, float32."""
+    entity_B2: Tensor | None = None
+    """Positions of the markers that open the two entities of a relation, int64."""
+    word_BW: Tensor | None = None
+    """Position of each word's first token, int64, -1 behind the last word; only for tagging."""
+    tag_BW: Tensor | None = None
+    """Class index of each word, int64, -1 where there is no word or its tag is unknown; only for tagging."""
+    value_B: Tensor | None = None
+    """Target of a regression, float32, scaled to [0, 1]."""
+    num_choices: int = 1
+    """Rows that stand next to each other for one example of multiple choice; `label_B` is then the same on each."""
     plain: bool = False
     """Whether this is the unprompted pass, which makes `first_BD` and `pooled_BD`; there are no slots then."""
 

@@ -80,6 +80,11 @@ def with_unprompted_states(
     return replace(rows, first_ND=states["first"], pooled_ND=states["pooled"])
 
 
+def with_other_states(rows: Rows) -> Rows:
+    """The rows with `first_ND` of the row before, the first row with that of the last: a control."""
+    return rows if rows.first_ND is None else replace(rows, first_ND=rows.first_ND.roll(1, dims=0))
+
+
 def text_states(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:
     """Pooled states of a few plain texts, [N, D], not kept; every rank takes part."""
     plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])

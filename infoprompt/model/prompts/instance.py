@@ -9,12 +9,13 @@ from torch.nn import functional as F
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.start import Vocabulary, start_vectors
+from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
 
 
-class InstancePrompt(nn.Module):
-    """Linear D -> H, GELU, Linear H -> P * E on the first-token state of the unprompted pass.
+class InstancePrompt(Prompt):
+    """Linear D -> H, GELU, Linear H -> P * E on the state that stands for the text in the unprompted pass.
 
     Source: InfoPrompt's released code (arXiv:2306.04933), after IDPG (Wu et al. 2022). Two departures: the state is
     normalised to unit variance first, and the output is in units of the word embeddings' spread: it starts at that
@@ -31,6 +32,7 @@ class InstancePrompt(nn.Module):
         width: int,
         scale: float,
         base: StaticPrompt | None = None,
+        constant: bool = False,
     ) -> None:
         super().__init__()
         self.down = nn.Linear(hidden_size, bottleneck)
@@ -38,31 +40,51 @@ class InstancePrompt(nn.Module):
         self.base = base
         self.shape_PE = (num_vectors, width)
         self.scale = scale
+        self.constant_D: Tensor | None
+        drawn_D = torch.randn(hidden_size, generator=torch.Generator().manual_seed(0)) if constant else None
+        self.register_buffer("constant_D", drawn_D, persistent=False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Prompt vectors, [B, P, E], from the batch's unprompted first-token states, [B, D]."""
+    def forward(self, batch: Batch) -> PromptParts:
+        """Prompt vectors from the batch's unprompted states, [B, D]."""
         assert batch.first_BD is not None
-        state_BD = F.layer_norm(batch.first_BD, batch.first_BD.shape[-1:])
+        state_BD = batch.first_BD if self.constant_D is None else self.constant_D.expand(len(batch), -1)
+        state_BD = F.layer_norm(state_BD, state_BD.shape[-1:])
         made_BPE = self.scale * self.up(F.gelu(self.down(state_BD))).unflatten(1, self.shape_PE)
-        return made_BPE if self.base is None else made_BPE + self.base(batch)
+        return PromptParts(made_BPE if self.base is None else made_BPE + self.base.vectors())
 
     @torch.no_grad()
     def start(self, spread: float, generator: torch.Generator) -> None:
         """Draw weights such that the output's standard deviation is `spread * scale`."""
-        for layer in (self.down, self.up):
-            layer.bias.zero_()
-            draws = torch.randn(layer.weight.shape, generator=generator)
-            layer.weight.copy_(draws / layer.in_features**0.5)
-        probe_NH = F.gelu(self.down(torch.randn(256, self.down.in_features, generator=generator)))
-        self.up.weight.mul_(spread / self.up(probe_NH).std())
+        start_generator(self.down, self.up, spread, generator)
 
 
-def build_instance(
-    settings: PromptSettings, vocabulary: Vocabulary, hidden_size: int, generator: torch.Generator
-) -> InstancePrompt:
+@torch.no_grad()
+def start_generator(down: nn.Linear, up: nn.Linear, spread: float, generator: torch.Generator) -> None:
+    """Draw both layers such that up(gelu(down(x))) of normal x has the standard deviation `spread`; biases are zero."""
+    for layer in (down, up):
+        layer.bias.zero_()
+        draws = torch.randn(layer.weight.shape, generator=generator)
+        layer.weight.copy_(draws / layer.in_features**0.5)
+    probe_NH = F.gelu(down(torch.randn(256, down.in_features, generator=generator)))
+    up.weight.mul_(spread / up(probe_NH).std())
+
+
+def build(settings: PromptSettings, around: Surroundings) -> InstancePrompt:
     """A generator, added to static vectors if the settings say so."""
-    base = StaticPrompt(start_vectors(settings, vocabulary, generator)) if settings.static_base else None
-    width = vocabulary.table_VE.shape[1]
-    prompt = InstancePrompt(hidden_size, settings.bottleneck, settings.length, width, vocabulary.scale, base)
-    prompt.start(0.1 if settings.static_base else 1.0, generator)
+    base = None
+    if settings.static_base:
+        base = StaticPrompt(start_vectors(settings, around.vocabulary, around.generator))
+    prompt = InstancePrompt(
+        around.hidden_size,
+        settings.bottleneck,
+        settings.length,
+        around.embedding_size,
+        around.vocabulary.scale,
+        base,
+        constant=settings.source == "constant",
+    )
+    prompt.start(0.1 if settings.static_base else 1.0, around.generator)
     return prompt
+
+
+KIND = PromptKind(build, reads_unprompted=True)

@@ -3,28 +3,36 @@
 Letters: B examples, P prompt vectors, E embedding width.
 """
 
-import torch
 from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.start import Vocabulary, start_vectors
+from infoprompt.model.peft_prompt import input_start
+from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.start import start_vectors
 
 
-class StaticPrompt(nn.Module):
+class StaticPrompt(Prompt):
     """Trained vectors at the input layer. Source: Lester et al. 2021; WARP, Hambardzumyan et al. 2021."""
 
     def __init__(self, start_PE: Tensor) -> None:
         super().__init__()
         self.vectors_PE = nn.Parameter(start_PE.clone())
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Prompt vectors, [B, P, E]: the same for every example (a view)."""
-        return self.vectors_PE.expand(len(batch), -1, -1)
+    def vectors(self) -> Tensor:
+        """The vectors, [P, E]."""
+        return self.vectors_PE
+
+    def forward(self, batch: Batch) -> PromptParts:
+        """The same vectors for every example (a view)."""
+        return PromptParts(self.vectors().expand(len(batch), -1, -1))
 
 
-def build_static(
-    settings: PromptSettings, vocabulary: Vocabulary, hidden_size: int, generator: torch.Generator
-) -> StaticPrompt:
-    """A static prompt with the start that the settings name."""
-    return StaticPrompt(start_vectors(settings, vocabulary, generator))
+def build(settings: PromptSettings, around: Surroundings) -> StaticPrompt:
+    """Vectors with the start that the settings name, or those of a PEFT folder."""
+    if settings.start_from is not None:
+        return StaticPrompt(input_start(settings.start_from, settings.length, around.embedding_size))
+    return StaticPrompt(start_vectors(settings, around.vocabulary, around.generator))
+
+
+KIND = PromptKind(build)

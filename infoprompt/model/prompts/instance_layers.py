@@ -1,0 +1,56 @@
+"""An instance-dependent prompt at every layer, made from the running states.
+
+Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N layers.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infoprompt.config import PromptSettings
+from infoprompt.data.batch import Batch
+from infoprompt.model.insert import pool
+from infoprompt.model.prompts.instance import start_generator
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.start import start_vectors
+
+
+class InstanceLayersPrompt(Prompt):
+    """At the input trained vectors; before every later layer  W_2 GELU(W_1 h) + b_layer  is added to the slots' states.
+
+    h is the state that stands for the text at that layer. W_1 and W_2 are shared by the layers, b is each layer's own.
+    One encoder pass, unlike the generator at the input layer. Source: IDPG, Wu et al. 2022, multi-layer form with plain
+    matrices. Departures: h is normalised, and the output is in units of its spread.
+    """
+
+    def __init__(self, start_PE: Tensor, around: Surroundings, bottleneck: int) -> None:
+        super().__init__()
+        length = len(start_PE)
+        self.vectors_PE = nn.Parameter(start_PE.clone())
+        self.down = nn.Linear(around.hidden_size, bottleneck)
+        self.up = nn.Linear(bottleneck, length * around.hidden_size)
+        self.bias_NPD = nn.Parameter(torch.zeros(around.num_layers - 1, length, around.hidden_size))
+        self.summary = around.summary
+        start_generator(self.down, self.up, 0.1, around.generator)
+
+    def forward(self, batch: Batch) -> PromptParts:
+        """Input vectors, and what is added before each layer but the first."""
+        layers = {layer + 1: partial(self._at_layer, layer) for layer in range(len(self.bias_NPD))}
+        return PromptParts(self.vectors_PE.expand(len(batch), -1, -1), DeepPrompt(layers=layers, adds=True))
+
+    def _at_layer(self, layer: int, states_BLD: Tensor, batch: Batch) -> Tensor:
+        state_BD = pool(states_BLD, batch, self.summary)
+        spread_B11 = state_BD.detach().std(1)[:, None, None]
+        made_BPD = self.up(F.gelu(self.down(F.layer_norm(state_BD, state_BD.shape[-1:]))))
+        return spread_B11 * (made_BPD.unflatten(1, self.bias_NPD.shape[1:]) + self.bias_NPD[layer])
+
+
+def build(settings: PromptSettings, around: Surroundings) -> InstanceLayersPrompt:
+    """A generator of width `prompt.bottleneck` shared by all layers."""
+    start_PE = start_vectors(settings, around.vocabulary, around.generator)
+    return InstanceLayersPrompt(start_PE, around, settings.bottleneck)
+
+
+KIND = PromptKind(build, needs=lambda settings: frozenset({"layers"}))

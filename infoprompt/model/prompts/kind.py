@@ -1,0 +1,96 @@
+"""What every kind of prompt offers, and the places in a backbone that it may use.
+
+Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H key-value heads, K head width.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from infoprompt.config import PromptSettings
+from infoprompt.data.batch import Batch
+from infoprompt.model.prompts.start import Vocabulary
+
+
+@dataclass(frozen=True)
+class DeepPrompt:
+    """What enters a backbone below its input layer; a part that is not used is empty."""
+
+    prefix: tuple[tuple[Tensor, Tensor], ...] = ()
+    """For each layer the keys and values that every position may attend to, each [B or 1, H, P, K]; they carry no
+    position of their own."""
+    layers: Mapping[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
+    """At a layer's input: from its states, [B, L, D], to the vectors, [B, P, D], for the prompt's slots."""
+    adds: bool = False
+    """Whether the vectors of `layers` are added to the slots' states instead of taking their place."""
+    first_layer: int = 0
+    """Below this layer no position attends to the slots, as if they were not there."""
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """The prompt of a batch; a place that a kind does not use is None."""
+
+    input_BPE: Tensor | None = None
+    """Vectors for the slots of the input, float32."""
+    deep: DeepPrompt | None = None
+
+
+class Prompt(nn.Module):
+    """Base of all kinds: Batch -> PromptParts."""
+
+    def forward(self, batch: Batch) -> PromptParts:
+        """The prompt of each example."""
+        raise NotImplementedError
+
+    def touched_parameters(self, texts: Iterable[Sequence[int]]) -> int:
+        """Parameters that training can change; all of them unless a kind says otherwise.
+
+        Args:
+            texts: token ids of each training row, prompt slots left out.
+        """
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a prompt is built for."""
+
+    vocabulary: Vocabulary
+    """The backbone's word embeddings and tokenizer, and the label texts."""
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    """Heads of keys and values (fewer than query heads with grouped-query attention)."""
+    head_size: int
+    summary: str
+    """Pooling that gives the state that stands for a whole text: `first`, or `last` in decoder models."""
+    generator: torch.Generator
+    """Of all random starting values."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the word embeddings."""
+        return self.vocabulary.table_VE.shape[1]
+
+
+def all_slots(settings: PromptSettings) -> int:
+    """Every prompt vector has a slot in the input."""
+    return settings.length
+
+
+@dataclass(frozen=True)
+class PromptKind:
+    """What the rest of the system must know of a kind before it is built; each file of kinds holds one as `KIND`."""
+
+    build: Callable[[PromptSettings, Surroundings], Prompt]
+    slots: Callable[[PromptSettings], int] = all_slots
+    """Slots that the prompt needs in the input."""
+    reads_unprompted: bool = False
+    """Whether it reads the states of the plain text, which take one pass per data set."""
+    needs: Callable[[PromptSettings], frozenset[str]] = lambda settings: frozenset()
+    """What the backbone's family must offer beside input vectors: `prefix`, `layers`."""
+    embeds: Callable[[PromptSettings], bool] = lambda settings: True
+    """Whether its vectors live among the word embeddings; the information terms are defined for such alone."""

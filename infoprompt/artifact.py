@@ -11,7 +11,7 @@ Letters: B examples, C classes.
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.prompted import PromptedModel, build_model
+from infoprompt.model.encoding import Encoding
+from infoprompt.model.prompted import PromptedModel, build_model, prompt_needs, prompt_slots, reads_unprompted
 
 FORMAT_VERSION = 1
 FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST)
@@ -74,21 +75,21 @@ class Artifact:
         config = build_config(values)
         settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
         target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        loaded = load_backbone(settings, target)
+        lm_head = config.head.kind in ("label_words", "text")
+        loaded = load_backbone(settings, target, needs=prompt_needs(config.prompt), lm_head=lm_head)
         if loaded.fingerprint() != card["backbone"]["fingerprint"]:
             raise ArtifactError(
                 f"{folder} was made for the backbone {card['backbone']['name']!r} with other weights than those of "
                 f"{settings.name!r}. Give the folder or name of the right one as `backbone`."
             )
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in card["task"].items()}
-        task = Task(**fields)
+        task = Task.from_dict(card["task"])
         model = build_model(config, loaded, task).to(target)
         _load_trained(model, load_file(folder / "prompt.safetensors"), folder)
         return cls(model, RunConfig.model_validate(card["config"]), task, card)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the artifact again, elsewhere."""
-        state = {name: p.detach() for name, p in self.model.named_parameters() if not name.startswith("backbone.")}
+        state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         fingerprint, scores = self.card["backbone"]["fingerprint"], self.card["scores"]
         save_artifact(Path(folder), state, self.config, self.task, fingerprint=fingerprint, scores=scores)
 
@@ -112,15 +113,22 @@ class Artifact:
         """Probability of each label, [B, C], float32 on the CPU."""
         rows = Rows.encode([replace(e, label=None) for e in examples], self.task.labels, self._template, "given")
         plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
-        device = next(self.model.head.parameters()).device
+        device = next(self.model.backbone.parameters()).device
         result_BC = torch.zeros(len(rows), len(self.task.labels))
         for batch in evaluation_batches(rows, batch_size, rank=0, world_size=1):
             moved = batch.to(device)
-            if needs_unprompted_states(self.config, training=False):
-                states = self.model(replace(plain.batch(batch.row_B.tolist()), plain=True).to(device))
+            if needs_unprompted_states(self.config, self.task, training=False):
+                states = self._plain_states(plain, batch.row_B.tolist())
                 moved = replace(moved, first_BD=states.first_BD, pooled_BD=states.pooled_BD)
+                if self.config.prompt.source == "other":
+                    others = [(row - 1) % len(rows) for row in batch.row_B.tolist()]
+                    moved = replace(moved, first_BD=self._plain_states(plain, others).first_BD)
             result_BC[batch.row_B] = self.model(moved).logits_BC.float().softmax(1).cpu()
         return result_BC
+
+    def _plain_states(self, plain: Rows, rows: Sequence[int]) -> Encoding:
+        device = next(self.model.backbone.parameters()).device
+        return self.model(replace(plain.batch(rows), plain=True).to(device))  # type: ignore[no-any-return]
 
     def _check(self, example: Example, number: int) -> None:
         given = "relation" if example.head is not None else "pair" if example.pair is not None else "single"
@@ -134,18 +142,20 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
     limit = min(backbone.max_length, config.backbone.max_length or backbone.max_length)
     return Template.probe(
         backbone.tokenizer,
-        num_vectors=0 if config.prompt.kind == "none" else config.prompt.length,
+        num_vectors=prompt_slots(config.prompt),
         placement=config.prompt.template,
         use_mask=config.head.pooling == "mask",
         max_length=limit,
     )
 
 
-def needs_unprompted_states(config: RunConfig, training: bool) -> bool:
+def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bool:
     """Whether a forward reads the plain text's states."""
     objective = config.objective
+    if not config.backbone.frozen:
+        return False
     in_loss = training and (objective.representation_weight > 0 or objective.kl_weight > 0)
-    return config.prompt.kind in ("instance", "none") or in_loss
+    return reads_unprompted(config) or in_loss or (config.prompt.kind == "none" and task.kind != "tags")
 
 
 def save_artifact(
@@ -173,7 +183,7 @@ def save_artifact(
     card = {
         "format_version": FORMAT_VERSION,
         "backbone": {"name": config.backbone.name, "revision": config.backbone.revision, "fingerprint": fingerprint},
-        "task": asdict(task),
+        "task": task.to_dict(),
         "scores": dict(scores),
         "parameters": sum(tensor.numel() for tensor in kept.values()),
         "config": config.model_dump(mode="json"),
@@ -187,7 +197,7 @@ def save_artifact(
 
 
 def _read_when_predicting(name: str, config: RunConfig) -> bool:
-    unread = ["head_critic.", "representation_critic.", "gaussian.log_std."]
+    unread = ["head_critic.", "representation_critic.", "head_baseline.", "representation_baseline.", "gaussian.log_std."]
     if config.head.kind != "variational":
         unread.append("gaussian.")
     return not name.startswith(tuple(unread))
@@ -210,7 +220,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def _load_trained(model: PromptedModel, state: Mapping[str, Tensor], folder: Path) -> None:
-    parameters = {name: p for name, p in model.named_parameters() if not name.startswith("backbone.")}
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     absent = {name for name in parameters if name not in state and not name.startswith("gaussian.log_std.")}
     if absent or state.keys() - parameters.keys():
         names = sorted(absent | (state.keys() - parameters.keys()))

@@ -18,8 +18,9 @@ from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.head import label_state_weights
-from infoprompt.model.prompted import build_model
-from infoprompt.model.unprompted import text_states, with_unprompted_states
+from infoprompt.model.prompted import build_model, prompt_needs, starts_from_labels
+from infoprompt.model.prompts.kind import Prompt
+from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Setup:
     config: RunConfig
     task: Task
     engine: Engine
+    prompt: Prompt | None
     train: TrainLoader
     dev: Rows
     test: Rows
@@ -50,6 +52,14 @@ class Setup:
         """Forward without gradient."""
         return self.engine.infer(batch.to(self.ranks.device))
 
+    def untouched_parameters(self) -> int:
+        """Trained parameters that the training rows cannot change, such as a table's rows for other tokens."""
+        if self.prompt is None:
+            return 0
+        texts = self.train.rows.texts
+        real = [[i for i, slot in zip(text.input_ids, text.slots, strict=True) if slot < 0] for text in texts]
+        return sum(parameter.numel() for parameter in self.prompt.parameters()) - self.prompt.touched_parameters(real)
+
     def evaluate(self, rows: Rows) -> Evaluation:
         """Scores on rows; all ranks take part."""
         return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size)
@@ -63,7 +73,13 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
         log.info(splits.description)
     accumulation = accumulation_steps(config.data, ranks.world_size)
     with partitioned_loading(config, ranks):
-        backbone = load_backbone(config.backbone, ranks.device, gathered)
+        backbone = load_backbone(
+            config.backbone,
+            ranks.device,
+            gathered,
+            needs=prompt_needs(config.prompt),
+            lm_head=config.head.kind in ("label_words", "text"),
+        )
     fingerprint = backbone.fingerprint()
     template = make_template(config, backbone)
     model = build_model(config, backbone, task)
@@ -80,6 +96,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
         config,
         task,
         engine,
+        model.prompt,
         TrainLoader(
             rows["training"],
             config.data.batch_size,
@@ -94,20 +111,21 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
         fingerprint,
     )
     start_head(setup, encode([Example(text=text) for text in task.label_texts], "label"))
-    if not needs_unprompted_states(config, training=True):
+    if not needs_unprompted_states(config, task, training=True):
         return setup
     batch_size = config.evaluation.batch_size
     filled = {
         name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
         for name, part in rows.items()
     }
+    if config.prompt.source == "other":
+        filled = {name: with_other_states(part) for name, part in filled.items()}
     return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
 
 
 def start_head(setup: Setup, labels: Rows) -> None:
     """Start a linear head from the label texts' own states, where the settings say so; every rank calls it."""
-    settings = setup.config.head
-    if settings.kind != "linear" or settings.init != "labels":
+    if not starts_from_labels(setup.config, setup.task):
         return
     states_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
     trained = setup.engine.trained_state()

@@ -3,9 +3,14 @@
 Letters: B examples, C classes, D hidden width, E embedding width, Z latent width, W width of the class vectors.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from infoprompt.config import ConfigError
+from infoprompt.data.tasks import Task
 from infoprompt.model.encoding import Latent
 
 
@@ -60,6 +65,66 @@ class VariationalHead(nn.Module):
     def class_vectors(self) -> Tensor:
         """One vector per class, [C, E]."""
         return self.vectors_CE
+
+
+class LabelWordsHead(nn.Module):
+    """Scores of the label words by the model's own language-model head, the mean over a label's tokens; not trained.
+
+    Source: the manual verbaliser of PET, Schick and Schuetze 2021.
+    """
+
+    def __init__(self, token_ids: Sequence[Sequence[int]], table_VE: Tensor) -> None:
+        super().__init__()
+        self.flat_ids = [token for ids in token_ids for token in ids]
+        self.sizes = [len(ids) for ids in token_ids]
+        self.register_buffer("vectors_CE", torch.stack([table_VE[list(ids)].mean(0) for ids in token_ids]), False)
+        self.vectors_CE: Tensor
+
+    def gather(self, scores_BN: Tensor) -> Tensor:
+        """Label scores, [B, C], from the scores of `flat_ids`, [B, N]."""
+        return torch.stack([part.mean(1) for part in scores_BN.split(self.sizes, dim=1)], dim=1)
+
+    def class_vectors(self) -> Tensor:
+        """Mean word embedding of each label's tokens, [C, E]; frozen."""
+        return self.vectors_CE
+
+
+class TextHead(nn.Module):
+    """Log probabilities of the whole label texts, by the model itself; not trained."""
+
+    def __init__(self, token_ids: Sequence[Sequence[int]], table_VE: Tensor) -> None:
+        super().__init__()
+        self.token_ids = [list(ids) for ids in token_ids]
+        self.register_buffer("vectors_CE", torch.stack([table_VE[ids].mean(0) for ids in self.token_ids]), False)
+        self.vectors_CE: Tensor
+
+    def class_vectors(self) -> Tensor:
+        """Mean word embedding of each label's tokens, [C, E]; frozen."""
+        return self.vectors_CE
+
+
+def label_token_ids(tokenizer: Any, label_texts: Sequence[str], end: bool = False) -> list[list[int]]:
+    """Token ids of each label text as it stands behind other words, with the end token if `end` and there is one.
+
+    Raises:
+        ConfigError: two labels have the same tokens, so that nothing could tell them apart.
+    """
+    texts = [f" {text}" for text in label_texts]
+    ids = [list(part) for part in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    same = next((i for i in range(len(ids)) if ids[i] in ids[:i]), None)
+    if same is not None:
+        first = ids.index(ids[same])
+        raise ConfigError(
+            f"The labels {label_texts[first]!r} and {label_texts[same]!r} have the same tokens, so head.kind "
+            "label_words or text cannot tell them apart. Give other words by data.label_texts, or use head.kind=linear."
+        )
+    closing = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
+    return [part + closing for part in ids]
+
+
+def num_outputs(task: Task) -> int:
+    """Scores that a linear head gives for a state: one per class; a single one for choices and for regression."""
+    return 1 if task.kind in ("choice", "regression") else task.num_classes
 
 
 def label_state_weights(state_CD: Tensor) -> Tensor:

@@ -42,6 +42,9 @@ class RunSettings(Settings):
     compare_with: dict[str, list[str]] = {}
     """Further runs to train for comparison: a name, and the dotted overrides that turn this run into it."""
 
+    save_artifact: bool = True
+    """Whether the best state is saved as an artifact at the end; the runs of a study only need their scores."""
+
 
 class BackboneSettings(Settings):
     """The frozen language model."""
@@ -60,6 +63,12 @@ class BackboneSettings(Settings):
 
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation of the backbone."""
+
+    frozen: bool = True
+    """Whether the backbone stays as it is; `false` trains every weight of it (full fine-tuning)."""
+
+    gradient_checkpointing: bool = False
+    """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
 
 
 class FewShotSettings(Settings):
@@ -88,7 +97,10 @@ class DataSettings(Settings):
     """The labelled task."""
 
     task: str | None = None
-    """A task known by name (`semeval2010_task8`, `banking77`); inferred from the columns if not given."""
+    """A task known by name (`infoprompt show --tasks` lists them); inferred from the columns if not given."""
+
+    folder: str | None = None
+    """Folder that holds `NAME/train.jsonl.gz` and so on for tasks known by name; INFOPROMPT_DATA if not given."""
 
     train: str | None = None
     """Training rows: a .jsonl, .csv or .parquet file (also .gz), or a hub split as `owner/name:split`."""
@@ -125,11 +137,22 @@ class DataSettings(Settings):
 PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]
 
 
+PROMPT_KINDS = tuple(
+    sorted(
+        path.stem
+        for path in (Path(__file__).parent / "model" / "prompts").glob("*.py")
+        if path.stem not in ("__init__", "kind", "start")
+    )
+)
+"""A kind of prompt is a file in `model/prompts/`, and its name is the file's."""
+
+
 class PromptSettings(Settings):
     """How the soft prompt is made."""
 
-    kind: Literal["instance", "static", "none"] = "instance"
-    """`instance`: made from the example's own unprompted state; `static`: one for all; `none`: no prompt."""
+    kind: str = "instance"
+    """`none`, or a file in `infoprompt/model/prompts/`: `static` is one prompt for all, `instance` is made from the
+    example's own unprompted state; configs/recipes/ has one recipe for each method."""
 
     length: PositiveInt = 4
     """Prompt vectors per example, summed over all template slots."""
@@ -147,8 +170,54 @@ class PromptSettings(Settings):
     static_base: bool = True
     """Whether the instance generator's output is added to trained static vectors."""
 
-    template: Literal["warp", "front"] = "warp"
-    """`warp`: slots around the texts and the mask; `front`: all vectors after the first token."""
+    template: Literal["warp", "front", "before"] = "warp"
+    """`warp`: slots around the texts and the mask; `front`: all vectors after the first token; `before`: all vectors
+    before the first token, each counted as a position, as in PEFT."""
+
+    source: Literal["own", "constant", "other"] = "own"
+    """What the instance generator reads: the example's own state, the same vector for all, or another example's
+    state. The last two are controls: they show what instance dependence itself is worth."""
+
+    layer: NonNegativeInt | None = None
+    """Layer at which kind `lpt` places its prompt, counted from 0; the middle one if not given."""
+
+    mode: Literal["prompt", "prefix"] = "prompt"
+    """Where kind `ipt` places its vectors: at the input, or in the first layer's keys and values, times 0.05, on top
+    of a trained prefix at every layer."""
+
+    encoder: Literal["none", "cnn", "rnn", "mlp"] = "none"
+    """What kind `ipt` makes of the looked-up vectors: nothing, or all prompt vectors by a small network."""
+
+    table: str | None = None
+    """Folder with a table and encoder for kind `ipt`, written by `infoprompt pretrain`; random if not given."""
+
+    reparameterization: Literal["lstm", "mlp"] = "lstm"
+    """Network through which kind `p_tuning` passes its vectors; only its output is kept."""
+
+    start_from: str | None = None
+    """Folder of a PEFT prompt (prompt tuning or prefix tuning) whose vectors kinds `static` and `prefix` start from."""
+
+    options: dict[str, Any] = {}
+    """Settings of a kind of prompt that you added yourself; its file reads and checks them."""
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_known(cls, kind: str) -> str:
+        if kind != "none" and kind not in PROMPT_KINDS:
+            raise ValueError(
+                f"prompt.kind is {kind}, but kinds are none, {', '.join(PROMPT_KINDS)}. Choose one, or add a file "
+                f"{kind}.py to infoprompt/model/prompts."
+            )
+        return kind
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> "PromptSettings":
+        if self.start_from is not None and self.kind not in ("static", "prefix"):
+            raise ValueError(
+                f"prompt.start_from is {self.start_from}, but prompt.kind {self.kind} cannot start from a PEFT folder. "
+                "Use prompt.kind static or prefix, or leave prompt.start_from out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _text_given(self) -> "PromptSettings":
@@ -160,14 +229,23 @@ class PromptSettings(Settings):
 class HeadSettings(Settings):
     """What turns a pooled state into label scores."""
 
-    kind: Literal["variational", "linear"] = "linear"
-    """`variational`: Gaussian latent, then class vectors (the published head); `linear`: a linear layer."""
+    kind: Literal["variational", "linear", "label_words", "text"] = "linear"
+    """`variational`: Gaussian latent, then class vectors (the published head); `linear`: a linear layer;
+    `label_words`: the model's own scores of the label words at the mask (decoders: at the next token); `text`: the
+    model's own probability of the whole label text (decoders and encoder-decoders). The last two are not trained."""
 
-    pooling: Literal["mask", "first", "mean"] = "mean"
-    """Which state is read: the mask token's, the first token's, or the mean over real tokens."""
+    pooling: Literal["mask", "first", "mean", "last", "entities"] = "mean"
+    """Which state is read: the mask token's, the first or the last real token's, the mean over real tokens, or, for
+    relations, both entities' markers side by side."""
 
     init: Literal["labels", "random"] = "labels"
     """Start of the class vectors: from the label names, or random."""
+
+
+EstimatorName = Literal["infonce", "nwj", "jsd", "dv", "smile", "tuba", "interpolated", "flo"]
+
+# Estimators that read the score of every negative; the others need no more than the log-mean-exp of the scores.
+_NEED_SAMPLES = ("jsd", "smile")
 
 
 class ObjectiveSettings(Settings):
@@ -203,11 +281,48 @@ class ObjectiveSettings(Settings):
     negatives: PositiveInt = 32
     """K, the number of negatives drawn (or, for `exact`, stood for)."""
 
-    loss_cap: PositiveFloat | None = None
-    """Upper limit of either loss per example, in nats; above it the gradient is zero. The released code has 2."""
+    head_estimator: EstimatorName = "infonce"
+    """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
+    are lower bounds, `dv` and `smile` are not, `jsd` trains a discriminator and reports NWJ's bound."""
+
+    representation_estimator: EstimatorName = "infonce"
+    """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and
+    `smile` need `objective.representation_negatives` to be `sampled`."""
+
+    smile_tau: PositiveFloat = 5.0
+    """Largest absolute score of a negative in the value of `smile`, in nats."""
+
+    interpolation: float = Field(default=0.01, ge=0, le=1)
+    """Share of the batch's own mean in the denominator of `interpolated` (alpha): 1 is InfoNCE's, 0 is TUBA."""
+
+    head_loss_cap: PositiveFloat | None = None
+    """Upper limit of the head loss per example, in nats; above it the gradient is zero. The released code has 2."""
+
+    representation_loss_cap: PositiveFloat | None = None
+    """Upper limit of the representation loss per example, in nats, as `objective.head_loss_cap`."""
 
     latent_size: PositiveInt = 32
     """Width of the Gaussian latent."""
+
+    @model_validator(mode="after")
+    def _estimators_fit(self) -> "ObjectiveSettings":
+        if self.representation_negatives == "exact" and self.representation_estimator in _NEED_SAMPLES:
+            raise ValueError(
+                f"objective.representation_estimator is {self.representation_estimator}, which reads the score of each "
+                "negative, but objective.representation_negatives is exact, which draws none. Set "
+                "objective.representation_negatives to sampled, or use infonce, nwj, dv, tuba, interpolated or flo."
+            )
+        for term, estimator, cap in (
+            ("head", self.head_estimator, self.head_loss_cap),
+            ("representation", self.representation_estimator, self.representation_loss_cap),
+        ):
+            if cap is not None and estimator != "infonce":
+                raise ValueError(
+                    f"objective.{term}_loss_cap is {cap:g}, but objective.{term}_estimator is {estimator}, and only "
+                    f"infonce has a loss with a scale that a cap can refer to. Set objective.{term}_loss_cap to null, "
+                    f"or objective.{term}_estimator to infonce."
+                )
+        return self
 
 
 class OptimSettings(Settings):
@@ -272,6 +387,9 @@ class EvaluationSettings(Settings):
 class CheckpointSettings(Settings):
     """The resume state."""
 
+    enabled: bool = True
+    """Whether resume states are written; without them a run that was stopped starts anew."""
+
     every_steps: PositiveInt | None = None
     """Updates between two resume states; at every evaluation if not given."""
 
@@ -317,6 +435,9 @@ class RunConfig(Settings):
     seed: NonNegativeInt = 0
     """Seed of initial values, data order and noise."""
 
+    search: dict[str, list[Any]] = {}
+    """Values that a study tries: a dotted setting, and a list. A single run ignores it."""
+
     run: RunSettings = RunSettings()
     backbone: BackboneSettings = BackboneSettings()
     data: DataSettings = DataSettings()
@@ -337,6 +458,7 @@ class RunConfig(Settings):
         preset = get_nested(values, "objective.preset", "analytic")
         if not isinstance(preset, str) or preset not in PRESETS:
             return values  # the field's own check says what is wrong
+        values = _with_both_caps(values)
         governed = dict(PRESETS[preset])
         if preset == "release":
             batch_size = get_nested(values, "data.batch_size", 8)
@@ -409,7 +531,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective.representation_critic": "bilinear",
         "objective.representation_negatives": "sampled",
         "objective.negatives": 32,
-        "objective.loss_cap": None,
+        "objective.head_loss_cap": None,
+        "objective.representation_loss_cap": None,
         "head.kind": "variational",
         "prompt.static_base": False,
     },
@@ -422,7 +545,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective.representation_critic": "projections",
         "objective.representation_negatives": "sampled",
         "objective.negatives": 32,
-        "objective.loss_cap": 2.0,
+        "objective.head_loss_cap": 2.0,
+        "objective.representation_loss_cap": 2.0,
         "head.kind": "variational",
         "prompt.static_base": False,
     },
@@ -435,11 +559,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective.representation_critic": "bilinear",
         "objective.representation_negatives": "exact",
         "objective.negatives": 32,
-        "objective.loss_cap": None,
+        "objective.head_loss_cap": None,
+        "objective.representation_loss_cap": None,
         "head.kind": "linear",
         "prompt.static_base": True,
     },
 }
+
+
+def _with_both_caps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`objective.loss_cap`, the one cap of earlier artifacts and resume states, stands for both that are not given."""
+    values = copy_nested(values)
+    objective = values.get("objective")
+    if isinstance(objective, dict) and "loss_cap" in objective:
+        cap = objective.pop("loss_cap")
+        values["objective"] = {"head_loss_cap": cap, "representation_loss_cap": cap, **objective}
+    return values
 
 
 def get_nested(values: Any, dotted: str, default: Any = None) -> Any:

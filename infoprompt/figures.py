@@ -91,7 +91,7 @@ def _loss_panel(axes: Axes | None, history: Rows) -> bool:
 
 
 def _bound_panel(axes: Axes | None, history: Rows) -> bool:
-    """One colour per term; its ceiling, log(K + 1), is the dashed line of the same colour."""
+    """One colour per term; its ceiling, where it has one, is the dashed line of the same colour."""
     keys = sorted({key for row in history for key in row if key.startswith(tuple(BOUNDS))})
     if axes is not None:
         for key in keys:
@@ -99,13 +99,13 @@ def _bound_panel(axes: Axes | None, history: Rows) -> bool:
             colour = COLOURS[list(BOUNDS).index(term)]
             steps, values = _series(history, key)
             if key.endswith("ceiling"):
-                axes.plot(
-                    steps, values, color=colour, linestyle=(0, (4, 3)), linewidth=1, label="its ceiling, log(K + 1)"
-                )
+                label = "its ceiling, log(K + 1)" if key.endswith("infonce_ceiling") else "its ceiling"
+                axes.plot(steps, values, color=colour, linestyle=(0, (4, 3)), linewidth=1, label=label)
             else:
                 axes.plot(steps, values, color=colour, linewidth=1.8, label=BOUNDS[term], marker=_marker(steps))
         axes.axhline(0, color=GREY, linewidth=0.6)
-        axes.set(title="Mutual information, lower bounds", ylabel="nats")
+        kind = "estimates" if any(key.endswith("_value") for key in keys) else "lower bounds"
+        axes.set(title=f"Mutual information, {kind}", ylabel="nats")
     return bool(keys)
 
 

@@ -1,12 +1,80 @@
 """Critics of the two mutual-information losses, each reduced to the one vector that scores candidates.
 
-Letters: B examples, C classes, E embedding width, P prompt vectors, W width of the class vectors, Z latent width.
+Beside them the baseline that some estimators of mutual information learn. Letters: B examples, C classes, E embedding
+width, P prompt vectors, W width of the class vectors, or of what a baseline sees, Z latent width.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from infoprompt.config import ConfigError
+from infoprompt.config import ConfigError, ObjectiveSettings
+from infoprompt.kernels.estimators.lower_bounds import Flo
+from infoprompt.kernels.estimators.registry import ESTIMATORS
+
+
+class Baseline(nn.Module):
+    """Learned baseline of an estimator: linear in what it sees, detached, and zero at the start.
+
+    What it sees is detached because at its optimum the bound does not change with it: it makes the bound tight, and
+    steers nothing else.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # made without a draw, so that a run with a baseline starts from the same values as one without
+        self.weight_W = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, *seen_BW: Tensor) -> Tensor:
+        """Baseline of each example in nats, [B], from vectors whose widths add up to the baseline's."""
+        return torch.cat(seen_BW, dim=1).detach() @ self.weight_W + self.bias
+
+
+class HeadBaseline(nn.Module):
+    """Baseline of the head's estimator, linear in what positive and negatives share, the scoring vector.
+
+    With `sees_pair` linear in the mean prompt vector too, which FLO allows: its u belongs to the joint pair.
+    """
+
+    def __init__(self, embedding_size: int, *, sees_pair: bool) -> None:
+        super().__init__()
+        self.sees_pair = sees_pair
+        self.baseline = Baseline(2 * embedding_size if sees_pair else embedding_size)
+
+    def forward(self, direction_E: Tensor, prompt_BPE: Tensor) -> Tensor:
+        """Baseline of each example in nats, [B]."""
+        seen = [direction_E.expand(len(prompt_BPE), -1)] + ([prompt_BPE.mean(1)] if self.sees_pair else [])
+        return cast(Tensor, self.baseline(*seen))
+
+
+class RepresentationBaseline(nn.Module):
+    """Baseline of the representation's estimator, linear in the mean prompt vector; with `sees_pair` the latent too."""
+
+    def __init__(self, embedding_size: int, latent_size: int, *, sees_pair: bool) -> None:
+        super().__init__()
+        self.sees_pair = sees_pair
+        self.baseline = Baseline(embedding_size + (latent_size if sees_pair else 0))
+
+    def forward(self, prompt_BPE: Tensor, latent_mean_BZ: Tensor) -> Tensor:
+        """Baseline of each example in nats, [B]."""
+        seen = [prompt_BPE.mean(1)] + ([latent_mean_BZ] if self.sees_pair else [])
+        return cast(Tensor, self.baseline(*seen))
+
+
+def build_baselines(
+    settings: ObjectiveSettings, embedding_size: int
+) -> tuple[HeadBaseline | None, RepresentationBaseline | None]:
+    """The baselines of the head's and of the representation's estimator; None where there is none to learn."""
+    head, representation = settings.head_estimator, settings.representation_estimator
+    head_baseline = representation_baseline = None
+    if settings.head_weight > 0 and ESTIMATORS[head].needs_baseline:
+        head_baseline = HeadBaseline(embedding_size, sees_pair=head == Flo.name)
+    if settings.representation_weight > 0 and ESTIMATORS[representation].needs_baseline:
+        sees_pair = representation == Flo.name
+        representation_baseline = RepresentationBaseline(embedding_size, settings.latent_size, sees_pair=sees_pair)
+    return head_baseline, representation_baseline
 
 
 class DotHeadCritic(nn.Module):

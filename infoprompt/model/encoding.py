@@ -40,3 +40,7 @@ class Encoding:
     """u such that the representation critic's score of a latent z is z . u + offset."""
     representation_offset_B: Tensor | None = None
     """The offset of that score; the same for positive and negatives of an example."""
+    head_baseline_B: Tensor | None = None
+    """Learned baseline of the head's estimator, in nats (`terms.baseline_of`)."""
+    representation_baseline_B: Tensor | None = None
+    """Learned baseline of the representation's estimator, in nats (`terms.baseline_of`)."""

@@ -8,32 +8,39 @@ from torch import Tensor
 
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
+from infoprompt.kernels.estimators.scores import RowScores
 from infoprompt.kernels.row_info_nce.op import row_info_nce, token_scores
 from infoprompt.model.encoding import Encoding
-from infoprompt.objective.terms import InformationTerm
+from infoprompt.objective.terms import InformationTerm, baseline_of, build_estimator
 
 
 def head_information(encoding: Encoding, batch: Batch, settings: ObjectiveSettings) -> InformationTerm:
-    """InfoNCE of the mean prompt vector against the frozen word embeddings of the input's own tokens.
+    """The mean prompt vector against the frozen word embeddings of the input's own tokens, by any estimator.
 
         positive p_mean . u,  negatives e_j . u,  u = h_mean / sqrt(E)  or  W1 h_mean
 
     The gradient reaches the prompt and the head; the embeddings are frozen. Source: InfoPrompt, arXiv:2306.04933,
-    head loss; the form is that of the authors' released code, `paper` draws K of the tokens.
+    head loss, by InfoNCE; the form is that of the authors' released code, `paper` draws K of the tokens.
     """
     assert encoding.prompt_BPE is not None
     assert encoding.head_direction_E is not None
     assert encoding.token_embeddings_BLE is not None
     positive_B = token_scores(encoding.prompt_BPE.mean(1, keepdim=True), encoding.head_direction_E).squeeze(1)
     scores_BL = token_scores(encoding.token_embeddings_BLE, encoding.head_direction_E)
-    if settings.head_negatives == "all_tokens":
-        loss_B = row_info_nce(positive_B, scores_BL, batch.real_BL)
-        num_negatives_B = batch.real_BL.sum(1)
-    else:
+    negative_BK = scores_BL
+    keep_BK: Tensor | None = batch.real_BL
+    if settings.head_negatives == "sampled_tokens":
         assert batch.uniform_BK is not None
-        loss_B = row_info_nce(positive_B, scores_BL.gather(1, drawn_tokens(batch.real_BL, batch.uniform_BK)))
-        num_negatives_B = torch.full_like(batch.label_B, settings.negatives)
-    return InformationTerm.from_rows(loss_B, num_negatives_B, settings.loss_cap)
+        negative_BK = scores_BL.gather(1, drawn_tokens(batch.real_BL, batch.uniform_BK))
+        keep_BK = None
+    if settings.head_estimator == "infonce":
+        loss_B = row_info_nce(positive_B, negative_BK, keep_BK)
+        num_negatives_B = torch.full_like(batch.label_B, negative_BK.shape[1]) if keep_BK is None else keep_BK.sum(1)
+        return InformationTerm.from_rows(loss_B, num_negatives_B, settings.head_loss_cap)
+    estimator = build_estimator(settings.head_estimator, settings)
+    baseline_B = baseline_of(estimator, encoding.head_baseline_B, positive_B)
+    scores = RowScores.from_samples(positive_B, negative_BK, keep_BK, baseline_B)
+    return InformationTerm.from_scores(estimator, scores)
 
 
 def drawn_tokens(real_BL: Tensor, uniform_BK: Tensor) -> Tensor:

@@ -3,8 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from infoprompt.config import ObjectiveSettings
+from infoprompt.kernels.estimators.lower_bounds import Flo, InfoNCE, Interpolated
+from infoprompt.kernels.estimators.ratios import Smile
+from infoprompt.kernels.estimators.registry import ESTIMATORS
+from infoprompt.kernels.estimators.scores import Estimator, RowScores
+
+INFONCE = InfoNCE()
 
 
 @dataclass(frozen=True)
@@ -13,26 +20,53 @@ class InformationTerm:
 
     loss: Tensor
     """Mean loss in nats, with the cap applied; what is trained."""
-    bound: Tensor
-    """InfoNCE's lower bound on the mutual information in nats, from the uncapped loss; no gradient."""
-    ceiling: Tensor
-    """The most that this bound can certify: mean of log(K + 1), in nats."""
+    value: Tensor
+    """The estimate of the mutual information in nats, whatever the cap; no gradient."""
+    ceiling: Tensor | None
+    """The largest value that the estimator can take here, in nats; None where it has no limit."""
     active_share: Tensor
     """Share of examples whose gradient is not zero."""
+    estimator: Estimator = INFONCE
+    """What made the estimate."""
 
     @classmethod
     def from_rows(cls, loss_B: Tensor, num_negatives_B: Tensor, cap: float | None) -> "InformationTerm":
-        """Reduce per-row losses, [B] in nats, against `num_negatives_B` negatives each."""
+        """Reduce InfoNCE losses, [B] in nats, against `num_negatives_B` negatives each."""
         capped_B = loss_B if cap is None else loss_B.clamp(max=cap)
         # softplus underflows to zero, and with it the gradient, when the positive wins by some 100 nats
         active_B = (loss_B > 0) if cap is None else (loss_B > 0) & (loss_B <= cap)
-        ceiling_B = torch.log1p(num_negatives_B.to(loss_B.dtype))
+        ceiling_B = INFONCE.ceiling(num_negatives_B.to(loss_B.dtype))
         return cls(
             loss=capped_B.mean(),
-            bound=(ceiling_B - loss_B.detach()).mean(),
+            value=(ceiling_B - loss_B.detach()).mean(),
             ceiling=ceiling_B.mean(),
             active_share=active_B.to(loss_B.dtype).mean(),
         )
+
+    @classmethod
+    def from_scores(cls, estimator: Estimator, scores: RowScores) -> "InformationTerm":
+        """Reduce what an estimator makes of scores."""
+        estimate = estimator(scores)
+        ceiling_B = estimator.ceiling(scores.num_negatives_B)
+        return cls(
+            loss=estimate.loss_B.mean(),
+            value=estimate.value_B.mean(),
+            ceiling=None if ceiling_B is None else ceiling_B.mean(),
+            active_share=estimate.active_B.to(estimate.loss_B.dtype).mean(),
+            estimator=estimator,
+        )
+
+    def as_metrics(self, term: str) -> dict[str, Tensor]:
+        """Numbers for the records; a value that bounds nothing is not called a bound."""
+        prefix = f"train/mi_{term}_{self.estimator.name}"
+        kind = "bound" if self.estimator.is_lower_bound else "value"
+        ceiling = {} if self.ceiling is None else {f"{prefix}_ceiling": self.ceiling}
+        return {
+            f"train/{term}_loss": self.loss,
+            f"{prefix}_{kind}": self.value,
+            **ceiling,
+            f"train/{term}_active_share": self.active_share,
+        }
 
 
 @dataclass(frozen=True)
@@ -50,13 +84,31 @@ class LossTerms:
         metrics = {"train/loss": self.total, "train/cross_entropy": self.task}
         for name, term in (("head", self.head), ("representation", self.representation)):
             if term is not None:
-                metrics[f"train/{name}_loss"] = term.loss
-                metrics[f"train/mi_{name}_infonce_bound"] = term.bound
-                metrics[f"train/mi_{name}_infonce_ceiling"] = term.ceiling
-                metrics[f"train/{name}_active_share"] = term.active_share
+                metrics.update(term.as_metrics(name))
         if self.kl is not None:
             metrics["train/kl"] = self.kl
         return {name: value.detach().item() for name, value in metrics.items()}
+
+
+def build_estimator(name: str, settings: ObjectiveSettings) -> Estimator:
+    """The estimator of a term, with its parameters."""
+    if name == Smile.name:
+        return Smile(settings.smile_tau)
+    if name == Interpolated.name:
+        return Interpolated(settings.interpolation)
+    return ESTIMATORS[name]
+
+
+def baseline_of(estimator: Estimator, learned_B: Tensor | None, positive_B: Tensor) -> Tensor | None:
+    """The baseline that the estimator takes, from the part of it that is learned, which starts at zero.
+
+    FLO's u is learned as its difference from -p: at a difference that positive and negatives share FLO is TUBA, so it
+    starts as NWJ, as TUBA does, instead of learning its own scores first.
+    """
+    if not estimator.needs_baseline:
+        return None
+    assert learned_B is not None
+    return learned_B - positive_B.detach() if estimator.name == Flo.name else learned_B
 
 
 def mean_metrics(parts: Sequence[LossTerms]) -> dict[str, float]:

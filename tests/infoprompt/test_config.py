@@ -51,8 +51,14 @@ def test_a_setting_beats_its_preset_and_a_later_preset_beats_an_earlier_files_se
 
 
 def test_a_preset_can_be_undone_by_null():
-    config = build_config({"objective": {"preset": "release", "loss_cap": None}})
-    assert config.objective.loss_cap is None
+    config = build_config({"objective": {"preset": "release", "head_loss_cap": None}})
+    assert config.objective.head_loss_cap is None
+    assert config.objective.representation_loss_cap == 2.0
+
+
+def test_the_one_cap_of_earlier_files_stands_for_both_that_are_not_given():
+    objective = build_config({"objective": {"loss_cap": 3.0, "head_loss_cap": None}}).objective
+    assert (objective.head_loss_cap, objective.representation_loss_cap) == (None, 3.0)
 
 
 def test_release_draws_four_negatives_per_example_of_the_batch():
@@ -81,6 +87,9 @@ def test_presets_govern_the_same_settings():
         ("prompt.init=text", "prompt.text is empty"),
         ("data.micro_batch_size=3", "data.batch_size is 8, but data.micro_batch_size 3"),
         ("optim.warmup_percent=50", "together they must not pass 100"),
+        ("objective.representation_estimator=smile", "Set objective.representation_negatives to sampled"),
+        ("objective.head_estimator=mine", "objective.head_estimator is 'mine'"),
+        ("objective.interpolation=2", "objective.interpolation is 2"),
         ("objective.preset=papre", "objective.preset is 'papre'"),
         ("seed=-1", "seed is -1"),
         ("engine.zero_stage=4", "engine.zero_stage is 4"),
@@ -91,6 +100,12 @@ def test_errors_name_setting_value_rule_and_way_out(override, message):
     with pytest.raises(ConfigError) as caught:
         override_config(build_config({}), [override])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("term", ["head", "representation"])
+def test_a_cap_is_refused_beside_an_estimator_without_a_scale(term):
+    with pytest.raises(ConfigError, match=f"objective.{term}_loss_cap is 2, but objective.{term}_estimator is nwj"):
+        build_config({"objective": {"preset": "release", f"{term}_estimator": "nwj"}})
 
 
 def test_a_file_that_is_missing_broken_or_its_own_base_is_refused(tmp_path):

@@ -35,6 +35,13 @@ def test_each_kind_of_metric_has_its_panel_with_its_values() -> None:
     assert lines(shown["Dev scores"])["accuracy"] == ([20], [0.75])
 
 
+def test_an_estimate_that_bounds_nothing_is_not_called_a_bound() -> None:
+    history = [{"step": 1, "train/mi_head_infonce_bound": 0.5, "train/mi_representation_dv_value": 0.7}]
+    (axes,) = learning_curves(history).axes
+    assert axes.get_title() == "Mutual information, estimates"
+    assert lines(axes)["prompt and representation"] == ([1], [0.7])
+
+
 def test_a_run_without_information_terms_has_no_panel_for_them() -> None:
     assert list(panels(learning_curves([{"step": 1, "train/loss": 1.0}]))) == ["Losses"]
 

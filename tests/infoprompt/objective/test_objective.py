@@ -1,6 +1,7 @@
 """The information terms on a real model: presets, gradients at the start, exact forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
+from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.model.backbone import load_backbone
+from infoprompt.model.critics import build_baselines
 from infoprompt.model.encoding import Latent
 from infoprompt.model.prompted import build_model
 from infoprompt.model.unprompted import with_unprompted_states
@@ -74,7 +77,7 @@ def test_capped_rows_have_no_gradient_and_count_as_inactive():
     term.loss.backward()
     assert loss_B.grad.tolist() == [0.25, 0.0, 0.25, 0.25]
     assert term.active_share == 0.5
-    assert term.bound.item() == pytest.approx(math.log(33) - (0.5 + 3.5 + 1.9) / 4, rel=1e-6)
+    assert term.value.item() == pytest.approx(math.log(33) - (0.5 + 3.5 + 1.9) / 4, rel=1e-6)
     assert term.ceiling.item() == pytest.approx(math.log(33), rel=1e-6)
 
 
@@ -83,11 +86,11 @@ def test_the_bound_never_passes_its_ceiling(encoded):
         config, _, encoding, batch = encoded(preset)
         for term in (head_information, representation_information):
             result = term(encoding, batch, config.objective)
-            assert result.bound <= result.ceiling
+            assert result.value <= result.ceiling
 
 
 def test_scalar_negatives_match_the_released_form_in_expectation(encoded):
-    config, _, encoding, batch = encoded("release", objective={"preset": "release", "loss_cap": None})
+    config, _, encoding, batch = encoded("release", objective={"preset": "release", "representation_loss_cap": None})
     latent, plain = encoding.latent, encoding.unprompted_latent
     direction_BZ, offset_B = encoding.representation_direction_BZ, encoding.representation_offset_B
     generator = torch.Generator().manual_seed(0)
@@ -148,6 +151,94 @@ def test_presets_share_one_implementation_and_say_what_they_are(preset, encoded)
     terms = information_objective(encoding, batch, config.objective, PROGRESS)
     assert torch.isfinite(terms.total)
     assert (config.head.kind == "variational") == (preset != "analytic")
-    assert (config.objective.loss_cap == 2.0) == (preset == "release")
+    caps = (config.objective.head_loss_cap, config.objective.representation_loss_cap)
+    assert caps == ((2.0, 2.0) if preset == "release" else (None, None))
     assert (terms.kl is not None) == (preset == "release")
     assert config.objective.negatives == (24 if preset == "release" else 32)
+
+
+def with_baselines(encoding, objective):
+    """The encoding with fresh baselines in it, and their parameters."""
+    head, representation = build_baselines(objective, encoding.prompt_BPE.shape[2])
+    values = {
+        "head_baseline_B": head and head(encoding.head_direction_E, encoding.prompt_BPE),
+        "representation_baseline_B": representation and representation(encoding.prompt_BPE, encoding.latent.mean_BZ),
+    }
+    parameters = [parameter for baseline in (head, representation) if baseline for parameter in baseline.parameters()]
+    return replace(encoding, **values), parameters
+
+
+def by_estimator(name, **others):
+    return {"preset": "paper", "head_estimator": name, "representation_estimator": name, **others}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_serves_both_terms_and_names_its_metrics(encoded, name):
+    config, model, encoding, batch = encoded(objective=by_estimator(name))
+    encoding, baseline_parameters = with_baselines(encoding, config.objective)
+    terms = information_objective(encoding, batch, config.objective, PROGRESS)
+    terms.total.backward()
+    gradients = [parameter.grad for parameter in model.prompt.parameters() if parameter.grad is not None]
+    assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in baseline_parameters)
+    assert bool(baseline_parameters) == ESTIMATORS[name].needs_baseline
+    kind = "bound" if ESTIMATORS[name].is_lower_bound else "value"
+    expected = {f"train/mi_{term}_{name}_{kind}" for term in ("head", "representation")}
+    if ESTIMATORS[name].ceiling(torch.ones(1)) is not None:
+        expected |= {f"train/mi_{term}_{name}_ceiling" for term in ("head", "representation")}
+    metrics = terms.as_metrics()
+    assert {key for key in metrics if "/mi_" in key} == expected
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["train/head_active_share"] == metrics["train/representation_active_share"] == 1
+
+
+@pytest.mark.parametrize("name", [name for name, estimator in ESTIMATORS.items() if not estimator.needs_samples])
+def test_exact_negatives_are_the_limit_of_many_draws_for_every_estimator(encoded, name):
+    exact_config, _, encoding, batch = encoded(objective=by_estimator(name, representation_negatives="exact"))
+    encoding, _ = with_baselines(encoding, exact_config.objective)
+    draws = torch.randn(6, 200_001, generator=torch.Generator().manual_seed(0))
+    draws[:, 0] = batch.gaussian_BN[:, 0]
+    batch = replace(batch, gaussian_BN=draws)
+    many = {"negatives": 200_000}
+    exact = exact_config.objective.model_copy(update=many)
+    sampled = exact.model_copy(update={"representation_negatives": "sampled"})
+    values = [representation_information(encoding, batch, settings).value for settings in (exact, sampled)]
+    # the mean of exp(score) over 200,000 draws errs by 0.3 % at these spreads; ten times that is allowed
+    torch.testing.assert_close(*values, rtol=0.03, atol=0.03)
+
+
+def test_estimator_parameters_reach_their_estimators(encoded):
+    _, _, encoding, batch = encoded(objective=by_estimator("smile"))
+    seen = {}
+    for key, name, values in (("smile_tau", "smile", (1e-3, 50)), ("interpolation", "interpolated", (0.1, 0.9))):
+        for value in values:
+            config, _, _, _ = encoded(objective=by_estimator(name, **{key: value}))
+            complete, _ = with_baselines(encoding, config.objective)
+            seen[name, value] = head_information(complete, batch, config.objective).value.item()
+    assert seen["smile", 1e-3] != seen["smile", 50]
+    assert seen["interpolated", 0.1] != seen["interpolated", 0.9]
+
+
+@pytest.mark.parametrize("name", ["tuba", "flo"])
+def test_a_baseline_starts_as_nwj_without_a_draw_and_steers_nothing_but_itself(encoded, name):
+    config, _, encoding, batch = encoded(objective=by_estimator(name))
+    before = torch.random.get_rng_state()
+    complete, parameters = with_baselines(encoding, config.objective)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    nwj = config.objective.model_copy(update={"head_estimator": "nwj"})
+    value = head_information(complete, batch, config.objective).value
+    torch.testing.assert_close(value, head_information(encoding, batch, nwj).value)
+    prompt_gradient = torch.autograd.grad(
+        complete.head_baseline_B.sum() + complete.representation_baseline_B.sum(),
+        [encoding.prompt_BPE, *parameters],
+        allow_unused=True,
+    )
+    assert prompt_gradient[0] is None
+    assert all(gradient.any() for gradient in prompt_gradient[1:])
+
+
+def test_one_cap_may_be_on_and_the_other_off(encoded):
+    low = {"preset": "paper", "head_loss_cap": 0.01}
+    config, _, encoding, batch = encoded(objective=low)
+    assert head_information(encoding, batch, config.objective).loss.item() == pytest.approx(0.01)
+    assert representation_information(encoding, batch, config.objective).loss > 0.02

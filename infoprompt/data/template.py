@@ -6,7 +6,8 @@ Templates of the WARP family (Hambardzumyan et al. 2021; InfoPrompt's released c
     pair      <s> P text_a P <mask> P </s> text_b P </s>
     relation  <s> P text with "@ head @" and "# tail #" P </s> head P <mask> P tail </s>
 
-The mask token stands there only if its state is read (`head.pooling: mask`). `front` puts all vectors after `<s>`.
+The mask token stands there only if its state is read (`head.pooling: mask`). `front` puts all vectors after `<s>`;
+`before` puts them before `<s>`, each with a position of its own, as PEFT does.
 """
 
 from collections.abc import Sequence
@@ -30,10 +31,14 @@ class EncodedText:
     mask_index: int
     """Position of the mask token, 0 where there is none."""
     truncated: bool
+    slots_counted: bool = False
+    """Whether a prompt slot counts as a position, so that the real tokens behind it move."""
 
     @property
     def positions(self) -> list[int]:
         """Index among the real tokens; a prompt slot has its left neighbour's, so real tokens keep theirs."""
+        if self.slots_counted:
+            return list(range(len(self.slots)))
         count = -1
         positions = []
         for slot in self.slots:
@@ -74,7 +79,7 @@ class Template:
         Args:
             tokenizer: a transformers tokenizer.
             num_vectors: prompt vectors per example.
-            placement: `warp` or `front`.
+            placement: `warp`, `front` or `before`.
             use_mask: whether a mask token is part of the input.
             max_length: positions per example, prompt included.
         Raises:
@@ -118,7 +123,8 @@ class Template:
         fitted = _fit(tokens, self._room(len(tokens)))
         ids, slots, segments = self._assemble(fitted)
         mask_index = ids.index(self.tokenizer.mask_token_id) if self.use_mask else 0
-        return EncodedText(ids, slots, segments, mask_index, truncated=fitted != tokens)
+        counted = self.placement == "before"
+        return EncodedText(ids, slots, segments, mask_index, truncated=fitted != tokens, slots_counted=counted)
 
     def _room(self, num_texts: int) -> int:
         special = len(self.prefix) + len(self.suffix) + (len(self.middle) if num_texts > 1 else 0)
@@ -136,8 +142,10 @@ class Template:
             layout = [(prefix, 1, 0), (texts[0], 1, 0), (middle, 0, 0), (texts[1], 1, 1), (mask, 1, 1)]
             layout += [(texts[2], 0, 1), (suffix, 0, 1)]
         sizes = [self.num_vectors // NUM_SLOTS + (i < self.num_vectors % NUM_SLOTS) for i in range(NUM_SLOTS)]
-        if self.placement == "front":
+        if self.placement in ("front", "before"):
             sizes = [self.num_vectors, 0, 0, 0]
+        if self.placement == "before":
+            layout.insert(0, ([], 1, 0))
         ids: list[int] = []
         slots: list[int] = []
         segments: list[int] = []

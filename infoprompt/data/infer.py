@@ -5,41 +5,76 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.rows import Example
-from infoprompt.data.task import Task, TaskKind, is_whole_number, words_of
+from infoprompt.data.rows import Example, Kind
+from infoprompt.data.task import Task, is_whole_number, words_of
 from infoprompt.data.tasks import known_task
 
 
 def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
     """The task that labelled rows and `data.task` describe.
 
-    A task known by name has its own classes. Otherwise these are the labels of `examples`, sorted (as numbers where all
-    are), and the kind follows from the columns. `data.label_texts` replaces the words of the classes it names.
+    A task known by name has its own classes, if its row in the table gives any. Otherwise these are the labels of
+    `examples`, sorted (as numbers where all are; `O` before all other tags), and the kind follows from the columns; the
+    values of a regression run from the lowest to the highest one. `data.label_texts` replaces the words of the classes
+    it names.
 
     Raises:
-        ConfigError: an unknown task, label or mixture of kinds, or a single class.
+        ConfigError: an unknown task, label or mixture of kinds, a single class, or a single value.
     """
     kind = _kind_of(examples)
-    if settings.task is not None:
-        task = known_task(settings.task)
-        if task.kind != kind:
-            raise ConfigError(
-                f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of {settings.train} are "
-                f"of the kind {kind}. Leave data.task out, or name the right columns by data.columns."
-            )
-    else:
-        labels = _sorted_labels({example.label for example in examples if example.label is not None})
-        texts = tuple(words_of(label) for label in labels)
-        task = Task(_name_of(settings.train), labels, texts, ("accuracy", "macro_f1"), kind)
+    task = known_task(settings.task) if settings.task is not None else None
+    if task is not None and task.kind != kind:
+        raise ConfigError(
+            f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of {settings.train} are "
+            f"of the kind {kind}. Leave data.task out, or name the right columns by data.columns."
+        )
+    if task is None:
+        task = Task(_name_of(settings.train), (), (), _METRICS.get(kind, ("accuracy", "macro_f1")), kind)
+    if kind == "regression":
+        return task if task.scale else replace(task, scale=_scale(examples, settings))
+    if not task.labels:
+        labels = _labels(examples)
+        task = replace(task, labels=labels, label_texts=tuple(words_of(label) for label in labels))
     if task.num_classes < 2:
         raise ConfigError(
             f"Every row of {settings.train} has the label {task.labels[0]}, but a classifier needs at least 2 classes. "
             "Check data.columns.label."
         )
     return with_label_texts(task, settings.label_texts)
+
+
+_METRICS: dict[str, tuple[str, ...]] = {
+    "tags": ("entity_f1", "accuracy"),
+    "choice": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+}
+
+
+def _labels(examples: Sequence[Example]) -> tuple[str, ...]:
+    if examples[0].choices is not None:
+        sizes = sorted({len(example.choices or ()) for example in examples})
+        if len(sizes) > 1:
+            raise ConfigError(
+                f"The training rows have {' and '.join(map(str, sizes))} choices, but must all have as many. "
+                "Remove the others."
+            )
+        return tuple(f"choice{number}" for number in range(1, sizes[0] + 1))
+    if examples[0].words is not None:
+        tags = {tag for example in examples for tag in example.tags or ()}
+        return (*(["O"] if "O" in tags else []), *_sorted_labels(tags - {"O"}))
+    return _sorted_labels({example.label for example in examples if example.label is not None})
+
+
+def _scale(examples: Sequence[Example], settings: DataSettings) -> tuple[float, float]:
+    values = [example.value for example in examples if example.value is not None]
+    if min(values) == max(values):
+        raise ConfigError(
+            f"Every row of {settings.train} has the value {values[0]:g}, so there is nothing to learn. "
+            "Check data.columns.value."
+        )
+    return min(values), max(values)
 
 
 def with_label_texts(task: Task, texts: Mapping[str, str]) -> Task:
@@ -55,11 +90,11 @@ def with_label_texts(task: Task, texts: Mapping[str, str]) -> Task:
     return replace(task, label_texts=tuple(texts.get(label, text) for label, text in described))
 
 
-def _kind_of(examples: Sequence[Example]) -> TaskKind:
+def _kind_of(examples: Sequence[Example]) -> Kind:
     kinds = sorted({example.kind for example in examples})
     if len(kinds) != 1:
         raise ConfigError(f"The training rows are of different kinds ({' and '.join(kinds)}), but must all be of one.")
-    return cast(TaskKind, kinds[0])
+    return kinds[0]
 
 
 def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:

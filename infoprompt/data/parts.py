@@ -1,16 +1,20 @@
 """Where the rows of a known task are found: with the package, in a folder, or on the hub."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from infoprompt.config import DATA_SUFFIXES, ConfigError, DataSettings
+from infoprompt.data.forms import adapter
+from infoprompt.data.sources import read_rows
 from infoprompt.data.task import Source, Task
 
 FOLDER_VARIABLE = "INFOPROMPT_DATA"
 BUNDLED = ("semeval2010_task8", "banking77")
 """Tasks whose rows come with the package."""
 
+_VALIDATION = ("validation", "val", "dev", "dev_matched")
 _SETS = Path(__file__).with_name("sets")
 
 
@@ -41,15 +45,18 @@ def find_parts(task: Task, folder: str | None) -> Parts | None:
         return Parts(bundled, bundled_file(task.name, "test"), origin="bundled")
     source = task.source or Source()
     place = data_folder(folder)
-    if place is not None and source.folder and (place / source.folder).is_dir():
-        found = _folder_parts(place / source.folder)
-        if found is not None:
-            return found
+    if place is not None and (own := _own_folder(place, source.folder)) and (found := _folder_parts(own, task)):
+        return found
+    return _hub_parts(source)
+
+
+def _hub_parts(source: Source) -> Parts | None:
     if source.hub is None:
         return None
-    test = "test" if source.hub_test else "validation"
-    validation = f"{source.hub}:validation" if source.hub_test else None
-    return Parts(f"{source.hub}:train", f"{source.hub}:{test}", validation, "hub")
+    validation = f"{source.hub}:{source.hub_validation}" if source.hub_validation else None
+    if source.hub_test is None:
+        return Parts(f"{source.hub}:train", validation, None, "hub")
+    return Parts(f"{source.hub}:train", f"{source.hub}:{source.hub_test}", validation, "hub")
 
 
 def data_folder(folder: str | None) -> Path | None:
@@ -70,22 +77,48 @@ def no_rows(task: Task, settings: DataSettings, problem: str = "") -> ConfigErro
     place = data_folder(settings.folder)
     where = f"{place / source.folder} has none" if place else f"neither data.folder nor {FOLDER_VARIABLE} is given"
     hub = f"; {problem.rstrip('.')}" if problem else ""
+    fetch = f"fetch {source.hub} once from the hub, " if source.hub else ""
     return ConfigError(
         f"data.task is {task.name}, whose rows are not at hand: they do not come with the package, and {where}{hub}. "
-        f"Give data.folder a folder that holds {source.folder}/train.jsonl.gz, fetch them once from the hub"
-        f"{f' ({source.hub})' if source.hub else ''}, or give data.train a file."
+        f"Give data.folder (or {FOLDER_VARIABLE}) a folder that holds {source.folder}/train.jsonl.gz, {fetch}"
+        "or give data.train a file."
     )
 
 
-def _folder_parts(folder: Path) -> Parts | None:
-    files = {part: _file(folder, part) for part in ("train", "validation", "test", "train32", "dev32")}
-    validation, test = files["validation"], files["test"]
-    if files["train"] is None:
+def _own_folder(place: Path, name: str) -> Path | None:
+    """The task's folder, also in the spelling of the published archives: `BoolQ`, `SST-2`."""
+    if not name or not place.is_dir():
+        return None
+    if (place / name).is_dir():
+        return place / name
+    folders = (folder for folder in sorted(place.iterdir()) if folder.is_dir())
+    return next((folder for folder in folders if _plain(folder.name) == _plain(name)), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _folder_parts(folder: Path, task: Task) -> Parts | None:
+    train, validation, test = _file(folder, "train"), _file(folder, *_VALIDATION), _file(folder, "test")
+    if test is not None and not _is_labelled(test, task):
+        test = None
+    if train is None:
         # FewGLUE's rows stand in where the full training rows are not there; dev32 are training rows too.
-        return Parts(files["train32"], test or validation, files["dev32"], "folder") if files["train32"] else None
-    return Parts(files["train"], test or validation, validation if test else None, "folder")
+        few = _file(folder, "train32")
+        return Parts(few, test or validation, _file(folder, "dev32"), "folder") if few else None
+    return Parts(train, test or validation, validation if test else None, "folder")
 
 
-def _file(folder: Path, part: str) -> str | None:
-    paths = (folder / f"{part}{suffix}" for suffix in DATA_SUFFIXES)
+def _is_labelled(path: str, task: Task) -> bool:
+    """Whether the first row has what is to be predicted: the archives of GLUE and SuperGLUE have test files without."""
+    adapt = adapter(task)
+    for _, row in read_rows(path):
+        for ours in adapt(row) if adapt else (row,):
+            return any(name in ours for name in ("label", "tags", "value"))
+    return False
+
+
+def _file(folder: Path, *names: str) -> str | None:
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in DATA_SUFFIXES)
     return next((str(path) for path in paths if path.is_file()), None)

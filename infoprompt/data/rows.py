@@ -2,9 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from infoprompt.config import ConfigError
 from infoprompt.data.sources import read_rows
@@ -19,23 +19,44 @@ class Span:
     """Exclusive."""
 
 
+Kind = Literal["single", "pair", "relation", "span", "tags", "choice", "regression"]
+
+
 @dataclass(frozen=True)
 class Example:
-    """A text, a pair of texts, or a text with two marked entities."""
+    """A text, a pair of texts, a text with marked entities, words to tag, or a text with answers to choose from."""
 
     text: str
     pair: str | None = None
     """The second text of a pair."""
     head: Span | None = None
-    """First marked entity, in `text`."""
+    """First marked entity of a relation, in `text`."""
     tail: Span | None = None
-    """Second marked entity, in `text`."""
+    """Second marked entity of a relation, in `text`."""
+    span: Span | None = None
+    """The one marked entity that is to be classified, in `text`."""
+    words: tuple[str, ...] | None = None
+    """The words to tag; `text` is these with blanks between them."""
+    tags: tuple[str, ...] | None = None
+    """Class of each word; None when unlabelled."""
+    choices: tuple[str, ...] | None = None
+    """The answers to choose from."""
     label: str | None = None
-    """None when unlabelled."""
+    """Class, or of a choice `choice1`, `choice2` ...; None when unlabelled."""
+    value: float | None = None
+    """Target of a regression."""
 
     @property
-    def kind(self) -> str:
-        """`single`, `pair` or `relation`."""
+    def kind(self) -> Kind:
+        """What kind of task the example belongs to; an unlabelled one of a regression is `single` or `pair`."""
+        if self.value is not None:
+            return "regression"
+        if self.words is not None:
+            return "tags"
+        if self.choices is not None:
+            return "choice"
+        if self.span is not None:
+            return "span"
         if self.head is not None:
             return "relation"
         return "single" if self.pair is None else "pair"
@@ -47,11 +68,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "pair": ("pair", "text_b"),
     "head": ("head",),
     "tail": ("tail",),
+    "span": ("span",),
     "head_start": ("head_start",),
     "head_end": ("head_end",),
     "tail_start": ("tail_start",),
     "tail_end": ("tail_end",),
+    "span_start": ("span_start",),
+    "span_end": ("span_end",),
+    "words": ("words", "tokens"),
+    "tags": ("tags",),
+    "choices": ("choices",),
     "label": ("label",),
+    "value": ("value",),
 }
 
 
@@ -98,7 +126,7 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
 
     Args:
         row: column to value; entities are objects with `start` and `end`, or numbers in the columns `head_start`,
-            `head_end`, `tail_start` and `tail_end`.
+            `head_end`, `tail_start` and `tail_end` (or `span_start` and `span_end`); words, tags and choices are lists.
         columns: as for `read_examples`.
         labelled: as for `read_examples`.
         where: what an error calls the row.
@@ -106,32 +134,83 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
         ConfigError: see `read_examples`.
     """
     named = _ours(row, check_columns(columns), where)
+    if "words" in named and "text" not in named:
+        return _tagged(named, labelled, row, where)
     if "text" not in named:
         raise _missing("text", row, where)
     text = _text(named["text"], "text", where)
-    head, tail = (_span(named, side, text, where) for side in ("head", "tail"))
+    head, tail, span = (_span(named, side, text, where) for side in ("head", "tail", "span"))
     if (head is None) != (tail is None):
         marked, unmarked = ("tail", "head") if head is None else ("head", "tail")
         raise ConfigError(f"{where} marks a {marked} but no {unmarked}. A relation needs both, other tasks neither.")
-    if labelled and "label" not in named:
+    value = _value(named["value"], where) if labelled and "value" in named else None
+    if labelled and value is None and "label" not in named:
         raise _missing("label", row, where)
+    label = _label(named["label"], where) if labelled and value is None else None
+    choices = _strings(named["choices"], "choices", where) if "choices" in named else None
+    if choices is not None and label is not None:
+        label = _choice(label, choices, where)
     return Example(
         text=text,
         pair=_text(named["pair"], "pair", where) if "pair" in named else None,
         head=head,
         tail=tail,
-        label=_label(named["label"], where) if labelled else None,
+        span=span,
+        choices=choices,
+        label=label,
+        value=value,
     )
+
+
+def _tagged(named: Mapping[str, Any], labelled: bool, row: Mapping[str, Any], where: str) -> Example:
+    words = _strings(named["words"], "words", where)
+    if labelled and "tags" not in named:
+        raise _missing("tags", row, where)
+    tags = _strings(named["tags"], "tags", where) if labelled else None
+    if tags is not None and len(tags) != len(words):
+        raise ConfigError(f"{where} has {len(words)} words but {len(tags)} tags. Give one tag for each word.")
+    return Example(text=" ".join(words), words=words, tags=tags)
+
+
+def _strings(value: Any, name: str, where: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a list of at least one string.")
+    return tuple(_text(item, f"{name} item {number}", where) for number, item in enumerate(value, 1))
+
+
+def _choice(label: str, choices: Sequence[str], where: str) -> str:
+    """`choice1` and so on, of that itself, of a choice's words, or of its number counted from 0."""
+    places = [f"choice{number}" for number in range(1, len(choices) + 1)]
+    if label in places:
+        return label
+    if label in choices:
+        return places[choices.index(label)]
+    if label.isdecimal() and int(label) < len(choices):
+        return places[int(label)]
+    raise ConfigError(
+        f"The label of {where} is {label!r}, but must be one of {', '.join(places)}, the words of a choice, or its "
+        "number counted from 0."
+    )
+
+
+def _value(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"The value of {where} is {value!r}, but must be a number. Correct the row or remove it.")
+    return number
 
 
 def _ours(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
     named = {}
     for name, aliases in COLUMNS.items():
         if name in columns:
-            # A label may be mapped and yet absent where none is asked for.
+            # What is to be predicted may be mapped and yet absent where none is asked for.
             if columns[name] in row:
                 named[name] = row[columns[name]]
-            elif name != "label":
+            elif name not in ("label", "tags", "value"):
                 raise ConfigError(
                     f"data.columns.{name} is {columns[name]}, but {where} has no such column. It has: {', '.join(row)}."
                 )

@@ -44,7 +44,7 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     rows = _read(parts.train, settings, parts)
     task = infer_task(rows, settings)
     _check_labels(rows, task, "training", parts.train)
-    labels = task.ids(rows)
+    labels = _strata(rows, task, settings)
     training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
     chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
     if chosen_on is not None:
@@ -55,12 +55,14 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         validation = [rows[row] for row in held_out]
         origin = f"held out of the training rows by seed {seed}"
     train = [rows[row] for row in training]
-    _check_classes_drawn(train, settings)
+    if task.classifies:
+        _check_classes_drawn(train, settings)
     test = _read_part(parts.test, settings, task, "test", parts) if parts.test else []
     sizes = (
         f"{_training_text(train, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
     )
-    description = f"{task.name}: {KINDS[task.kind]}, {task.num_classes} classes; {sizes}"
+    classes = f", {task.num_classes} classes" if task.kind not in ("choice", "regression") else ""
+    description = f"{task.name}: {KINDS[task.kind]}{classes}; {sizes}"
     return Splits(task, train, validation, test, description)
 
 
@@ -93,7 +95,7 @@ def _read_part(source: str, settings: DataSettings, task: Task, part: str, parts
     examples = _read(source, settings, parts)
     _check_labels(examples, task, part, source)
     for number, example in enumerate(examples, 1):
-        if example.kind != task.kind:
+        if not task.fits(example):
             raise ConfigError(
                 f"The {part} row {number} of {source} is of the kind {example.kind}, but the task is of the kind "
                 f"{task.kind}. All parts need the same columns."
@@ -104,20 +106,50 @@ def _read_part(source: str, settings: DataSettings, task: Task, part: str, parts
 def _check_labels(examples: Sequence[Example], task: Task, part: str, source: str) -> None:
     known = set(task.labels)
     for number, example in enumerate(examples, 1):
-        if example.label not in known:
+        if unknown := next((label for label in _labels_of(example) if label not in known), None):
             origin = (
                 "the training rows have no such label" if task.name not in TASKS else f"{task.name} has no such label"
             )
             raise ConfigError(
-                f"The {part} row {number} of {source} has the label {example.label!r}, but {origin}. "
+                f"The {part} row {number} of {source} has the label {unknown!r}, but {origin}. "
                 "Correct or remove the row, or check data.columns.label."
             )
+        if example.choices is not None and len(example.choices) != task.num_classes:
+            raise ConfigError(
+                f"The {part} row {number} of {source} has {len(example.choices)} choices, but the training rows have "
+                f"{task.num_classes}. Correct or remove the row."
+            )
+        if task.scale and example.value is not None and not task.scale[0] <= example.value <= task.scale[1]:
+            low, high = task.scale
+            if task.name in TASKS:
+                raise ConfigError(
+                    f"The {part} row {number} of {source} has the value {example.value:g}, but those of {task.name} "
+                    f"run from {low:g} to {high:g}. Correct or remove the row, or check data.columns.value."
+                )
+
+
+def _labels_of(example: Example) -> tuple[str, ...]:
+    if example.words is not None:
+        return example.tags or ()
+    return () if example.label is None else (example.label,)
+
+
+def _strata(rows: Sequence[Example], task: Task, settings: DataSettings) -> list[int]:
+    """Class of each row, by which samples are drawn; all one for tags and values."""
+    if task.kind not in ("tags", "regression"):
+        return task.ids(rows)
+    if settings.few_shot.per_class is not None:
+        raise ConfigError(
+            f"data.few_shot.per_class is {settings.few_shot.per_class}, but the rows of {task.name} are "
+            f"{KINDS[task.kind]} and have no class each. Use data.few_shot.total."
+        )
+    return [0] * len(rows)
 
 
 def _hold_out(
     rows: Sequence[Example], labels: Sequence[int], training: list[int], settings: DataSettings, seed: int
 ) -> tuple[list[int], list[int]]:
-    keys: list[Hashable] = [(row.text, row.pair) for row in rows]
+    keys: list[Hashable] = [(row.text, row.pair, row.choices) for row in rows]
     if is_few_shot(settings.few_shot):
         return training, hold_out_sample(labels, keys, training, settings.few_shot, seed)
     return hold_out_share(labels, keys, settings.validation_share, seed)
@@ -135,5 +167,7 @@ def _training_text(train: Sequence[Example], rows: Sequence[Example], task: Task
     text = f"{len(train):,} training rows"
     if len(train) < len(rows):
         text += f" of {len(rows):,}"
+    if not task.classifies:
+        return text
     num_seen = len({example.label for example in train})
     return text if num_seen == task.num_classes else f"{text} (only {num_seen} of the {task.num_classes} classes)"

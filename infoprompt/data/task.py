@@ -3,11 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from infoprompt.data.rows import Example
-
-TaskKind = Literal["single", "pair", "relation", "span", "tags", "choice", "regression"]
+from infoprompt.data.rows import Example, Kind
 
 KINDS: dict[str, str] = {
     "single": "single texts",
@@ -26,13 +24,15 @@ class Source:
     """Where the rows of a known task come from, and how their columns are called there."""
 
     folder: str = ""
-    """Folder under `data.folder`."""
+    """Folder under `data.folder`, in any spelling of case and hyphens."""
     hub: str | None = None
     """Hub data set as `owner/name` or `owner/name@config`."""
-    hub_test: bool = False
-    """Whether the hub has labels for the test split; else the validation split is reported on."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Our column to the one it has in the published files, where a row has that one."""
+    hub_validation: str | None = "validation"
+    """Its split for choosing, or for the report where there is no labelled test split."""
+    hub_test: str | None = None
+    """Its test split, where that has labels."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Our column to the names it has in published files; the first that a row has counts."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Published label to ours, where they differ."""
     form: str | None = None
@@ -45,12 +45,13 @@ class Task:
 
     name: str
     labels: tuple[str, ...]
-    """Class names in id order; of a choice, its places (`choice1`); of a regression, none."""
+    """Class names in id order; of a choice, its places (`choice1`); none of a regression, nor of a known task whose
+    classes are those of its training rows."""
     label_texts: tuple[str, ...]
     """Words that describe each class, in the same order."""
     metrics: tuple[str, ...]
     """Names in `metrics.METRICS`; the first is the main one."""
-    kind: TaskKind
+    kind: Kind
     """What a row is; see `KINDS`."""
     scale: tuple[float, float] | None = None
     """Lowest and highest value of a regression."""
@@ -64,8 +65,14 @@ class Task:
 
     @property
     def classifies(self) -> bool:
-        """Whether an example has one class out of `labels`."""
+        """Whether an example has one class out of `labels`: not a tag for each word, a choice or a value."""
         return self.kind not in ("tags", "choice", "regression")
+
+    def fits(self, example: Example) -> bool:
+        """Whether an example is of the task's kind; one without a value may be a regression's."""
+        if self.kind == "regression" and example.value is None:
+            return example.kind in ("single", "pair")
+        return example.kind == self.kind
 
     def ids(self, examples: Sequence[Example]) -> list[int]:
         """Class index of each labelled example; -1 for an unlabelled one."""
@@ -79,7 +86,10 @@ class Task:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Task":
         """The inverse of `to_dict`, also after JSON has made lists of tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 def is_whole_number(label: str) -> bool:

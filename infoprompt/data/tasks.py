@@ -1,9 +1,11 @@
 """The table of known tasks: each is one row, and `data.task` names it."""
 
 import difflib
+from typing import Any
 
 from infoprompt.config import ConfigError
-from infoprompt.data.task import Source, Task, TaskKind, words_of
+from infoprompt.data.rows import Kind
+from infoprompt.data.task import Source, Task, words_of
 
 # Both directions of a relation share its two nouns, so the rest of the words must tell them apart: label words are
 # averaged, which keeps no order.
@@ -53,69 +55,193 @@ _INTENTS = tuple(
 )
 
 
-def _row(
-    name: str,
-    classes: dict[str, str],
-    kind: TaskKind,
-    *metrics: str,
-    source: Source | None = None,
-) -> Task:
-    """A row of the table; `classes` maps each class to the words that describe it."""
-    return Task(name, tuple(classes), tuple(classes.values()), metrics, kind, source=source or Source(name))
+def _row(name: str, classes: dict[str, str], kind: Kind, metrics: str, scale: Any = None, **source: Any) -> Task:
+    """A row of the table.
+
+    Args:
+        name: also the folder's, if `source` names no other.
+        classes: each class and the words that describe it.
+        kind: what an example is.
+        metrics: names with blanks between them, the main one first.
+        scale: lowest and highest value of a regression.
+        source: fields of `Source`; a string stands for a tuple of one.
+    """
+    columns = {ours: (name,) if isinstance(name, str) else name for ours, name in source.pop("columns", {}).items()}
+    described = Source(**{"folder": name, **source}, columns=columns)
+    return Task(name, tuple(classes), tuple(classes.values()), tuple(metrics.split()), kind, scale, described)
 
 
-_NO_YES = {"false": "no", "true": "yes"}
-_ENTAILED_OR_NOT = {"entailment": "yes", "not_entailment": "no"}
+def _bio(types: dict[str, str]) -> dict[str, str]:
+    """BIO tags of entity types in the order O, B-first, I-first, B-second ..."""
+    tags = {"O": "no entity"}
+    for label, words in types.items():
+        tags |= {f"B-{label}": f"start of a {words}", f"I-{label}": f"rest of a {words}"}
+    return tags
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        _row("semeval2010_task8", _RELATIONS, "relation", "semeval2010_macro_f1", "accuracy"),
-        _row("banking77", {label: words_of(label) for label in _INTENTS}, "single", "accuracy", "macro_f1"),
-        # GLUE
-        _row(
-            "sst2",
-            {"negative": "terrible", "positive": "great"},
-            "single",
-            "accuracy",
-            source=Source("sst2", hub="nyu-mll/glue@sst2", columns={"text": "sentence"}),
-        ),
-        _row(
-            "cola",
-            {"unacceptable": "incorrect", "acceptable": "correct"},
-            "single",
-            "matthews",
-            "accuracy",
-            source=Source("cola", hub="nyu-mll/glue@cola", columns={"text": "sentence"}),
-        ),
-        _row(
-            "mrpc",
-            {"not_equivalent": "no", "equivalent": "yes"},
-            "pair",
-            "accuracy",
-            "f1",
-            source=Source(
-                "mrpc", hub="nyu-mll/glue@mrpc", hub_test=True, columns={"text": "sentence1", "pair": "sentence2"}
-            ),
-        ),
-        _row(
-            "rte",
-            _ENTAILED_OR_NOT,
-            "pair",
-            "accuracy",
-            source=Source("rte", hub="nyu-mll/glue@rte", columns={"text": "sentence1", "pair": "sentence2"}),
-        ),
-        # SuperGLUE
-        _row(
-            "cb",
-            {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},
-            "pair",
-            "accuracy",
-            "macro_f1",
-            source=Source("cb", hub="aps/super_glue@cb", columns={"text": "premise", "pair": "hypothesis"}),
-        ),
-    )
+
+_BINARY = {"false": "no", "true": "yes"}
+_BOOLS = {"False": "false", "True": "true", "0": "false", "1": "true"}
+_ENTAILED = {"entailment": "yes", "not_entailment": "no"}
+_NLI = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+_FIRST_SECOND = {"text": "sentence1", "pair": "sentence2"}
+_WNUT = {
+    "corporation": "company",
+    "creative-work": "creative work",
+    "group": "group",
+    "location": "place",
+    "person": "person",
+    "product": "product",
 }
+_CHEMICAL_DISEASE = {"Chemical": "chemical", "Disease": "disease"}
+_STARS = {
+    "very negative": "terrible",
+    "negative": "bad",
+    "neutral": "okay",
+    "positive": "good",
+    "very positive": "great",
+}
+
+_ROWS = (
+    # Shipped with the package
+    _row("semeval2010_task8", _RELATIONS, "relation", "semeval2010_macro_f1 accuracy"),
+    _row("banking77", {label: words_of(label) for label in _INTENTS}, "single", "accuracy macro_f1"),
+    # GLUE (Wang et al. 2018)
+    _row(
+        "sst2",
+        {"negative": "terrible", "positive": "great"},
+        "single",
+        "accuracy",
+        hub="nyu-mll/glue@sst2",
+        columns={"text": "sentence"},
+        labels={"0": "negative", "1": "positive"},
+    ),
+    _row(
+        "cola",
+        {"unacceptable": "incorrect", "acceptable": "correct"},
+        "single",
+        "matthews accuracy",
+        hub="nyu-mll/glue@cola",
+        columns={"text": "sentence"},
+        labels={"0": "unacceptable", "1": "acceptable"},
+    ),
+    _row(
+        "mrpc",
+        {"not_equivalent": "no", "equivalent": "yes"},
+        "pair",
+        "accuracy f1",
+        hub="nyu-mll/glue@mrpc",
+        hub_test="test",
+        columns={"text": ("sentence1", "#1 String"), "pair": ("sentence2", "#2 String"), "label": "Quality"},
+        labels={"0": "not_equivalent", "1": "equivalent"},
+    ),
+    _row(
+        "qqp",
+        {"not_duplicate": "no", "duplicate": "yes"},
+        "pair",
+        "accuracy f1",
+        hub="nyu-mll/glue@qqp",
+        columns={"text": "question1", "pair": "question2", "label": "is_duplicate"},
+        labels={"0": "not_duplicate", "1": "duplicate"},
+    ),
+    _row(
+        "stsb",
+        {},
+        "regression",
+        "pearson spearman",
+        scale=(0.0, 5.0),
+        hub="nyu-mll/glue@stsb",
+        columns={**_FIRST_SECOND, "value": ("label", "score")},
+    ),
+    _row(
+        "mnli",
+        _NLI,
+        "pair",
+        "accuracy",
+        hub="nyu-mll/glue@mnli",
+        hub_validation="validation_matched",
+        columns={"text": ("premise", "sentence1"), "pair": ("hypothesis", "sentence2"), "label": "gold_label"},
+    ),
+    _row(
+        "qnli", _ENTAILED, "pair", "accuracy", hub="nyu-mll/glue@qnli", columns={"text": "question", "pair": "sentence"}
+    ),
+    _row(
+        "rte",
+        _ENTAILED,
+        "pair",
+        "accuracy",
+        hub="nyu-mll/glue@rte",
+        columns={"text": ("sentence1", "premise"), "pair": ("sentence2", "hypothesis")},
+    ),
+    _row(
+        "wnli",
+        {"not_entailment": "no", "entailment": "yes"},
+        "pair",
+        "accuracy",
+        hub="nyu-mll/glue@wnli",
+        columns=_FIRST_SECOND,
+        labels={"0": "not_entailment", "1": "entailment"},
+    ),
+    # SuperGLUE (Wang et al. 2019), which has RTE too
+    _row(
+        "boolq",
+        _BINARY,
+        "pair",
+        "accuracy",
+        hub="aps/super_glue@boolq",
+        columns={"text": "passage", "pair": "question"},
+        labels=_BOOLS,
+    ),
+    _row(
+        "cb",
+        {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},
+        "pair",
+        "accuracy macro_f1",
+        hub="aps/super_glue@cb",
+        columns={"text": "premise", "pair": "hypothesis"},
+    ),
+    _row(
+        "copa",
+        {"choice1": "first", "choice2": "second"},
+        "choice",
+        "accuracy",
+        hub="aps/super_glue@copa",
+        form="copa",
+    ),
+    _row("multirc", _BINARY, "pair", "f1 accuracy", hub="aps/super_glue@multirc", labels=_BOOLS, form="multirc"),
+    _row("wic", _BINARY, "pair", "accuracy", hub="aps/super_glue@wic", labels=_BOOLS, form="wic"),
+    _row("wsc", _BINARY, "relation", "accuracy", hub="aps/super_glue@wsc", labels=_BOOLS, form="wsc"),
+    # Others
+    _row("sick", _NLI, "pair", "accuracy"),
+    _row(
+        "ag_news",
+        {"World": "world", "Sports": "sports", "Business": "business", "Sci/Tech": "technology"},
+        "single",
+        "accuracy",
+        hub="fancyzhx/ag_news",
+        hub_validation=None,
+        hub_test="test",
+    ),
+    _row(
+        "mr",
+        {"negative": "terrible", "positive": "great"},
+        "single",
+        "accuracy",
+        hub="cornell-movie-review-data/rotten_tomatoes",
+        hub_test="test",
+        labels={"neg": "negative", "pos": "positive"},
+    ),
+    _row("sst5", _STARS, "single", "accuracy", hub="SetFit/sst5", hub_test="test", columns={"label": "label_text"}),
+    # Entities: every word tagged, or one given span at a time (InfoPrompt's setting)
+    _row("wnut17", _bio(_WNUT), "tags", "entity_f1 accuracy"),
+    _row("wnut17_spans", _WNUT, "span", "macro_f1 accuracy", folder="wnut17", form="spans_of_tags"),
+    _row("bc5cdr", _bio(_CHEMICAL_DISEASE), "tags", "entity_f1 accuracy"),
+    _row("bc5cdr_spans", _CHEMICAL_DISEASE, "span", "macro_f1 accuracy", folder="bc5cdr", form="spans_of_tags"),
+    # Licensed by the LDC: by path alone, with the types that the training rows have
+    _row("ace_entities", {}, "span", "macro_f1 accuracy", folder="ace2005", form="ace_entities"),
+    _row("ace_relations", {}, "relation", "macro_f1 accuracy", folder="ace2005", form="ace_relations"),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 
 
 def known_task(name: str) -> Task:

@@ -199,7 +199,8 @@ def test_a_missing_file_is_named_in_full_with_the_form_of_hub_splits(
         ("x.jsonl", b'{"text": "\xff"}', r"x\.jsonl cannot be read, it may be damaged: 'utf-8'"),
         ("x.parquet", b"PAR1 no parquet", r"x\.parquet cannot be read, it may be damaged"),
         ("x.jsonl", "\n", r"x\.jsonl has no rows"),
-        ("x.tsv", "text\tlabel\n", r"x\.tsv is of no known kind"),
+        ("x.xml", "<text/>", r"x\.xml is of no known kind"),
+        ("x.tsv", "text\tlabel\nx\n", r"row 1 of .*x\.tsv has 1 cells, but the header has 2"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # pyarrow leaves a damaged file to the garbage collector

@@ -283,7 +283,9 @@ class ObjectiveSettings(Settings):
 
     head_estimator: EstimatorName = "infonce"
     """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
-    are lower bounds, `dv` and `smile` are not, `jsd` trains a discriminator and reports NWJ's bound."""
+    are lower bounds, `dv` and `smile` are not, `jsd` trains a discriminator and reports NWJ's bound. A prompt can be
+    told from tokens, and a prompted latent from an unprompted one, without error, so what is estimated has no
+    limit: with `nwj`, `dv`, `tuba` and `flo`, which have none either, the term grows until it outweighs the task."""
 
     representation_estimator: EstimatorName = "infonce"
     """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and

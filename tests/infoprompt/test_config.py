@@ -82,7 +82,7 @@ def test_presets_govern_the_same_settings():
         ("prompt.length=0", "prompt.length is 0, but must be greater than 0"),
         ("prompt.length=two", "prompt.length is 'two'"),
         ("optim.lr=-1", "optim.lr is -1"),
-        ("prompt.kind=soft", "prompt.kind is 'soft', but must be 'instance', 'static' or 'none'"),
+        ("prompt.kind=soft", "prompt.kind is soft, but kinds are none, "),
         ("prompt.kind=none", "objective.head_weight is 0.05, but prompt.kind is none"),
         ("prompt.init=text", "prompt.text is empty"),
         ("data.micro_batch_size=3", "data.batch_size is 8, but data.micro_batch_size 3"),

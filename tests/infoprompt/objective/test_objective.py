@@ -14,7 +14,6 @@ from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.critics import build_baselines
 from infoprompt.model.encoding import Latent
 from infoprompt.model.prompted import build_model
 from infoprompt.model.unprompted import with_unprompted_states
@@ -157,17 +156,6 @@ def test_presets_share_one_implementation_and_say_what_they_are(preset, encoded)
     assert config.objective.negatives == (24 if preset == "release" else 32)
 
 
-def with_baselines(encoding, objective):
-    """The encoding with fresh baselines in it, and their parameters."""
-    head, representation = build_baselines(objective, encoding.prompt_BPE.shape[2])
-    values = {
-        "head_baseline_B": head and head(encoding.head_direction_E, encoding.prompt_BPE),
-        "representation_baseline_B": representation and representation(encoding.prompt_BPE, encoding.latent.mean_BZ),
-    }
-    parameters = [parameter for baseline in (head, representation) if baseline for parameter in baseline.parameters()]
-    return replace(encoding, **values), parameters
-
-
 def by_estimator(name, **others):
     return {"preset": "paper", "head_estimator": name, "representation_estimator": name, **others}
 
@@ -175,13 +163,13 @@ def by_estimator(name, **others):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_serves_both_terms_and_names_its_metrics(encoded, name):
     config, model, encoding, batch = encoded(objective=by_estimator(name))
-    encoding, baseline_parameters = with_baselines(encoding, config.objective)
     terms = information_objective(encoding, batch, config.objective, PROGRESS)
     terms.total.backward()
     gradients = [parameter.grad for parameter in model.prompt.parameters() if parameter.grad is not None]
     assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0
-    assert all(parameter.grad.abs().sum() > 0 for parameter in baseline_parameters)
-    assert bool(baseline_parameters) == ESTIMATORS[name].needs_baseline
+    baselines = (model.head_baseline, model.representation_baseline)
+    assert all((baseline is not None) == ESTIMATORS[name].needs_baseline for baseline in baselines)
+    assert all(parameter.grad.any() for baseline in baselines if baseline for parameter in baseline.parameters())
     kind = "bound" if ESTIMATORS[name].is_lower_bound else "value"
     expected = {f"train/mi_{term}_{name}_{kind}" for term in ("head", "representation")}
     if ESTIMATORS[name].ceiling(torch.ones(1)) is not None:
@@ -195,7 +183,6 @@ def test_every_estimator_serves_both_terms_and_names_its_metrics(encoded, name):
 @pytest.mark.parametrize("name", [name for name, estimator in ESTIMATORS.items() if not estimator.needs_samples])
 def test_exact_negatives_are_the_limit_of_many_draws_for_every_estimator(encoded, name):
     exact_config, _, encoding, batch = encoded(objective=by_estimator(name, representation_negatives="exact"))
-    encoding, _ = with_baselines(encoding, exact_config.objective)
     draws = torch.randn(6, 200_001, generator=torch.Generator().manual_seed(0))
     draws[:, 0] = batch.gaussian_BN[:, 0]
     batch = replace(batch, gaussian_BN=draws)
@@ -208,33 +195,31 @@ def test_exact_negatives_are_the_limit_of_many_draws_for_every_estimator(encoded
 
 
 def test_estimator_parameters_reach_their_estimators(encoded):
-    _, _, encoding, batch = encoded(objective=by_estimator("smile"))
-    seen = {}
     for key, name, values in (("smile_tau", "smile", (1e-3, 50)), ("interpolation", "interpolated", (0.1, 0.9))):
-        for value in values:
-            config, _, _, _ = encoded(objective=by_estimator(name, **{key: value}))
-            complete, _ = with_baselines(encoding, config.objective)
-            seen[name, value] = head_information(complete, batch, config.objective).value.item()
-    assert seen["smile", 1e-3] != seen["smile", 50]
-    assert seen["interpolated", 0.1] != seen["interpolated", 0.9]
+        config, _, encoding, batch = encoded(objective=by_estimator(name))
+        settings = [config.objective.model_copy(update={key: value}) for value in values]
+        for term in (head_information, representation_information):
+            low, high = (term(encoding, batch, each).value for each in settings)
+            assert low != high, (key, term.__name__)
 
 
 @pytest.mark.parametrize("name", ["tuba", "flo"])
 def test_a_baseline_starts_as_nwj_without_a_draw_and_steers_nothing_but_itself(encoded, name):
-    config, _, encoding, batch = encoded(objective=by_estimator(name))
-    before = torch.random.get_rng_state()
-    complete, parameters = with_baselines(encoding, config.objective)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    nwj = config.objective.model_copy(update={"head_estimator": "nwj"})
-    value = head_information(complete, batch, config.objective).value
-    torch.testing.assert_close(value, head_information(encoding, batch, nwj).value)
-    prompt_gradient = torch.autograd.grad(
-        complete.head_baseline_B.sum() + complete.representation_baseline_B.sum(),
-        [encoding.prompt_BPE, *parameters],
-        allow_unused=True,
-    )
-    assert prompt_gradient[0] is None
-    assert all(gradient.any() for gradient in prompt_gradient[1:])
+    config, model, encoding, batch = encoded(objective=by_estimator(name))
+    _, other, _, _ = encoded(objective=by_estimator("infonce"))
+    started = dict(model.named_parameters())
+    assert all(torch.equal(parameter, started[key]) for key, parameter in other.named_parameters())
+    assert {key.split(".")[0] for key in set(started) - set(dict(other.named_parameters()))} == {
+        "head_baseline",
+        "representation_baseline",
+    }
+    nwj = config.objective.model_copy(update={"head_estimator": "nwj", "representation_estimator": "nwj"})
+    for term in (head_information, representation_information):
+        torch.testing.assert_close(term(encoding, batch, config.objective).value, term(encoding, batch, nwj).value)
+    baselines = encoding.head_baseline_B.sum() + encoding.representation_baseline_B.sum()
+    baselines.backward(retain_graph=True)
+    touched = {key.split(".")[0] for key, parameter in started.items() if parameter.grad is not None}
+    assert touched == {"head_baseline", "representation_baseline"}
 
 
 def test_one_cap_may_be_on_and_the_other_off(encoded):

@@ -29,8 +29,14 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory) -> dict[str, str]:
-    """Folders of tiny models with random weights, by family."""
-    return {family: _make_tiny_backbone(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    """Folders of tiny models with random weights and a language-model head, by family, each made when asked for."""
+
+    class Folders(dict[str, str]):
+        def __missing__(self, family: str) -> str:
+            self[family] = _make_tiny_backbone(family, tmp_path_factory.mktemp(family))
+            return self[family]
+
+    return Folders()
 
 
 @pytest.fixture
@@ -41,8 +47,8 @@ def tiny_bert(tiny_backbones) -> str:
 
 def _make_tiny_backbone(family: str, folder) -> str:
     torch.manual_seed(0)
-    tokenizer = _byte_tokenizer() if family == "roberta" else _word_tokenizer()
-    FAMILIES[family](tokenizer).save_pretrained(folder)
+    tokenizer, model = FAMILIES[family]()
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -65,6 +71,25 @@ def _byte_tokenizer():
     return RobertaTokenizerFast(tokenizer_object=trained._tokenizer)
 
 
+def _plain_tokenizer(**special):
+    """Words and letters as in `_word_tokenizer`, with other special tokens, and none around a text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*special.values(), *letters, *WORDS, *[f"##{letter}" for letter in letters]]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    fast = Tokenizer(models.WordPiece(vocabulary, unk_token=special["unk_token"]))
+    fast.normalizer = normalizers.BertNormalizer()
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(tokenizer_object=fast, **special)
+
+
+def _ends(tokenizer) -> dict[str, int | None]:
+    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+
+
 def _size(tokenizer) -> dict[str, int]:
     return {
         "vocab_size": len(tokenizer),
@@ -73,35 +98,121 @@ def _size(tokenizer) -> dict[str, int]:
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "pad_token_id": tokenizer.pad_token_id,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
     }
 
 
-def _bert(tokenizer):
-    from transformers import BertConfig, BertModel
+def _encoder(name: str, **changes):
+    """A BERT-like model, `name` as transformers' classes are called."""
 
-    config = BertConfig(**_size(tokenizer), max_position_embeddings=64, initializer_range=0.3)
-    return BertModel(config, add_pooling_layer=False)
+    def build():
+        import transformers
+
+        tokenizer = _word_tokenizer()
+        config = getattr(transformers, f"{name}Config")(**{**_size(tokenizer), **changes})
+        return tokenizer, getattr(transformers, f"{name}ForMaskedLM")(config)
+
+    return build
 
 
-def _roberta(tokenizer):
-    from transformers import RobertaConfig, RobertaModel
+def _roberta(name: str):
+    def build():
+        import transformers
 
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    # two positions more: RoBERTa's position ids count from padding id + 1
-    config = RobertaConfig(
-        **_size(tokenizer), **special, max_position_embeddings=66, type_vocab_size=1, initializer_range=0.3
+        tokenizer = _byte_tokenizer()
+        # two positions more: RoBERTa's position ids count from padding id + 1
+        changes = {"max_position_embeddings": 66, "type_vocab_size": 1, **_ends(tokenizer)}
+        config = getattr(transformers, f"{name}Config")(**{**_size(tokenizer), **changes})
+        return tokenizer, getattr(transformers, f"{name}ForMaskedLM")(config)
+
+    return build
+
+
+def _modernbert():
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    tokenizer = _word_tokenizer()
+    ends = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    size = {**_size(tokenizer), "num_hidden_layers": 3, "local_attention": 6}
+    return tokenizer, ModernBertForMaskedLM(ModernBertConfig(**size, **ends, global_attn_every_n_layers=2))
+
+
+def _decoder(name: str, **changes):
+    """A Llama-like model with grouped keys; its tokenizer has no padding token."""
+
+    def build():
+        import transformers
+
+        tokenizer = _plain_tokenizer(unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+        size = {**_size(tokenizer), "num_key_value_heads": 2, "head_dim": 8, **_ends(tokenizer), **changes}
+        config = getattr(transformers, f"{name}Config")(**size)
+        return tokenizer, getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
+
+    return build
+
+
+def _gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = _plain_tokenizer(unk_token="<|endoftext|>", bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.3}
+    return tokenizer, GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **_ends(tokenizer)))
+
+
+def _t5():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = _plain_tokenizer(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    size = {"d_model": 32, "d_kv": 6, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
+    config = T5Config(
+        vocab_size=len(tokenizer), **size, n_positions=64, decoder_start_token_id=0, initializer_factor=2.0
     )
-    return RobertaModel(config, add_pooling_layer=False)
+    return tokenizer, T5ForConditionalGeneration(config)
 
 
-def _electra(tokenizer):
-    from transformers import ElectraConfig, ElectraModel
+def _bart():
+    from transformers import BartConfig, BartForConditionalGeneration
 
-    config = ElectraConfig(**_size(tokenizer), embedding_size=16, max_position_embeddings=64, initializer_range=0.3)
-    return ElectraModel(config)
+    tokenizer = _byte_tokenizer()
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    size = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "max_position_embeddings": 64, "init_std": 0.3}
+    ends = {"pad_token_id": 1, "decoder_start_token_id": 2, "forced_eos_token_id": None, "scale_embedding": True}
+    return tokenizer, BartForConditionalGeneration(
+        BartConfig(vocab_size=len(tokenizer), **heads, **size, **_ends(tokenizer), **ends)
+    )
 
 
-FAMILIES = {"bert": _bert, "roberta": _roberta, "electra": _electra}
+_SOME_WINDOWS = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+FAMILIES = {
+    "bert": _encoder("Bert"),
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "camembert": _roberta("Camembert"),
+    "electra": _encoder("Electra", embedding_size=16),
+    "albert": _encoder("Albert", embedding_size=16),
+    "deberta-v2": _encoder(
+        "DebertaV2",
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        type_vocab_size=0,
+    ),
+    "modernbert": _modernbert,
+    "gpt2": _gpt2,
+    "llama": _decoder("Llama"),
+    "qwen2": _decoder("Qwen2", use_sliding_window=True, **_SOME_WINDOWS),
+    "qwen3": _decoder("Qwen3", use_sliding_window=True, **_SOME_WINDOWS),
+    "mistral": _decoder("Mistral", sliding_window=6),
+    "gemma": _decoder("Gemma"),
+    "gemma2": _decoder("Gemma2", **_SOME_WINDOWS, query_pre_attn_scalar=8),
+    "gemma3_text": _decoder("Gemma3Text", **_SOME_WINDOWS, query_pre_attn_scalar=8),
+    "t5": _t5,
+    "bart": _bart,
+}
 
 
 @pytest.fixture(scope="session")

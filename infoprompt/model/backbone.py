@@ -61,7 +61,6 @@ def load_backbone(
         family = check_family(settings.name, config.model_type, needs)
         _check_direction(settings.name, config, family)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        _give_padding(tokenizer, settings.name)
         model, report = (WITH_HEAD[family.kind] if lm_head else AutoModel).from_pretrained(
             source,
             config=config,
@@ -77,6 +76,7 @@ def load_backbone(
             f"backbone.name is {settings.name!r}, which could not be loaded: {str(error).strip().splitlines()[0]} "
             "Check the name and the hub access (`infoprompt doctor`), or give a folder, or use minilm."
         ) from error
+    _give_padding(tokenizer, model, settings.name)
     _check_complete(settings.name, model, sorted(report["missing_keys"]), lm_head)
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         model.to(device)
@@ -124,15 +124,19 @@ def _check_direction(name: str, config: Any, family: Family) -> None:
         )
 
 
-def _give_padding(tokenizer: Any, name: str) -> None:
-    # Only an id for positions that nobody attends to: no row is added to the table.
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ConfigError(
-                f"backbone.name is {name!r}, whose tokenizer has neither a padding nor an end token. Give it one in "
-                "tokenizer_config.json."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
+def _give_padding(tokenizer: Any, model: Any, name: str) -> None:
+    # Only an id for positions that nobody attends to, so no row is added to the table. Many decoders' tokenizers have
+    # none, or one that was added to the tokenizer alone and lies behind the table's end.
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id < rows:
+        return
+    if tokenizer.eos_token is None:
+        raise ConfigError(
+            f"backbone.name is {name!r}, whose tokenizer has neither a padding nor an end token. Name one of its "
+            "tokens as pad_token in tokenizer_config.json."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
 
 
 def _check_complete(name: str, model: Any, missing: list[str], lm_head: bool) -> None:

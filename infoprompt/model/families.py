@@ -174,14 +174,14 @@ def check_family(name: str, model_type: str, needs: frozenset[str] = frozenset()
 def capability_table() -> str:
     """The families and what each can do, in Markdown; `configs/BACKBONES.md` is this text."""
     columns = ["input prompts", "K/V prefix", "layer prompts", "gradient checkpointing", "label words", "label texts"]
-    keys = [None, "prefix", "layers", None, "label_words", "label_texts"]
+    keys = ["prefix", "layers", None, "label_words", "label_texts"]
     notes: dict[str, int] = {}
     rows = []
     for name, family in FAMILIES.items():
-        cells = [_cell(family, key, notes) for key in keys]
-        if family.note:
-            cells[0] += _footnote(family.note, notes)
-        rows.append([f"`{name}`", family.kind, family.summary, *cells])
+        positions = _footnote(family.note, notes) if family.note else ""
+        rows.append(
+            [f"`{name}`", family.kind, family.summary, f"yes{positions}", *[_cell(family, key, notes) for key in keys]]
+        )
     lines = [
         "# Backbones",
         "",

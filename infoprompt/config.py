@@ -54,11 +54,13 @@ __all__ = [
     "Settings",
     "TrackingSettings",
     "build_config",
+    "compose_config",
     "dump_config",
     "flatten",
     "is_data_file",
     "load_config",
     "override_config",
+    "read_settings",
     "setting_keys",
     "setting_reference",
 ]
@@ -81,7 +83,7 @@ _KNOWN_ELSEWHERE = {
     "resume_from_checkpoint": "the --resume option",
 }
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,10 +97,20 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: with one line per problem, each naming the setting, its value, the rule and the way out.
     """
-    values = _read(Path(path))
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
+    return compose_config([read_settings(path)], overrides)
+
+
+def compose_config(layers: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> RunConfig:
+    """Nested settings, each changing those before it, then dotted overrides; raises ConfigError."""
+    values: dict[str, Any] = {}
+    for layer in (*layers, *map(_parse_override, overrides)):
+        values = _merge(values, layer)
     return build_config(values)
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The nested settings of a config file and of those it names as `base`, not yet checked; raises ConfigError."""
+    return _read(Path(path))
 
 
 def build_config(values: Mapping[str, Any]) -> RunConfig:
@@ -201,7 +213,7 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
     """`upper` wins. A preset named in `upper` also clears what `lower` had set of the preset's own settings."""
     merged = copy_nested(lower)
     if get_nested(upper, "objective.preset") not in (None, get_nested(lower, "objective.preset")):
-        for key in PRESETS["paper"]:
+        for key in (*PRESETS["paper"], "objective.loss_cap"):  # the last is the one cap of earlier versions
             _remove(merged, key)
     for key, value in upper.items():
         old = merged.get(key)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from infoprompt.artifact import save_artifact
@@ -19,8 +20,9 @@ from infoprompt.engine.engine import (
     NonFiniteLoss,
 )
 from infoprompt.engine.ranks import start_ranks
+from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
-from infoprompt.metrics import steps_to_share
+from infoprompt.metrics import score, steps_to_share
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
@@ -55,9 +57,19 @@ class RunResult:
     seconds: float
     """Time of training and evaluation on dev, resumed parts included; loading and test left out."""
     trained_parameters: int
+    touched_parameters: int
+    """Trained parameters, counting of a table only the rows that the training rows look up."""
+    encoder_passes: float
+    """Passes over the backbone for each training example of each update: the forward passes of training, plus one
+    unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt;
+    1 + 1 / epochs with kept states; 1 / epochs for a head on kept states alone. Kept states count as computed here
+    also where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
+    total_encoder_passes: int
+    """The same as a count: `encoder_passes` times the examples seen."""
     metric: str
     """The metric that chose the best state."""
     artifact: str
+    """Folder of the artifact; empty if `run.save_artifact` is false."""
     output_dir: str
     run_id: str | None
 
@@ -177,7 +189,7 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             bar.update(progress, score=scores[setup.metric])
             if report:
                 report(progress, {**scores, "score": scores[setup.metric]})
-        if due(save_every, progress):  # all ranks take part
+        if config.checkpoint.enabled and due(save_every, progress):  # all ranks take part
             course.seconds = clock.seconds
             save(setup, course)
     course.seconds = clock.seconds
@@ -277,6 +289,8 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
     tested = setup.evaluate(setup.test) if len(setup.test) else None
     test = tested.scores if tested else {}
     curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in course.history if f"dev/{setup.metric}" in row]
+    trained_parameters = sum(tensor.numel() for tensor in course.best_state.values())
+    passes = _encoder_passes(setup, course.progress)
     result = RunResult(
         test=test,
         dev=course.best_scores,
@@ -284,17 +298,22 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         best_step=course.best_step,
         steps_to_95=steps_to_share(curve),
         seconds=round(course.seconds, 3),
-        trained_parameters=sum(tensor.numel() for tensor in course.best_state.values()),
+        trained_parameters=trained_parameters,
+        touched_parameters=trained_parameters - setup.untouched_parameters(),
+        encoder_passes=passes / max(course.progress.examples, 1),
+        total_encoder_passes=passes,
         metric=setup.metric,
-        artifact=str(output_dir / "artifact"),
+        artifact=str(output_dir / "artifact") if config.run.save_artifact else "",
         output_dir=str(output_dir),
         run_id=course.run_id,
     )
     if ranks.is_first:
         scores = {"dev": course.best_scores, "test": test}
         fingerprint = setup.fingerprint
-        artifact = Path(result.artifact)
-        save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
+        if result.artifact:
+            artifact = Path(result.artifact)
+            save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
+            tracker.log_artifacts(artifact, "artifact")
         (output_dir / "history.json").write_text(json.dumps(course.history))
         tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
@@ -302,11 +321,33 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         if tested:
             figure = confusion_matrix(tested.labels.tolist(), tested.predictions.tolist(), setup.task.labels)
             tracker.log_figure(figure, "confusion_matrix.png")
-        tracker.log_artifacts(artifact, "artifact")
+            (output_dir / "predictions.json").write_text(json.dumps(_predictions(setup, tested)))
         # last, so that its presence means that everything else is there
         (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
     ranks.barrier()
     return result
+
+
+def _encoder_passes(setup: Setup, progress: Progress) -> int:
+    """See `RunResult.encoder_passes`."""
+    rows = setup.train.rows
+    kept = 0 if rows.pooled_ND is None else len(rows)
+    head_alone = kept and setup.config.prompt.kind == "none"
+    return kept + (0 if head_alone else progress.examples)
+
+
+def _predictions(setup: Setup, tested: Evaluation) -> dict[str, Any]:
+    """What was predicted for each test row, and what always predicting the most frequent class would score."""
+    majority = {}
+    if setup.task.classifies:
+        most_frequent = np.bincount(tested.labels).argmax()
+        majority = score(setup.task, tested.labels, np.full_like(tested.labels, most_frequent))
+    return {
+        "classes": list(setup.task.labels),
+        "labels": tested.labels.tolist(),
+        "predictions": tested.predictions.tolist(),
+        "majority": majority,
+    }
 
 
 def _check_same_run(config: RunConfig, saved: ResumeState) -> None:

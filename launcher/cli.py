@@ -190,6 +190,26 @@ def sweep(
     start_sweep(file, split_overrides([*(overrides or []), *context.args]), json_output=json_output, debug=debug)
 
 
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def study(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Study file, such as configs/studies/core.yaml.", show_default=False)],
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show runs and settings, and train nothing.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; `workers` if not given.")] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods fairly over tasks, sizes and seeds; started again, it goes on with what is not done."""
+    from launcher.study import start_study
+
+    changes = split_overrides([*(overrides or []), *context.args])
+    changes += [f"workers={workers}"] if workers else []
+    start_study(file, changes, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
+
+
 @app.command()
 @guarded
 def table(

@@ -44,7 +44,7 @@ class Dimension(Settings):
     @classmethod
     def _numbers(cls, values: list[Any] | None) -> list[Any] | None:
         # YAML reads 1e-3 as text: it wants 1.0e-3
-        return None if values is None else [_number(value) for value in values]
+        return None if values is None else [as_number(value) for value in values]
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
@@ -276,6 +276,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."
 
 
-def _number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
+    """YAML's text `1e-3` as a number; anything else as it is."""
     exponent = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
     return float(value) if exponent else value

@@ -46,11 +46,11 @@ def recorded(sweep: SweepSettings, tracking: TrackingSettings, trial_ids: Mappin
         for trial_id in record.abandoned if finished else trial_ids.values():
             folder = Path(sweep.output_dir) / "trials" / trial_id
             if not (folder / "result.json").exists():
-                end_run(tracking, _run_id(folder), "FAILED" if finished else record.status)
+                end_run(tracking, recorded_run_id(folder), "FAILED" if finished else record.status)
         end_run(tracking, record.parent_run_id, record.status)
 
 
-def _run_id(folder: Path) -> str | None:
+def recorded_run_id(folder: Path) -> str | None:
     """The trial's run in MLflow; None if it failed before it had one, or on a node whose folder is not here."""
     try:
         run_id: str | None = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))["run_id"]

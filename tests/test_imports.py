@@ -23,6 +23,7 @@ ORDER = [
     "infoprompt.engine",
     "infoprompt.tracking",
     "infoprompt.figures",
+    "infoprompt.study_figures",
     "infoprompt.checkpoint",
     "infoprompt.artifact",
     "infoprompt.evaluate",

@@ -3,7 +3,14 @@
 tracker.py (what a run calls) -> spool.py (its folder) -> delivery.py (MLflow, each record once) -> client.py (limits)
 """
 
-from infoprompt.tracking.client import end_run, prepare_tracking, shown_uri, start_parent_run, tracking_uri
+from infoprompt.tracking.client import (
+    end_run,
+    log_files,
+    prepare_tracking,
+    shown_uri,
+    start_parent_run,
+    tracking_uri,
+)
 from infoprompt.tracking.delivery import DeliveryReport, deliver
 from infoprompt.tracking.spool import read_history
 from infoprompt.tracking.tracker import Tracker
@@ -13,6 +20,7 @@ __all__ = [
     "Tracker",
     "deliver",
     "end_run",
+    "log_files",
     "prepare_tracking",
     "read_history",
     "shown_uri",

@@ -161,14 +161,21 @@ def prepare_tracking(settings: TrackingSettings) -> str | None:
         return None
 
 
-def start_parent_run(settings: TrackingSettings, name: str, tags: Mapping[str, str]) -> str | None:
-    """Make the run that others name as their parent, as for a sweep; None, with a warning, if that fails."""
+def start_parent_run(
+    settings: TrackingSettings, name: str, tags: Mapping[str, str], run_id: str | None = None
+) -> str | None:
+    """Make the run that others name as their parent, as for a sweep; None, with a warning, if that fails.
+
+    `run_id`: the one that an earlier start made, to go on with where MLflow still has it.
+    """
     if not settings.enabled:
         return None
     uri = tracking_uri(settings)
 
     def start() -> str:
         client = connect(uri)
+        if run_id is not None and _reopened(client, run_id):
+            return run_id
         run = client.create_run(find_experiment(client, uri, settings.experiment), tags=dict(tags), run_name=name)
         return str(run.info.run_id)
 
@@ -190,6 +197,36 @@ def end_run(settings: TrackingSettings, run_id: str | None, status: Status) -> N
         within(DRIVER_SECONDS, lambda: connect(uri).set_terminated(run_id, status))
     except Exception as error:
         logger.warning("Run %s in MLflow at %s could not be ended (%s).", run_id, shown_uri(uri), reason(error))
+
+
+def log_files(settings: TrackingSettings, run_id: str | None, files: Mapping[Path, str]) -> None:
+    """Bring files to a run, each below the artifact folder it is given (`""`: the top); a warning if that fails."""
+    if run_id is None or not settings.enabled:
+        return
+    uri = tracking_uri(settings)
+
+    def send() -> None:
+        client = connect(uri)
+        for path, folder in files.items():
+            client.log_artifact(run_id, str(path), folder or None)
+
+    try:
+        within(DRIVER_SECONDS, send)
+    except Exception as error:
+        logger.warning("MLflow at %s does not take the files of run %s (%s).", shown_uri(uri), run_id, reason(error))
+
+
+def _reopened(client: Any, run_id: str) -> bool:
+    """Whether MLflow has the run; it is shown as RUNNING again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # gone, or in the bin
+            return False
+        raise
+    return True
 
 
 def _database_file(uri: str) -> Path | None:

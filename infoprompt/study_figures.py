@@ -1,0 +1,176 @@
+"""Pictures of a study: learning curves with bands, scores by seed, information terms. Pure functions, as in `figures`.
+
+Letters: R runs of a method (one per seed), S steps that all of them recorded.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from infoprompt.figures import COLOURS, GREY
+
+Curve = Sequence[tuple[float, float]]
+"""(step, value) in the order of the steps."""
+Curves = Mapping[str, Sequence[Curve]]
+"""Method to a curve per seed."""
+
+PANELS_PER_ROW = 4
+TOGETHER = len(COLOURS)  # methods that one panel can hold apart
+TERMS = {"train/mi_head": "prompt and head", "train/mi_representation": "prompt and representation"}
+
+
+def learning_bands(curves: Curves, *, title: str, metric: str, baseline: str | None = None) -> Figure:
+    """Mean dev score over the seeds, with a band from the lowest to the highest.
+
+    Up to six methods share a panel; more get a panel each, with the baseline's mean in grey behind them.
+
+    Args:
+        curves: method to the dev curve of each seed; a method without any is left out.
+        title: of the figure.
+        metric: its name, for the axis.
+        baseline: the method to show in every panel.
+    """
+    known = {name: runs for name, runs in curves.items() if any(runs)}
+    if not known:
+        return _empty(title)
+    if len(known) <= TOGETHER:
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for colour, (name, runs) in zip(COLOURS, known.items(), strict=False):
+            _band(axes, runs, colour, name)
+        axes.legend(frameon=False, fontsize=8)
+        _tidy(axes, title, metric)
+        return figure
+    figure, panels = _grid(len(known))
+    for axes, (name, runs) in zip(panels, known.items(), strict=False):
+        if baseline in known and name != baseline:
+            steps_S, values_RS = _aligned(known[baseline])
+            axes.plot(steps_S, values_RS.mean(0), color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=baseline)
+        _band(axes, runs, COLOURS[0], name)
+        _tidy(axes, name, metric)
+    figure.suptitle(title + (f"\ndashed: {baseline}" if baseline in known else ""), fontsize=10)
+    return figure
+
+
+def scores_by_seed(
+    scores: Mapping[str, Mapping[int, float]], *, title: str, metric: str, majority: float | None = None
+) -> Figure:
+    """The test score of every seed, a row per method, the best mean on top; a bar marks the mean.
+
+    Args:
+        scores: method to its score by seed; a method without any is left out.
+        title: of the figure.
+        metric: its name, for the axis.
+        majority: score of always predicting the most frequent class, a dashed line.
+    """
+    known = {name: by_seed for name, by_seed in scores.items() if by_seed}
+    if not known:
+        return _empty(title)
+    order = sorted(known, key=lambda name: float(np.mean(list(known[name].values()))))
+    seeds = sorted({seed for by_seed in known.values() for seed in by_seed})
+    figure = Figure(figsize=(6.4, 1.4 + 0.28 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for index, seed in enumerate(seeds):
+        rows = [row for row, name in enumerate(order) if seed in known[name]]
+        values = [known[order[row]][seed] for row in rows]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.scatter(values, rows, s=22, color=colour, alpha=0.85, label=f"seed {seed}", zorder=3)
+    for row, name in enumerate(order):
+        mean = float(np.mean(list(known[name].values())))
+        axes.plot([mean, mean], [row - 0.32, row + 0.32], color="#222222", linewidth=1.6, zorder=2)
+    if majority is not None:
+        axes.axvline(majority, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="most frequent class")
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(f"test {metric}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    figure.legend(loc="outside lower center", ncols=min(len(seeds) + 1, 6), frameon=False, fontsize=8)
+    return figure
+
+
+def information_over_steps(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], *, title: str) -> Figure:
+    """Each method's bounds on the mutual information, mean over the seeds with bands, below their ceilings.
+
+    Args:
+        histories: method to the history of each seed, rows such as `{"step": 10, "train/mi_head_...": 0.3}`; a method
+            without information terms is left out.
+        title: of the figure.
+    """
+    with_terms = {
+        name: runs for name, runs in histories.items() if any(key.startswith(tuple(TERMS)) for key in _keys(runs))
+    }
+    if not with_terms:
+        return _empty(title)
+    figure, panels = _grid(len(with_terms))
+    for axes, (name, runs) in zip(panels, with_terms.items(), strict=False):
+        for colour, (prefix, label) in zip(COLOURS, TERMS.items(), strict=False):
+            for key in sorted(key for key in _keys(runs) if key.startswith(prefix)):
+                curves = [_curve(rows, key) for rows in runs]
+                if key.endswith("ceiling"):
+                    steps_S, values_RS = _aligned(curves)
+                    axes.plot(steps_S, values_RS.mean(0), color=colour, linestyle=(0, (4, 3)), linewidth=1)
+                else:
+                    _band(axes, curves, colour, label)
+        axes.axhline(0, color=GREY, linewidth=0.6)
+        axes.legend(frameon=False, fontsize=7)
+        _tidy(axes, name, "nats")
+    figure.suptitle(f"{title}\ndashed: ceiling, log(K + 1)", fontsize=10)
+    return figure
+
+
+def _keys(runs: Sequence[Sequence[Mapping[str, float]]]) -> set[str]:
+    return {key for rows in runs for row in rows for key in row}
+
+
+def _curve(rows: Sequence[Mapping[str, float]], key: str) -> Curve:
+    return [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
+
+
+def _aligned(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that every run with a curve recorded, [S], and the values there, [R, S]; one may have stopped early."""
+    tables = [dict(run) for run in runs if run]
+    steps = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    return np.asarray(steps), np.asarray([[table[step] for step in steps] for table in tables])
+
+
+def _band(axes: Axes, runs: Sequence[Curve], colour: str, label: str) -> None:
+    steps_S, values_RS = _aligned(runs)
+    if not steps_S.size:
+        return
+    marker = "o" if steps_S.size == 1 else ""
+    axes.plot(steps_S, values_RS.mean(0), color=colour, linewidth=1.8, label=label, marker=marker)
+    axes.fill_between(steps_S, values_RS.min(0), values_RS.max(0), color=colour, alpha=0.14, linewidth=0)
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, PANELS_PER_ROW)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for unused in panels[count:]:
+        unused.set_visible(False)
+    return figure, panels[:count]
+
+
+def _tidy(axes: Axes, title: str, ylabel: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("update", fontsize=8)
+    axes.set_ylabel(ylabel, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=7)
+
+
+def _empty(title: str) -> Figure:
+    figure = Figure(figsize=(4.6, 2.0), layout="constrained")
+    figure.text(0.5, 0.5, f"{title}: nothing was recorded.", ha="center", va="center", color=GREY)
+    return figure

@@ -1,0 +1,195 @@
+"""A study file's settings, with their checks."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from infoprompt.config import ConfigError, FewShotSettings, Settings
+from infoprompt.settings import set_nested
+
+
+class MethodSettings(Settings):
+    """One method."""
+
+    recipe: str
+    """Config file whose settings change those of `base`, relative to the study file; its key `search` is the grid."""
+
+    overrides: list[str] = Field(default=[])
+    """Dotted overrides for this method's runs."""
+
+
+class StudySearch(Settings):
+    """How a method's settings are chosen, for each task and size anew."""
+
+    seeds: list[int] | None = Field(default=None, min_length=1)
+    """Seeds that each tried setting is trained with; the study's first one if not given."""
+
+    budget: PositiveInt = 3
+    """Settings tried per method. A larger grid is sampled, always alike; a smaller one is tried whole."""
+
+
+class StudyConfig(Settings):
+    """A study file."""
+
+    base: str
+    """Config that every run starts from, relative to the study file."""
+
+    overrides: list[str] = Field(default=[])
+    """Dotted overrides for every run, above those of tasks and methods."""
+
+    methods: dict[str, MethodSettings] = Field(min_length=1)
+    """Name to recipe file, or to `{recipe: ..., overrides: [...]}`."""
+
+    tasks: dict[str, list[str]] = Field(min_length=1)
+    """Name to the dotted overrides that set the task; `${NAME}` is read from the environment."""
+
+    sizes: list[FewShotSettings] = Field(min_length=1)
+    """Training rows: `{total: 64}`, `{per_class: 64}`, or `{}` for all. As many more are held out as dev."""
+
+    seeds: list[int] = Field(min_length=1)
+    """Seeds of the final runs: of the training rows drawn, the start and the order of the batches."""
+
+    search: StudySearch = StudySearch()
+
+    baseline: str
+    """Method that the others are compared with, seed by seed."""
+
+    collapsed_margin: NonNegativeFloat = 0.02
+    """A run has collapsed if its test score is at most this much above that of always predicting the test rows' most
+    frequent class (0 for a Matthews correlation)."""
+
+    output_dir: str = "runs/study"
+    """Folder for everything the study writes."""
+
+    name: str | None = None
+    """Name of the parent run in MLflow; the folder's name if not given."""
+
+    workers: PositiveInt = 1
+    """Runs side by side, each in a process of its own."""
+
+    track_search: bool = True
+    """Whether the runs of the search are recorded in MLflow as well (if `tracking.enabled`)."""
+
+    save_artifacts: bool = False
+    """Whether the final runs save their trained prompts."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _short_form(cls, methods: Any) -> Any:
+        if not isinstance(methods, Mapping):
+            return methods
+        return {name: {"recipe": entry} if isinstance(entry, str) else entry for name, entry in methods.items()}
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "StudyConfig":
+        if self.baseline not in self.methods:
+            near = difflib.get_close_matches(self.baseline, self.methods, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}?" if near else f"Methods are {', '.join(self.methods)}."
+            raise ValueError(f"baseline is {self.baseline}, but must be one of the methods. {hint}")
+        for key, seeds in (("seeds", self.seeds), ("search.seeds", self.search_seeds)):
+            if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+                raise ValueError(f"{key} is {seeds}, but must be different numbers from 0. Name each seed once.")
+        names = [size_name(size) for size in self.sizes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sizes is {', '.join(names)}, but each must be named once. Remove the repeated one.")
+        for key in ("methods", "tasks"):
+            for name in getattr(self, key):
+                if not re.fullmatch(r"\w[\w.+-]*", name):
+                    raise ValueError(
+                        f"{key} names {name!r}, but the name becomes a folder. Use letters, digits, `_`, `.`, `+`, `-`."
+                    )
+        return self
+
+    @property
+    def search_seeds(self) -> list[int]:
+        """Seeds of the search."""
+        return self.search.seeds or self.seeds[:1]
+
+    @property
+    def study_name(self) -> str:
+        """Name shown to people."""
+        return self.name or Path(self.output_dir).name
+
+
+def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study file; an override whose first word is no setting of a study goes to every run.
+
+    Raises:
+        ConfigError: the file or an override does not fit; a line per problem.
+    """
+    values = _read(path)
+    changes = [override for override in overrides if _root(override) in StudyConfig.model_fields]
+    for change in changes:
+        key, _, text = change.partition("=")
+        set_nested(values, key, yaml.safe_load(text))
+    given = values.get("overrides") or []
+    if isinstance(given, list):
+        values["overrides"] = [*given, *(override for override in overrides if override not in changes)]
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+
+
+def size_name(size: FewShotSettings) -> str:
+    """`total_64`, `per_class_16`, `all`: the folder of a size's runs."""
+    return f"total_{size.total}" if size.total else f"per_class_{size.per_class}" if size.per_class else "all"
+
+
+def _root(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A mapping that names a key twice is an error: YAML itself would keep the last one only."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"{key} is given twice, the second time after {node.start_mark}. Remove one.")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"There is no study file {path}. Check the path; shipped ones are in configs/studies/.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}, but must hold `base`, `methods` and other settings."
+        )
+    return values
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            fields: dict[str, type[Settings]] = {
+                "methods": MethodSettings,
+                "search": StudySearch,
+                "sizes": FewShotSettings,
+            }
+            model = fields.get(str(problem["loc"][0]), StudyConfig)
+            near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(model.model_fields)}."
+            yield f"{key} is not a known setting. {hint}"
+        elif problem["type"] == "missing":
+            yield f"{key} is missing. Give it, as configs/studies/core.yaml does."
+        elif problem["type"] == "value_error":
+            yield str(problem["ctx"]["error"])
+        else:
+            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
+            rule = rule[:1].lower() + rule[1:]
+            yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."

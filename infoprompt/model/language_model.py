@@ -117,8 +117,8 @@ class Backbone(nn.Module):
         transform, weight_VD, bias_V = self.family.head(self.model)
         hidden_BD = transform(state_BD.to(weight_VD.dtype))
         index_N = torch.tensor(token_ids, device=state_BD.device)
-        with self.gather([part for part in (weight_VD, bias_V) if isinstance(part, nn.Parameter)]):
-            rows_ND, bias_N = weight_VD[index_N], None if bias_V is None else bias_V[index_N]
+        # Under ZeRO-3, reading a weight in a forward pass has made it whole until the end of the pass.
+        rows_ND, bias_N = weight_VD[index_N], None if bias_V is None else bias_V[index_N]
         return self._capped(F.linear(hidden_BD, rows_ND, bias_N).float())
 
     def score_texts(

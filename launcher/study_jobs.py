@@ -182,7 +182,10 @@ def cells(study: Study) -> list[Cell]:
     """Every row of the table, in its order."""
     config = study.config
     return [
-        Cell(study, task, size, method) for task in config.tasks for size in config.sizes for method in config.methods
+        Cell(study, task, size, method)
+        for task in config.tasks
+        for size in config.sizes_of(task)
+        for method in config.methods
     ]
 
 

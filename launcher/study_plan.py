@@ -64,7 +64,7 @@ class Study:
     ) -> RunConfig:
         """The checked config of one run; `forced` is what the study decides. Raises ConfigError naming the run."""
         entry = self.methods[method]
-        overrides = [*self.config.tasks[task], *entry.overrides, *self.config.overrides]
+        overrides = [*self.config.tasks[task].overrides, *entry.overrides, *self.config.overrides]
         few_shot = {f"data.few_shot.{key}": value for key, value in size.model_dump(exclude_unset=True).items()}
         decided = {**setting, **_NO_SIZE, **few_shot, "seed": seed, **forced}
         overrides += [f"{key}={json.dumps(value)}" for key, value in decided.items()]
@@ -90,8 +90,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     base = read_settings(path.parent / config.base)
     methods = {name: _method(config, name, base, path.parent) for name in config.methods}
     study = Study(config, methods)
-    for name, task, size in itertools.product(methods, config.tasks, config.sizes):
-        for setting in methods[name].settings:
+    for name, task in itertools.product(methods, config.tasks):
+        for size, setting in itertools.product(config.sizes_of(task), methods[name].settings):
             study.run_config(name, task, size, setting, config.seeds[0], {})
     return study
 
@@ -130,8 +130,11 @@ def _method(config: StudyConfig, name: str, base: Mapping[str, Any], folder: Pat
 
 def _resolved(config: StudyConfig) -> StudyConfig:
     """Environment variables filled in, the output folder absolute, and no override of what a study decides."""
-    tasks = {name: [_expand(f"tasks.{name}", text) for text in overrides] for name, overrides in config.tasks.items()}
-    lists = {"overrides": config.overrides, **{f"tasks.{name}": tasks[name] for name in tasks}}
+    tasks = {}
+    for name, task in config.tasks.items():
+        expanded = [_expand(f"tasks.{name}", text) for text in task.overrides]
+        tasks[name] = task.model_copy(update={"overrides": expanded})
+    lists = {"overrides": config.overrides, **{f"tasks.{name}": task.overrides for name, task in tasks.items()}}
     lists |= {f"methods.{name}.overrides": method.overrides for name, method in config.methods.items()}
     for place, overrides in lists.items():
         for override in overrides:

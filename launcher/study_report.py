@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.study_jobs import Cell, num_planned
 from launcher.study_markdown import budget_lines, row_cells
-from launcher.study_plan import Study, show_setting
+from launcher.study_plan import Setting, Study, show_setting
 from launcher.study_settings import size_name
 from launcher.study_table import TableRow
+from launcher.sweep_plan import show_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,9 +51,16 @@ def plan_table(study: Study, values: Mapping[str, Any]) -> "Table":
     for heading in ("method", "tries", "settings"):
         shown.add_column(heading, overflow="fold")
     for line, method in zip(budget_lines(study), study.methods.values(), strict=True):
-        settings = "\n".join(show_setting(setting) for setting in method.settings)
-        shown.add_row(method.name, line.partition(": ")[2], settings)
+        shown.add_row(method.name, line.partition(": ")[2], _settings(method.settings))
     return shown
+
+
+def _settings(settings: Sequence[Setting]) -> str:
+    keys = {key for setting in settings for key in setting}
+    if len(keys) != 1:
+        return "\n".join(show_setting(setting) for setting in settings)
+    (key,) = keys
+    return f"{key}: {', '.join(show_value(setting[key]) for setting in settings)}"
 
 
 def result_table(study: Study, rows: Sequence[TableRow]) -> "Table":

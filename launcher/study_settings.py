@@ -23,6 +23,16 @@ class MethodSettings(Settings):
     """Dotted overrides for this method's runs."""
 
 
+class TaskSettings(Settings):
+    """One task."""
+
+    overrides: list[str] = Field(min_length=1)
+    """Dotted overrides that set the task; `${NAME}` is read from the environment."""
+
+    sizes: list[FewShotSettings] | None = Field(default=None, min_length=1)
+    """Sizes of this task, such as those that it has rows enough for; the study's if not given."""
+
+
 class StudySearch(Settings):
     """How a method's settings are chosen, for each task and size anew."""
 
@@ -45,8 +55,8 @@ class StudyConfig(Settings):
     methods: dict[str, MethodSettings] = Field(min_length=1)
     """Name to recipe file, or to `{recipe: ..., overrides: [...]}`."""
 
-    tasks: dict[str, list[str]] = Field(min_length=1)
-    """Name to the dotted overrides that set the task; `${NAME}` is read from the environment."""
+    tasks: dict[str, TaskSettings] = Field(min_length=1)
+    """Name to the dotted overrides that set the task, or to `{overrides: [...], sizes: [...]}`."""
 
     sizes: list[FewShotSettings] = Field(min_length=1)
     """Training rows: `{total: 64}`, `{per_class: 64}`, or `{}` for all. As many more are held out as dev."""
@@ -80,10 +90,17 @@ class StudyConfig(Settings):
 
     @field_validator("methods", mode="before")
     @classmethod
-    def _short_form(cls, methods: Any) -> Any:
+    def _short_method(cls, methods: Any) -> Any:
         if not isinstance(methods, Mapping):
             return methods
         return {name: {"recipe": entry} if isinstance(entry, str) else entry for name, entry in methods.items()}
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _short_task(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, Mapping):
+            return tasks
+        return {name: {"overrides": entry} if isinstance(entry, list) else entry for name, entry in tasks.items()}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "StudyConfig":
@@ -94,9 +111,11 @@ class StudyConfig(Settings):
         for key, seeds in (("seeds", self.seeds), ("search.seeds", self.search_seeds)):
             if len(set(seeds)) < len(seeds) or min(seeds) < 0:
                 raise ValueError(f"{key} is {seeds}, but must be different numbers from 0. Name each seed once.")
-        names = [size_name(size) for size in self.sizes]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sizes is {', '.join(names)}, but each must be named once. Remove the repeated one.")
+        for name in self.tasks:
+            names = [size_name(size) for size in self.sizes_of(name)]
+            if len(set(names)) < len(names):
+                key = f"tasks.{name}.sizes" if self.tasks[name].sizes else "sizes"
+                raise ValueError(f"{key} is {', '.join(names)}, but each must be named once. Remove the repeated one.")
         for key in ("methods", "tasks"):
             for name in getattr(self, key):
                 if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -104,6 +123,10 @@ class StudyConfig(Settings):
                         f"{key} names {name!r}, but the name becomes a folder. Use letters, digits, `_`, `.`, `+`, `-`."
                     )
         return self
+
+    def sizes_of(self, task: str) -> list[FewShotSettings]:
+        """The sizes that a task is trained at."""
+        return self.tasks[task].sizes or self.sizes
 
     @property
     def search_seeds(self) -> list[int]:
@@ -178,6 +201,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
         if problem["type"] == "extra_forbidden":
             fields: dict[str, type[Settings]] = {
                 "methods": MethodSettings,
+                "tasks": TaskSettings,
                 "search": StudySearch,
                 "sizes": FewShotSettings,
             }

@@ -20,7 +20,7 @@ from infoprompt.config import (
 )
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "sweeps" not in path.parts)
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if not {"sweeps", "studies"} & set(path.parts))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,7 +10,7 @@ Letters: B examples, C classes.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,30 @@ from torch import Tensor
 
 from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
 from infoprompt.config import RunConfig, build_config
+from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
-from infoprompt.data.tasks import Task
+from infoprompt.data.task import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.prompted import PromptedModel, build_model, prompt_needs, prompt_slots, reads_unprompted
+from infoprompt.predictions import Target, completed, predicted, targets
 
 FORMAT_VERSION = 1
 FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST)
+
+
+NEEDS: dict[str, str] = {
+    "single": "`text`",
+    "pair": "`text_a` and `text_b`",
+    "relation": "`text`, `head` and `tail`",
+    "span": "`text` and `span`",
+    "tags": "`words`",
+    "choice": "`text` and `choices`",
+    "regression": "`text`, or `text_a` and `text_b`",
+}
+"""Kind of task to the columns of its rows."""
 
 
 class ArtifactError(ValueError):
@@ -39,10 +53,16 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable label of one example, and the probability of each."""
+    """What is predicted for one example."""
 
     label: str
+    """The most probable class; of a choice `choice1` and so on; all tags with blanks between them; the value."""
     probabilities: dict[str, float]
+    """Class (or choice) to probability; empty for tags and values."""
+    tags: tuple[str, ...] | None = None
+    """Class of each word, where words are tagged."""
+    value: float | None = None
+    """The value, of a regression."""
 
 
 class Artifact:
@@ -72,6 +92,10 @@ class Artifact:
         values = dict(card["config"])
         # The critics are of no use any more; without their weights the model is built without them.
         values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
+        # Nor are the files that training started from.
+        values["prompt"] = {**values["prompt"], "start_from": None, "table": None}
+        if card["config"]["prompt"].get("table"):
+            values["prompt"]["init"] = "random"
         config = build_config(values)
         settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
         target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -94,47 +118,94 @@ class Artifact:
         save_artifact(Path(folder), state, self.config, self.task, fingerprint=fingerprint, scores=scores)
 
     def predict(self, examples: Iterable[Example | str], batch_size: int = 64) -> list[Prediction]:
-        """Label and probabilities of each example, in the order given; a text stands for a single-text example.
+        """What is predicted for each example, in the order given; a text stands for a single-text example.
+
+        Where words are tagged, the blanks of a text part its words.
 
         Raises:
             ValueError: an example is not of the kind that the task was trained on.
         """
-        rows = [Example(text=example) if isinstance(example, str) else example for example in examples]
-        for number, row in enumerate(rows, 1):
-            self._check(row, number)
-        probability_BC = self.probabilities(rows, batch_size)
+        given = [self._example(example) for example in examples]
+        for number, example in enumerate(given, 1):
+            self._check(example, number)
+        rows = self.encode([example.unlabelled() for example in given])
+        if self.task.kind in ("tags", "regression"):
+            return [self._other_prediction(target) for target in self.predicted(rows, batch_size)]
         return [
             Prediction(self.task.labels[int(row.argmax())], dict(zip(self.task.labels, row.tolist(), strict=True)))
-            for row in probability_BC
+            for row in self._probabilities(rows, batch_size)
         ]
 
-    @torch.inference_mode()
     def probabilities(self, examples: Sequence[Example], batch_size: int = 64) -> Tensor:
-        """Probability of each label, [B, C], float32 on the CPU."""
-        rows = Rows.encode([replace(e, label=None) for e in examples], self.task.labels, self._template, "given")
+        """Probability of each class or choice, [B, C], float32 on the CPU.
+
+        Raises:
+            ValueError: the task has no classes of whole examples.
+        """
+        if self.task.kind in ("tags", "regression"):
+            raise ValueError(f"{self.task.name} is of the kind {self.task.kind}, without classes of examples.")
+        return self._probabilities(self.encode([example.unlabelled() for example in examples]), batch_size)
+
+    def encode(self, examples: Sequence[Example]) -> Rows:
+        """Tokenized examples, with their labels where they have any."""
+        return Rows.encode(examples, self.task.labels, self._template, "given", self.task.scale)
+
+    def predicted(self, rows: Rows, batch_size: int = 64) -> list[Target]:
+        """Class index, value or tag indices of each row, in the rows' order."""
+        known = targets(rows, self.task)
+        found: list[Target] = [-1] * len(rows)
+        for batch, logits_BC in self._scores(rows, batch_size):
+            for row, prediction in zip(batch.examples, predicted(logits_BC, batch, self.task), strict=True):
+                found[row] = completed(prediction, known[row], self.task)
+        return found
+
+    def _probabilities(self, rows: Rows, batch_size: int) -> Tensor:
+        result_BC = torch.zeros(len(rows), len(self.task.labels))
+        for batch, logits_BC in self._scores(rows, batch_size):
+            result_BC[batch.examples] = logits_BC.softmax(1)
+        return result_BC
+
+    def _scores(self, rows: Rows, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches and the model's scores of them, float32 on the CPU."""
         plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
         device = next(self.model.backbone.parameters()).device
-        result_BC = torch.zeros(len(rows), len(self.task.labels))
         for batch in evaluation_batches(rows, batch_size, rank=0, world_size=1):
             moved = batch.to(device)
-            if needs_unprompted_states(self.config, self.task, training=False):
-                states = self._plain_states(plain, batch.row_B.tolist())
-                moved = replace(moved, first_BD=states.first_BD, pooled_BD=states.pooled_BD)
-                if self.config.prompt.source == "other":
-                    others = [(row - 1) % len(rows) for row in batch.row_B.tolist()]
-                    moved = replace(moved, first_BD=self._plain_states(plain, others).first_BD)
-            result_BC[batch.row_B] = self.model(moved).logits_BC.float().softmax(1).cpu()
-        return result_BC
+            with torch.inference_mode():
+                if needs_unprompted_states(self.config, self.task, training=False):
+                    states = self._plain_states(plain, batch.examples)
+                    moved = replace(moved, first_BD=states.first_BD, pooled_BD=states.pooled_BD)
+                    if self.config.prompt.source == "other":
+                        others = [(row - 1) % len(rows) for row in batch.examples]
+                        moved = replace(moved, first_BD=self._plain_states(plain, others).first_BD)
+                logits_BC = self.model(moved).logits_BC.float().cpu()
+            yield batch, logits_BC
 
     def _plain_states(self, plain: Rows, rows: Sequence[int]) -> Encoding:
         device = next(self.model.backbone.parameters()).device
-        return self.model(replace(plain.batch(rows), plain=True).to(device))  # type: ignore[no-any-return]
+        return self.model(replace(plain.batch(rows), plain=True).to(device))
+
+    def _example(self, given: Example | str) -> Example:
+        if not isinstance(given, str):
+            return given
+        return Example(text=given, words=tuple(given.split()) if self.task.kind == "tags" else None)
+
+    def _other_prediction(self, target: Target) -> Prediction:
+        """Of tags or a value."""
+        if isinstance(target, list):
+            tags = tuple(self.task.labels[tag] for tag in target)
+            return Prediction(" ".join(tags), {}, tags=tags)
+        return Prediction(f"{target:.4g}", {}, value=float(target))
 
     def _check(self, example: Example, number: int) -> None:
-        given = "relation" if example.head is not None else "pair" if example.pair is not None else "single"
-        if given != self.task.kind:
-            need = {"single": "`text`", "pair": "`text_a` and `text_b`", "relation": "`text`, `head` and `tail`"}
-            raise ValueError(f"Example {number} is of the kind {given}, but this prompt reads {need[self.task.kind]}.")
+        if not self.task.fits(example.unlabelled()):
+            raise ValueError(
+                f"Example {number} is of the kind {example.kind}, but this prompt reads {NEEDS[self.task.kind]}."
+            )
+        if example.choices is not None and len(example.choices) != self.task.num_classes:
+            raise ValueError(
+                f"Example {number} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
+            )
 
 
 def make_template(config: RunConfig, backbone: Backbone) -> Template:
@@ -197,7 +268,13 @@ def save_artifact(
 
 
 def _read_when_predicting(name: str, config: RunConfig) -> bool:
-    unread = ["head_critic.", "representation_critic.", "head_baseline.", "representation_baseline.", "gaussian.log_std."]
+    unread = [
+        "head_critic.",
+        "representation_critic.",
+        "head_baseline.",
+        "representation_baseline.",
+        "gaussian.log_std.",
+    ]
     if config.head.kind != "variational":
         unread.append("gaussian.")
     return not name.startswith(tuple(unread))

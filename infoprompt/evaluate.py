@@ -1,6 +1,6 @@
 """Scoring a model on labelled rows.
 
-Letters: B examples, C classes.
+Letters: N rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,17 +11,20 @@ import numpy as np
 from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
+from infoprompt.data.forms import adapter
 from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import read_examples
-from infoprompt.data.tasks import Task
+from infoprompt.data.task import Task
+from infoprompt.data.tasks import TASKS
 from infoprompt.metrics import score
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.unprompted import Peers
+from infoprompt.predictions import Target, as_array, completed, predicted, targets
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, each in [0, 1], and what they were made from, in the rows' order."""
+    """Scores, and what they were made from, in the rows' order: class indices, values, or lists of tag indices."""
 
     scores: dict[str, float]
     labels: np.ndarray
@@ -30,18 +33,18 @@ class Evaluation:
 
 def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: Peers, batch_size: int) -> Evaluation:
     """Score every row once; all ranks take part and all get the result."""
-    parts: list[tuple[list[int], list[int]]] = []
+    parts: list[tuple[list[int], list[Target]]] = []
     for batch in evaluation_batches(rows, batch_size, peers.rank, peers.world_size):
-        predicted_B = infer(batch).logits_BC.argmax(1)
-        parts.append((batch.row_B.tolist(), predicted_B.tolist()))
-    predictions = np.full(len(rows), -1)
+        parts.append((batch.examples, predicted(infer(batch).logits_BC, batch, task)))
+    known = targets(rows, task)
+    found: list[Target] = [-1] * len(rows)
     for rank_parts in peers.gather_objects(parts):
-        for indices, predicted in rank_parts:
-            for row, prediction in zip(indices, predicted, strict=True):
+        for indices, predictions in rank_parts:
+            for row, prediction in zip(indices, predictions, strict=True):
                 if row >= 0:
-                    predictions[row] = prediction
-    labels = np.asarray(rows.labels)
-    return Evaluation(score(task, labels, predictions), labels, predictions)
+                    found[row] = completed(prediction, known[row], task)
+    labels, predicted_N = as_array(known), as_array(found)
+    return Evaluation(score(task, labels, predicted_N), labels, predicted_N)
 
 
 def evaluate_artifact(
@@ -52,14 +55,20 @@ def evaluate_artifact(
     Raises:
         ConfigError: the rows cannot be read, or hold a label that the artifact does not know.
     """
-    examples = read_examples(source, columns)
-    index = {label: i for i, label in enumerate(artifact.task.labels)}
+    task = artifact.task
+    examples = read_examples(source, columns, adapt=adapter(TASKS.get(artifact.config.data.task or "")))
+    known = set(task.labels)
     for number, example in enumerate(examples, 1):
-        if example.label not in index:
+        if not task.fits(example):
             raise ConfigError(
-                f"Row {number} of {source} has the label {example.label!r}, which this prompt was not trained on. "
-                f"It knows: {', '.join(artifact.task.labels[:10])}{', ...' if len(index) > 10 else ''}."
+                f"Row {number} of {source} is of the kind {example.kind}, but this prompt was trained on rows of the "
+                f"kind {task.kind}. Give a file with the same columns, or name them by --column."
             )
-    labels = np.asarray([index[str(example.label)] for example in examples])
-    predictions = artifact.probabilities(examples, batch_size).argmax(1).numpy()
-    return score(artifact.task, labels, predictions)
+        unknown = next((label for label in example.given_labels if label not in known), None)
+        if unknown is not None:
+            raise ConfigError(
+                f"Row {number} of {source} has the label {unknown!r}, which this prompt was not trained on. "
+                f"It knows: {', '.join(task.labels[:10])}{', ...' if len(known) > 10 else ''}."
+            )
+    rows = artifact.encode(examples)
+    return score(task, as_array(targets(rows, task)), as_array(artifact.predicted(rows, batch_size)))

@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from infoprompt.config import ConfigError
-from infoprompt.data.tasks import Task
+from infoprompt.data.task import Task, is_bio
 
 Metric = Callable[[np.ndarray, np.ndarray, Task], float]
 
@@ -53,12 +55,46 @@ def semeval2010_macro_f1(labels: np.ndarray, predictions: np.ndarray, task: Task
     return float(np.mean(scores)) if scores else 0.0
 
 
+def entity_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """F1 over entities: one is right only if its type, its first and its last word are.
+
+    Args:
+        labels, predictions: arrays of one list of tag indices per sentence.
+        task: its classes are BIO tags. An I that follows nothing of its type opens an entity, as in conlleval.
+
+    Source: seqeval (Nakayama 2018), which agrees with the CoNLL-2000 script.
+    """
+    from seqeval.metrics import f1_score as entity_f1_score
+
+    named = [[[task.labels[tag] for tag in tags] for tags in part] for part in (labels, predictions)]
+    return float(entity_f1_score(named[0], named[1], zero_division=0))
+
+
+def pearson(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Pearson correlation, between -1 and 1; 0 where labels or predictions are all the same."""
+    return _correlation(pearsonr, labels, predictions)
+
+
+def spearman(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Spearman's rank correlation, between -1 and 1; 0 where labels or predictions are all the same."""
+    return _correlation(spearmanr, labels, predictions)
+
+
+def _correlation(measure: Callable[..., Any], labels: np.ndarray, predictions: np.ndarray) -> float:
+    if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0  # undefined; no correlation is what a constant prediction deserves
+    return float(measure(labels, predictions).statistic)
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "macro_f1": macro_f1,
     "f1": f1,
     "matthews": matthews,
     "semeval2010_macro_f1": semeval2010_macro_f1,
+    "entity_f1": entity_f1,
+    "pearson": pearson,
+    "spearman": spearman,
 }
 
 
@@ -68,6 +104,17 @@ def check_metric(name: str, task: Task) -> None:
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}?" if near else f"Metrics are {', '.join(METRICS)}."
         raise ConfigError(f"evaluation.metric is {name}, which is not a known metric. {hint}")
+    correlates = name in ("pearson", "spearman")
+    if correlates != (task.kind == "regression"):
+        use = "pearson or spearman" if task.kind == "regression" else task.metrics[0]
+        raise ConfigError(
+            f"evaluation.metric is {name}, which does not fit {task.name}, a task of the kind {task.kind}. Use {use}."
+        )
+    if name == "entity_f1" and not (task.kind == "tags" and all(map(is_bio, task.labels))):
+        raise ConfigError(
+            f"evaluation.metric is entity_f1, which needs words tagged B-type, I-type and O, but {task.name} has "
+            f"{', '.join(task.labels[:3])}. Use {task.metrics[0]}."
+        )
     if name == "f1" and task.num_classes != 2:
         raise ConfigError(
             f"evaluation.metric is f1, which needs 2 classes, but {task.name} has {task.num_classes}. Use macro_f1."
@@ -86,11 +133,11 @@ def score(
 
     Args:
         task: names its metrics, the main one first.
-        labels: class indices, [N].
-        predictions: class indices, [N].
+        labels: class indices or values, [N]; of tags, an array of lists of class indices.
+        predictions: the same.
         names: metrics to compute; the task's own if not given.
     Returns:
-        Metric name to score, in the order of `names`; between 0 and 1 (Matthews between -1 and 1).
+        Metric name to score, in the order of `names`; between 0 and 1 (correlations between -1 and 1).
     Raises:
         ValueError: nothing to score, or not one prediction per label.
     """
@@ -99,7 +146,13 @@ def score(
         raise ValueError(
             f"There are {labels.size} labels and {predictions.size} predictions; give one per row, at least 1."
         )
-    return {name: METRICS[name](labels, predictions, task) for name in names or task.metrics}
+    names = names or task.metrics
+    return {name: METRICS[name](_as_read(name, labels), _as_read(name, predictions), task) for name in names}
+
+
+def _as_read(name: str, values: np.ndarray) -> np.ndarray:
+    """Tags sentence by sentence for entities, word by word for everything else."""
+    return np.concatenate(values) if values.dtype == object and name != "entity_f1" else values
 
 
 def steps_to_share(curve: Sequence[tuple[int, float]], share: float = 0.95) -> int:

@@ -86,7 +86,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     engine = build_engine(model, config, ranks)
 
     def encode(examples: list[Example], name: str) -> Rows:
-        return Rows.encode(examples, task.labels, template, name)
+        return Rows.encode(examples, task.labels, template, name, task.scale)
 
     test = splits.test if config.evaluation.test else []
     rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}

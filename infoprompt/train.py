@@ -318,9 +318,10 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
         tracker.log_figure(learning_curves(course.history), "learning_curves.png")
-        if tested:
+        if tested and setup.task.classifies:
             figure = confusion_matrix(tested.labels.tolist(), tested.predictions.tolist(), setup.task.labels)
             tracker.log_figure(figure, "confusion_matrix.png")
+        if tested:
             (output_dir / "predictions.json").write_text(json.dumps(_predictions(setup, tested)))
         # last, so that its presence means that everything else is there
         (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))

@@ -19,6 +19,7 @@ ORDER = [
     "infoprompt.data",
     "infoprompt.model",
     "infoprompt.objective",
+    "infoprompt.predictions",
     "infoprompt.metrics",
     "infoprompt.engine",
     "infoprompt.tracking",
@@ -29,6 +30,7 @@ ORDER = [
     "infoprompt.evaluate",
     "infoprompt.setup",
     "infoprompt.train",
+    "infoprompt.pretrain",
     "infoprompt.__init__",
     "launcher",
 ]

@@ -29,7 +29,8 @@ class Batch:
     label_B: Tensor
     """Class index, int64; -1 where unknown."""
     row_B: Tensor
-    """Row in the data set, int64; -1 for a filler row that must not be counted."""
+    """Input of the data set (its row, or of multiple choice one of the row's), int64; -1 for a filler that must not be
+    counted."""
     first_BD: Tensor | None = None
     """First-token state of the unprompted pass, float32."""
     pooled_BD: Tensor | None = None
@@ -55,6 +56,11 @@ class Batch:
     def attended_BL(self) -> Tensor:
         """Positions the backbone attends to: real tokens and prompt slots, bool."""
         return self.real_BL | (self.slot_BL >= 0)
+
+    @property
+    def examples(self) -> list[int]:
+        """Row in the data set of each example, -1 for a filler; not one for each of its choices."""
+        return [row // self.num_choices for row in self.row_B.tolist()[:: self.num_choices]]
 
     def __len__(self) -> int:
         return self.input_ids_BL.shape[0]

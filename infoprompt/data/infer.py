@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.rows import Example, Kind
-from infoprompt.data.task import Task, is_whole_number, words_of
+from infoprompt.data.task import Task, is_bio, is_whole_number, words_of
 from infoprompt.data.tasks import known_task
 
 
@@ -37,6 +37,8 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
     if not task.labels:
         labels = _labels(examples)
         task = replace(task, labels=labels, label_texts=tuple(words_of(label) for label in labels))
+        if kind == "tags" and not all(map(is_bio, labels)):
+            task = replace(task, metrics=("accuracy", "macro_f1"))
     if task.num_classes < 2:
         raise ConfigError(
             f"Every row of {settings.train} has the label {task.labels[0]}, but a classifier needs at least 2 classes. "

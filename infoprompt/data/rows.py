@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infoprompt.config import ConfigError
@@ -60,6 +60,17 @@ class Example:
         if self.head is not None:
             return "relation"
         return "single" if self.pair is None else "pair"
+
+    @property
+    def given_labels(self) -> tuple[str, ...]:
+        """The example's class, or its words' tags; none where it has no label."""
+        if self.words is not None:
+            return self.tags or ()
+        return () if self.label is None else (self.label,)
+
+    def unlabelled(self) -> "Example":
+        """The same example without what is to be predicted."""
+        return replace(self, label=None, tags=None, value=None)
 
 
 # Our columns, each with the names that are found without being told.

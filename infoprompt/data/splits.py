@@ -106,7 +106,7 @@ def _read_part(source: str, settings: DataSettings, task: Task, part: str, parts
 def _check_labels(examples: Sequence[Example], task: Task, part: str, source: str) -> None:
     known = set(task.labels)
     for number, example in enumerate(examples, 1):
-        if unknown := next((label for label in _labels_of(example) if label not in known), None):
+        if unknown := next((label for label in example.given_labels if label not in known), None):
             origin = (
                 "the training rows have no such label" if task.name not in TASKS else f"{task.name} has no such label"
             )
@@ -126,12 +126,6 @@ def _check_labels(examples: Sequence[Example], task: Task, part: str, source: st
                     f"The {part} row {number} of {source} has the value {example.value:g}, but those of {task.name} "
                     f"run from {low:g} to {high:g}. Correct or remove the row, or check data.columns.value."
                 )
-
-
-def _labels_of(example: Example) -> tuple[str, ...]:
-    if example.words is not None:
-        return example.tags or ()
-    return () if example.label is None else (example.label,)
 
 
 def _strata(rows: Sequence[Example], task: Task, settings: DataSettings) -> list[int]:

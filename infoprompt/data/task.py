@@ -97,6 +97,11 @@ def is_whole_number(label: str) -> bool:
     return re.fullmatch(r"-?[0-9]+", label) is not None
 
 
+def is_bio(tag: str) -> bool:
+    """Whether a tag is `O`, `B-type` or `I-type`."""
+    return re.fullmatch(r"O|[BI]-.+", tag) is not None
+
+
 def words_of(label: str) -> str:
     """A label's name as words: `Refund_not_showing_up` and `RefundNotShowingUp` as `refund not showing up`."""
     if is_whole_number(label):

@@ -2,12 +2,14 @@
 
 Templates of the WARP family (Hambardzumyan et al. 2021; InfoPrompt's released code), P a slot of prompt vectors:
 
-    single    <s> P text P <mask> P P </s>
-    pair      <s> P text_a P <mask> P </s> text_b P </s>
+    single    <s> P text P <mask> P P </s>                         (words to tag too)
+    pair      <s> P text_a P <mask> P </s> text_b P </s>           (each choice as text_b)
+    span      <s> P text with "@ span @" P </s> span P <mask> P </s>
     relation  <s> P text with "@ head @" and "# tail #" P </s> head P <mask> P tail </s>
 
 The mask token stands there only if its state is read (`head.pooling: mask`). `front` puts all vectors after `<s>`;
-`before` puts them before `<s>`, each with a position of its own, as PEFT does.
+`before` puts them before it, each with a position of its own, as PEFT does.
+A tokenizer without special tokens (GPT-2, Llama) has none of `<s>` and `</s>`; a line break stands between its texts.
 """
 
 from collections.abc import Sequence
@@ -15,47 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from infoprompt.config import ConfigError
-from infoprompt.data.rows import Example
+from infoprompt.data.encoded import EncodedText
+from infoprompt.data.rows import Example, Span
+from infoprompt.data.tokens import tokenize
 
 NUM_SLOTS = 4
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """One example, not padded; the lists run over its positions."""
-
-    input_ids: list[int]
-    slots: list[int]
-    """Index of the prompt vector, -1 at a real token."""
-    segments: list[int]
-    mask_index: int
-    """Position of the mask token, 0 where there is none."""
-    truncated: bool
-    slots_counted: bool = False
-    """Whether a prompt slot counts as a position, so that the real tokens behind it move."""
-
-    @property
-    def positions(self) -> list[int]:
-        """Index among the real tokens; a prompt slot has its left neighbour's, so real tokens keep theirs."""
-        if self.slots_counted:
-            return list(range(len(self.slots)))
-        count = -1
-        positions = []
-        for slot in self.slots:
-            count += slot < 0
-            positions.append(count)
-        return positions
-
-    def without_prompt(self) -> "EncodedText":
-        """The same text with its prompt slots taken out."""
-        kept = [index for index, slot in enumerate(self.slots) if slot < 0]
-        return EncodedText(
-            input_ids=[self.input_ids[index] for index in kept],
-            slots=[-1] * len(kept),
-            segments=[self.segments[index] for index in kept],
-            mask_index=kept.index(self.mask_index),
-            truncated=self.truncated,
-        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +44,7 @@ class Template:
 
         Args:
             tokenizer: a transformers tokenizer.
-            num_vectors: prompt vectors per example.
+            num_vectors: prompt vectors per example that take a position, 0 or more.
             placement: `warp`, `front` or `before`.
             use_mask: whether a mask token is part of the input.
             max_length: positions per example, prompt included.
@@ -87,24 +53,11 @@ class Template:
         """
         if use_mask and tokenizer.mask_token_id is None:
             raise ConfigError(
-                "head.pooling is mask, but this backbone's tokenizer has no mask token. Use head.pooling=mean."
+                "head.pooling is mask, but this backbone's tokenizer has no mask token. Use head.pooling=mean or "
+                "head.pooling=last."
             )
-        text = tokenizer("a", add_special_tokens=False)["input_ids"]
-        pair = tokenizer("a", "a", return_token_type_ids=True)
-        ids, size = pair["input_ids"], len(text)
-        first = _find(ids, text, 0)
-        second = _find(ids, text, first + size)
-        template = cls(
-            tokenizer,
-            prefix=tuple(ids[:first]),
-            middle=tuple(ids[first + size : second]),
-            suffix=tuple(ids[second + size :]),
-            second_segment=int(pair["token_type_ids"][second]),
-            num_vectors=num_vectors,
-            placement=placement,
-            use_mask=use_mask,
-            max_length=max_length,
-        )
+        prefix, middle, suffix, second_segment = _special_tokens(tokenizer)
+        template = cls(tokenizer, prefix, middle, suffix, second_segment, num_vectors, placement, use_mask, max_length)
         if template._room(2) < 8:
             raise ConfigError(
                 f"prompt.length is {num_vectors}, but of {max_length} positions (backbone.max_length) that leaves "
@@ -112,64 +65,167 @@ class Template:
             )
         return template
 
+    @property
+    def pad_id(self) -> int:
+        """What stands at padding and prompt slots; never read, since neither is embedded as a token."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in known if token is not None)
+
+    def encode(self, example: Example) -> list[EncodedText]:
+        """Lay one example out: one input, or one for each choice.
+
+        Text that does not fit is cut at its end, the longer text of a pair first.
+        """
+        if example.choices is None:
+            return [self(example)]
+        return [self._lay_out([example.text, choice], example) for choice in example.choices]
+
     def __call__(self, example: Example) -> EncodedText:
-        """Lay one example out; text that does not fit is cut at its end, the longer text of a pair first."""
-        if example.head is not None:
-            texts = [_marked(example), example.text[slice(*_bounds(example.head))]]
-            texts.append(example.text[slice(*_bounds(example.tail))])
-        else:
-            texts = [example.text] if example.pair is None else [example.text, example.pair]
-        tokens = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        fitted = _fit(tokens, self._room(len(tokens)))
-        ids, slots, segments = self._assemble(fitted)
-        mask_index = ids.index(self.tokenizer.mask_token_id) if self.use_mask else 0
-        counted = self.placement == "before"
-        return EncodedText(ids, slots, segments, mask_index, truncated=fitted != tokens, slots_counted=counted)
+        """Lay one example without choices out."""
+        if example.head is not None and example.tail is not None:
+            text, places = _marked(example.text, [(example.head, "@"), (example.tail, "#")])
+            named = [_part(example, example.head), _part(example, example.tail)]
+            return self._lay_out([text, *named], example, entities=places)
+        if example.span is not None:
+            text, _ = _marked(example.text, [(example.span, "@")])
+            return self._lay_out([text, _part(example, example.span)], example)
+        return self._lay_out([example.text] if example.pair is None else [example.text, example.pair], example)
+
+    def _lay_out(self, texts: list[str], example: Example, entities: Sequence[int] = ()) -> EncodedText:
+        tokens = [tokenize(self.tokenizer, text) for text in texts]
+        fitted = _fit([part.ids for part in tokens], self._room(len(tokens)))
+        ids, slots, segments, starts = self._assemble(fitted, is_span=example.span is not None)
+
+        def position(token: int) -> int | None:
+            """Position of a token of the first text; None if it was cut."""
+            return starts["text 0"] + token if token < len(fitted[0]) else None
+
+        words = [position(token) for token in tokens[0].at(_starts(example.words))] if example.words else []
+        markers = [position(token) for token in tokens[0].at(entities)]
+        # Where a marker was cut off, the entity still stands behind the text.
+        found = [starts[f"text {side}"] if place is None else place for side, place in enumerate(markers, 1)]
+        return EncodedText(
+            ids,
+            slots,
+            segments,
+            mask_index=starts.get("mask", 0),
+            truncated=any(len(kept) < len(part.ids) for kept, part in zip(fitted, tokens, strict=True)),
+            words=tuple(place for place in words if place is not None),
+            entities=(found[0], found[1]) if found else None,
+            slots_counted=self.placement == "before",
+        )
 
     def _room(self, num_texts: int) -> int:
-        special = len(self.prefix) + len(self.suffix) + (len(self.middle) if num_texts > 1 else 0)
+        special = len(self.prefix) + len(self.suffix) + (num_texts > 1) * len(self.middle)
         return self.max_length - self.num_vectors - special - self.use_mask
 
-    def _assemble(self, texts: Sequence[list[int]]) -> tuple[list[int], list[int], list[int]]:
-        mask = [self.tokenizer.mask_token_id] if self.use_mask else []
-        prefix, middle, suffix = list(self.prefix), list(self.middle), list(self.suffix)
-        # each row: tokens, then whether a slot follows, then the segment
-        if len(texts) == 1:
-            layout = [(prefix, 1, 0), (texts[0], 1, 0), (mask, 2, 0), (suffix, 0, 0)]
-        elif len(texts) == 2:
-            layout = [(prefix, 1, 0), (texts[0], 1, 0), (mask, 1, 0), (middle, 0, 0), (texts[1], 1, 1), (suffix, 0, 1)]
-        else:
-            layout = [(prefix, 1, 0), (texts[0], 1, 0), (middle, 0, 0), (texts[1], 1, 1), (mask, 1, 1)]
-            layout += [(texts[2], 0, 1), (suffix, 0, 1)]
+    def _assemble(
+        self, texts: Sequence[list[int]], is_span: bool
+    ) -> tuple[list[int], list[int], list[int], dict[str, int]]:
+        """Ids, slots and segments of the whole input, and where the texts and the mask start."""
+        parts = {f"text {index}": tokens for index, tokens in enumerate(texts)}
+        parts |= {"prefix": [*self.prefix], "middle": [*self.middle], "suffix": [*self.suffix]}
+        parts["mask"] = [self.tokenizer.mask_token_id] if self.use_mask else []
         sizes = [self.num_vectors // NUM_SLOTS + (i < self.num_vectors % NUM_SLOTS) for i in range(NUM_SLOTS)]
-        if self.placement in ("front", "before"):
+        if self.placement == "front":
             sizes = [self.num_vectors, 0, 0, 0]
-        if self.placement == "before":
-            layout.insert(0, ([], 1, 0))
-        ids: list[int] = []
-        slots: list[int] = []
-        segments: list[int] = []
-        placed = 0
-        for tokens, num_slots, segment in layout:
+        first = self.num_vectors if self.placement == "before" else 0
+        if first:
+            sizes = [0, 0, 0, 0]
+        ids: list[int] = [self.pad_id] * first
+        slots: list[int] = list(range(first))
+        segments: list[int] = [0] * first
+        starts: dict[str, int] = {}
+        placed = first
+        for name, num_slots, segment in _LAYOUTS["span" if is_span else len(texts)]:
+            if parts[name] or name != "mask":
+                starts[name] = len(ids)
             size = sum(sizes[:num_slots])
             del sizes[:num_slots]
-            ids += tokens + [self.tokenizer.pad_token_id] * size
-            slots += [-1] * len(tokens) + list(range(placed, placed + size))
-            segments += [segment * self.second_segment] * (len(tokens) + size)
+            ids += parts[name] + [self.pad_id] * size
+            slots += [-1] * len(parts[name]) + list(range(placed, placed + size))
+            segments += [segment * self.second_segment] * (len(parts[name]) + size)
             placed += size
-        return ids, slots, segments
+        return ids, slots, segments, starts
 
 
-def _marked(example: Example) -> str:
-    spans = sorted([(*_bounds(example.head), "@"), (*_bounds(example.tail), "#")], reverse=True)
-    text = example.text
-    for start, end, marker in spans:
-        text = f"{text[:start]} {marker} {text[start:end]} {marker} {text[end:]}"
-    return " ".join(text.split())
+# By the number of texts: what stands there, how many prompt slots follow it, and its segment.
+_LAYOUTS: dict[int | str, list[tuple[str, int, int]]] = {
+    1: [("prefix", 1, 0), ("text 0", 1, 0), ("mask", 2, 0), ("suffix", 0, 0)],
+    2: [
+        ("prefix", 1, 0),
+        ("text 0", 1, 0),
+        ("mask", 1, 0),
+        ("middle", 0, 0),
+        ("text 1", 1, 1),
+        ("suffix", 0, 1),
+    ],
+    3: [
+        ("prefix", 1, 0),
+        ("text 0", 1, 0),
+        ("middle", 0, 0),
+        ("text 1", 1, 1),
+        ("mask", 1, 1),
+        ("text 2", 0, 1),
+        ("suffix", 0, 1),
+    ],
+    "span": [
+        ("prefix", 1, 0),
+        ("text 0", 1, 0),
+        ("middle", 0, 0),
+        ("text 1", 1, 1),
+        ("mask", 1, 1),
+        ("suffix", 0, 1),
+    ],
+}
 
 
-def _bounds(span: Any) -> tuple[int, int]:
-    return span.start, span.end
+def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """What stands before, between and behind two texts, and the segment of the second one."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    has_segments = "token_type_ids" in tokenizer.model_input_names
+    pair = tokenizer("a", "a", return_token_type_ids=has_segments)
+    ids, size = pair["input_ids"], len(text)
+    first = _find(ids, text, 0)
+    second = _find(ids, text, first + size)
+    middle = ids[first + size : second]
+    if not {tokenizer.sep_token_id, tokenizer.eos_token_id} & set(middle):
+        # Nothing, or a second start token: neither keeps the texts apart.
+        middle = tokenizer("\n", add_special_tokens=False)["input_ids"] or middle
+    second_segment = int(pair["token_type_ids"][second]) if has_segments else 0
+    return tuple(ids[:first]), tuple(middle), tuple(ids[second + size :]), second_segment
+
+
+def _marked(text: str, spans: Sequence[tuple[Span, str]]) -> tuple[str, list[int]]:
+    """The text with its spans between markers, single blanks alone, and where each span's first marker stands."""
+    pieces: list[str] = []
+    opened: dict[str, int] = {}
+    # Markers of one place: what closes comes before what opens, and the inner span stays inside the outer one.
+    events = [(span.start, 1, -span.end, marker) for span, marker in spans]
+    events += [(span.end, 0, -span.start, marker) for span, marker in spans]
+    position = 0
+    for place, opens, _, marker in sorted(events):
+        pieces += text[position:place].split()
+        if opens:
+            opened[marker] = len(pieces)
+        pieces.append(marker)
+        position = place
+    pieces += text[position:].split()
+    starts = _starts(pieces)
+    return " ".join(pieces), [starts[opened[marker]] for _, marker in spans]
+
+
+def _starts(words: Sequence[str]) -> list[int]:
+    """Where each word starts, in characters, with one blank between them."""
+    starts, position = [], 0
+    for word in words:
+        starts.append(position)
+        position += len(word) + 1
+    return starts
+
+
+def _part(example: Example, span: Span) -> str:
+    return example.text[span.start : span.end]
 
 
 def _find(ids: list[int], part: list[int], start: int) -> int:

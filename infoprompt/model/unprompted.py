@@ -98,7 +98,7 @@ def _compute(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch
         assert encoding.first_BD is not None
         parts.append((batch.row_B.tolist(), encoding.first_BD.cpu(), encoding.pooled_BD.cpu()))
     size = parts[0][1].shape[1]
-    states = {"first": torch.zeros(len(rows), size), "pooled": torch.zeros(len(rows), size)}
+    states = {"first": torch.zeros(len(rows.texts), size), "pooled": torch.zeros(len(rows.texts), size)}
     for rank_parts in peers.gather_objects(parts):
         for indices, first_BD, pooled_BD in rank_parts:
             known = [i for i, row in enumerate(indices) if row >= 0]

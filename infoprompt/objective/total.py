@@ -20,7 +20,7 @@ def information_objective(
 
     Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
     """
-    task = task_loss(encoding.logits_BC, batch.label_B)
+    task = task_loss(encoding.logits_BC, batch)
     head = head_information(encoding, batch, settings) if settings.head_weight else None
     representation = representation_information(encoding, batch, settings) if settings.representation_weight else None
     kl = _latent_kl(encoding) if settings.kl_weight else None

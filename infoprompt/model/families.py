@@ -25,10 +25,6 @@ NEEDS = {
 
 ONE_TOKEN_AT_A_TIME = "an encoder predicts single masked tokens, not texts; head.kind=label_words can use it"
 AFTER_THE_DECODER = "the model predicts words after its decoder only; head.kind=text can use it"
-OWN_ATTENTION = (
-    "it scores tokens by their distance inside an attention of its own, in which a prompt's keys have no distance"
-)
-DISTANCE_BY_INDEX = "it counts distances by index, so unseen slots would still push the tokens around them apart"
 
 
 @dataclass(frozen=True)
@@ -42,9 +38,9 @@ class Family:
     """Its language-model head for single words; None where words are not scored alone."""
     summary: Literal["first", "last", "mean"] = "first"
     """Which real token's state stands for a text."""
-    positions: Literal["given", "learned_by_index", "bias_by_index", "fixed"] = "given"
-    """How the model learns of positions: as an argument; from a table that it reads by index; from a bias that it
-    computes of indices; the last cannot be told otherwise."""
+    positions: Literal["given", "learned_by_index", "bias_by_index", "distances"] = "given"
+    """How the model learns of positions: as an argument; from a table that it reads by index; from a bias, or from
+    embedded distances, that it computes of indices. All but the first are told ours by `deep_layers`."""
     after_padding: bool = False
     """Whether position ids count from padding id + 1, as RoBERTa's do."""
     segments: bool = False
@@ -122,9 +118,9 @@ FAMILIES: dict[str, Family] = {
         "encoder.layer",
         _deberta_head,
         segments=True,
-        positions="fixed",
-        cannot={"prefix": OWN_ATTENTION, "layers": DISTANCE_BY_INDEX},
-        note="Distances count slots too: with a prompt between them, tokens are further apart than without.",
+        positions="distances",
+        note="A slot is at distance 0 from its left neighbour. A convolution over the tokens (`conv_kernel_size`, in "
+        "the largest models of version 2) mixes neighbours, slots among them; with one, layer prompts are refused.",
     ),
     "modernbert": _encoder("layers", _modernbert_head, window="some", note=_ROTARY),
     "gpt2": _decoder("h"),
@@ -138,7 +134,7 @@ FAMILIES: dict[str, Family] = {
     "t5": _encoder_decoder(
         "block",
         positions="bias_by_index",
-        note="A slot is at distance 0 from its left neighbour; the prompt is the encoder's.",
+        note="A slot is at distance 0 from its left neighbour. The prompt is the encoder's.",
     ),
     "bart": _encoder_decoder("layers", positions="learned_by_index", note="The prompt is the encoder's."),
 }
@@ -195,8 +191,8 @@ def capability_table() -> str:
         "",
         *[f"{number}. {_sentence(text)}" for text, number in notes.items()],
         "",
-        "Real tokens keep the positions that they have without a prompt, and a slot has its left neighbour's, but for "
-        "the families of which a note says otherwise. Keys and values of a prefix have no position, and are seen from "
+        "Real tokens keep the positions that they have without a prompt, and a slot has its left neighbour's. Keys "
+        "and values of a prefix have no position, and are seen from "
         "everywhere. Windows of attention are counted in positions, so slots do not narrow them.",
     ]
     return "\n".join(lines) + "\n"

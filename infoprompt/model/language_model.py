@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.model.attention_masks import attention_mask
-from infoprompt.model.deep_layers import deep_prompt, learned_positions, position_bias, recompute_in_backward
+from infoprompt.model.deberta_attention import take_distances
+from infoprompt.model.deep_layers import (
+    deep_prompt,
+    distances,
+    learned_positions,
+    position_bias,
+    recompute_in_backward,
+)
 from infoprompt.model.families import FAMILIES
 from infoprompt.model.prompts.kind import DeepPrompt
 
@@ -66,6 +73,8 @@ class Backbone(nn.Module):
         self.position_offset: int = config.pad_token_id + 1 if self.family.after_padding else 0
         self.max_length: int = _positions(config) - self.position_offset
         self.num_segments: int = max(getattr(config, "type_vocab_size", 1), 1) if self.family.segments else 1
+        if self.family.positions == "distances":
+            take_distances(self.layers)
         if gradient_checkpointing:
             recompute_in_backward(self.layers)
 
@@ -197,7 +206,7 @@ class Backbone(nn.Module):
             "inputs_embeds": embeddings_BLE,
             "attention_mask": attention_mask(self.config, window, attended_BL, batch.position_BL, causal, branch_L),
         }
-        if self.family.positions in ("given", "fixed"):
+        if self.family.positions in ("given", "distances"):
             arguments["position_ids"] = batch.position_BL + self.position_offset
         if self.family.segments:
             arguments["token_type_ids"] = batch.token_type_BL.clamp(max=self.num_segments - 1)
@@ -212,6 +221,8 @@ class Backbone(nn.Module):
         with ExitStack() as stack:
             if self.family.positions == "bias_by_index":
                 stack.enter_context(position_bias(self.layers, position_BL))
+            if self.family.positions == "distances":
+                stack.enter_context(distances(self.layers, position_BL))
             if self.family.positions == "learned_by_index":
                 body: Any = self.body
                 stack.enter_context(learned_positions(body.embed_positions, position_BL))

@@ -40,7 +40,7 @@ class EveryPlace(nn.Module):
     def forward(self, batch: Batch) -> Encoding:
         backbone, size = self.backbone, len(batch)
         prefix = tuple((keys, values) for keys, values in self.prefix)
-        deep = DeepPrompt(prefix, {1: lambda states, batch: self.layer.expand(size, -1, -1)}, adds=True)
+        deep = DeepPrompt(prefix, layers={1: lambda states, batch: self.layer.expand(size, -1, -1)}, adds=True)
         vectors = self.vectors.expand(size, -1, -1)
         embeddings = insert_prompt(backbone.embed(batch.input_ids_BL), vectors, batch.slot_BL)
         if backbone.kind == "encoder":

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModel, DynamicCache
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    DynamicCache,
+)
 from transformers.masking_utils import sdpa_mask
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from infoprompt.config import BackboneSettings, ConfigError
 from infoprompt.data.batch import Batch
@@ -97,6 +108,12 @@ def reference(backbone, **changes):
     return model.get_encoder() if backbone.kind == "encoder-decoder" else model
 
 
+def reference_with_head(backbone):
+    """transformers' own model of the same weights that predicts words."""
+    kinds = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM, "encoder-decoder": AutoModelForSeq2SeqLM}
+    return kinds[backbone.kind].from_pretrained(backbone.name).eval()
+
+
 def close(left, right, tolerance=FLOAT_NOISE):
     torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
 
@@ -122,7 +139,7 @@ def test_an_input_prompt_equals_embeddings_and_positions_made_by_hand(load, name
     arguments = {"inputs_embeds": torch.stack(rows)[None]}
     positions = torch.tensor([0, 1, 2, 3, 4, 5, 6, 6, 7, 7, 8, 9])  # by eye
     how = FAMILIES[name].positions
-    if how in ("given", "fixed"):
+    if how in ("given", "distances"):
         arguments["position_ids"] = positions[None] + (
             model.config.pad_token_id + 1 if FAMILIES[name].after_padding else 0
         )
@@ -134,6 +151,9 @@ def test_an_input_prompt_equals_embeddings_and_positions_made_by_hand(load, name
         by_distance = attention.compute_bias(41, 41)[0, :, 20]  # of the distances -20 to 20
         bias = by_distance[:, (positions[None, :] - positions[:, None]) + 20]
         attention.compute_bias = lambda *args, **kwargs: bias[None]
+    if how == "distances":
+        away = make_log_bucket_position(positions[:, None] - positions[None, :], 8, 64).long()
+        model.encoder.get_rel_pos = lambda *args: away[None]
     if FAMILIES[name].window != "none":  # their windows are counted in indices; here there are none
         model.config.sliding_window = 1000
     wide = reference_window(backbone)
@@ -276,10 +296,36 @@ def test_a_prefix_equals_two_attentions_told_apart(load, name):
     prefix = prefix_of(backbone)
     AttentionInterface.register("told_apart", told_apart_attention(prefix))
     AttentionMaskInterface.register("told_apart", lambda **given: sdpa_mask(**{**given, "allow_is_causal_skip": False}))
-    model = AutoModel.from_pretrained(backbone.name, attn_implementation="told_apart").eval()
+    model = AutoModel.from_pretrained(
+        backbone.name, attn_implementation=None if name == "deberta-v2" else "told_apart"
+    ).eval()
     model = model.get_encoder() if backbone.kind == "encoder-decoder" else model
+    if name == "deberta-v2":
+        with_deberta_scores(model, told_apart_attention(prefix))
     expected = model(input_ids=torch.tensor([text])).last_hidden_state[0]
     close(run(backbone, batch_of([text]), deep=DeepPrompt(prefix=prefix)), expected)
+
+
+def with_deberta_scores(model, attend):
+    """Have DeBERTa, which knows no registered attention, use one with its own scores of distances."""
+    for layer in model.encoder.layer:
+        own = layer.attention.self
+
+        def forward(states, mask, *_, own=own, relative_pos=None, rel_embeddings=None, **__):
+            heads = own.num_attention_heads
+            parts = [
+                own.transpose_for_scores(project(states), heads)
+                for project in (own.query_proj, own.key_proj, own.value_proj)
+            ]
+            bias = own.disentangled_attention_bias(*parts[:2], relative_pos, rel_embeddings, 3)
+            query, key, value = (part.unflatten(0, (-1, heads)) for part in parts)
+            scaling = (3 * query.shape[-1]) ** -0.5
+            output, _ = attend(
+                own, query, key, value, mask.bool(), scaling, position_bias=bias.unflatten(0, (-1, heads))
+            )
+            return output.flatten(2), None
+
+        own.forward = forward
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma"])
@@ -304,6 +350,20 @@ def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name):
     ]
     for side in ("right", "left"):
         close(run(backbone, batch_of(TEXTS, side), deep=DeepPrompt(prefix)), torch.cat(alone))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", able("prefix"))
+def test_prefixes_of_different_lengths_do_as_each_alone(load, name, attention):
+    backbone, sizes = load(name, attention=attention), [3, 1, 2]
+    prefix = prefix_of(backbone)
+    seen = torch.arange(3) < torch.tensor(sizes)[:, None]
+    together = run(backbone, batch_of(TEXTS), deep=DeepPrompt(prefix, prefix_seen_BP=seen))
+    alone = [
+        run(backbone, batch_of([text]), deep=DeepPrompt(tuple((k[:, :, :size], v[:, :, :size]) for k, v in prefix)))
+        for text, size in zip(TEXTS, sizes, strict=True)
+    ]
+    close(together, torch.cat(alone))
 
 
 # ---- between the layers
@@ -472,10 +532,10 @@ def test_fine_tuning_in_half_precision_is_refused(tiny_bert):
 def test_word_scores_are_the_models_own_logits(load, name):
     backbone, batch = load(name, lm_head=True), batch_of(without_slots(TEXTS))
     given = {"input_ids": batch.input_ids_BL, "attention_mask": batch.real_BL.long()}
-    if FAMILIES[name].positions in ("given", "fixed"):
+    if FAMILIES[name].positions in ("given", "distances"):
         given["position_ids"] = batch.position_BL + backbone.position_offset
     with torch.no_grad():
-        logits = backbone.model(**given).logits[:, 1]
+        logits = reference_with_head(backbone)(**given).logits[:, 1]
         states = backbone(embedded(backbone, batch), batch)[:, 1]
         close(backbone.word_scores(states, [40, 31, 40]), logits[:, [40, 31, 40]], 2e-4)
 
@@ -497,13 +557,13 @@ LABELS = [[40], [33, 51, 62], [33, 47]]
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_scores_texts_as_if_each_stood_alone_behind_the_input(load, name, side):
     backbone, texts = load(name, lm_head=True), without_slots(TEXTS)
-    batch = batch_of(texts, side)
+    batch, model = batch_of(texts, side), reference_with_head(backbone)
     with torch.no_grad():
         scores, states = backbone.score_texts(embedded(backbone, batch), batch, LABELS)
         close(states[batch.real_BL], run(backbone, batch))
         for row, text in enumerate(texts):
             for column, label in enumerate(LABELS):
-                log_prob = backbone.model(input_ids=torch.tensor([text + label])).logits[0].log_softmax(-1)
+                log_prob = model(input_ids=torch.tensor([text + label])).logits[0].log_softmax(-1)
                 steps = [log_prob[len(text) - 1 + step, token] for step, token in enumerate(label)]
                 close(scores[row, column], sum(steps), 2e-4)
 
@@ -511,13 +571,13 @@ def test_a_decoder_scores_texts_as_if_each_stood_alone_behind_the_input(load, na
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
 def test_an_encoder_decoder_scores_texts_as_labels(load, name):
     backbone, texts = load(name, lm_head=True), without_slots(TEXTS)
-    batch = batch_of(texts)
+    batch, model = batch_of(texts), reference_with_head(backbone)
     with torch.no_grad():
         scores, states = backbone.score_texts(embedded(backbone, batch), batch, LABELS)
         close(states[batch.real_BL], run(backbone, batch))
         for row, text in enumerate(texts):
             for column, label in enumerate(LABELS):
-                output = backbone.model(input_ids=torch.tensor([text]), labels=torch.tensor([label]))
+                output = model(input_ids=torch.tensor([text]), labels=torch.tensor([label]))
                 close(scores[row, column], -output.loss * len(label), 2e-4)
 
 
@@ -530,7 +590,7 @@ def test_text_scores_have_a_gradient_at_every_part_and_the_texts_are_not_seen_by
         seen.append(pool(states, batch, "mean"))
         return seen[-1].unsqueeze(1).expand(-1, SLOTS, -1)
 
-    deep = DeepPrompt(prefix, {1: made})
+    deep = DeepPrompt(prefix, layers={1: made})
     scores, states = backbone.score_texts(embedded(backbone, batch, vectors), batch, LABELS, deep)
     close(states[batch.real_BL], run(backbone, batch, vectors, deep))
     close(seen[0], seen[1])
@@ -555,6 +615,20 @@ def test_a_file_without_a_head_cannot_score_words(load, name, tmp_path):
     backbone.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"has no language-model head .* Use head.kind=linear"):
         load_backbone(BackboneSettings(name=str(tmp_path)), lm_head=True)
+
+
+def test_a_head_of_the_newer_deberta_form_is_found_though_the_config_does_not_say_so(load, tmp_path):
+    config = DebertaV2Config.from_pretrained(load("deberta-v2").name, legacy=False)
+    torch.manual_seed(0)
+    model = DebertaV2ForMaskedLM(config).eval()
+    model.save_pretrained(tmp_path)
+    load("deberta-v2").tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"legacy": false,', ""))
+    backbone = load_backbone(BackboneSettings(name=str(tmp_path)), lm_head=True)
+    states = draws(3, backbone.hidden_size)
+    expected = model.lm_predictions(states, model.deberta.embeddings.word_embeddings)[:, [40, 31]]
+    close(backbone.word_scores(states, [40, 31]), expected)
 
 
 # ---- loading, and what is refused
@@ -596,6 +670,13 @@ def test_a_decoder_that_is_turned_into_an_encoder_is_refused(tiny_backbones, tmp
     (tmp_path / "config.json").write_text(turned)
     with pytest.raises(ConfigError, match="use_bidirectional_attention"):
         load_backbone(BackboneSettings(name=str(tmp_path)))
+
+
+def test_layer_prompts_are_refused_where_a_convolution_mixes_neighbours(tiny_backbones, tmp_path):
+    text = (Path(tiny_backbones["deberta-v2"]) / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"hidden_act"', '"conv_kernel_size": 3, "hidden_act"'))
+    with pytest.raises(ConfigError, match="conv_kernel_size"):
+        load_backbone(BackboneSettings(name=str(tmp_path)), needs=frozenset({"layers"}))
 
 
 def test_the_table_of_backbones_is_kept_true():

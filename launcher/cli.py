@@ -77,6 +77,31 @@ def train(
         raise SystemExit(STOPPED)
 
 
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def pretrain(
+    context: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Pretrain the table of a prompt of kind ipt on a file of classified texts, and write it to `prompt.table`.
+
+    The file must not be one that the prompt is tested on later.
+    """
+    from launcher.processes import prepare_environment
+    from launcher.report import configure_logging
+
+    configure_logging(quiet=quiet, debug=debug)
+    checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+    prepare_environment(1)
+    from launcher.pretrain import pretrain_and_show
+
+    pretrain_and_show(checked, config, json_output=json_output, quiet=quiet)
+
+
 @app.command()
 @guarded
 def evaluate(

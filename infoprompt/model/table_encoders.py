@@ -3,8 +3,13 @@
 Letters: B examples, F features, P prompt vectors, V vocabulary, W width of a table row.
 """
 
+import hashlib
 import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +19,8 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError, PromptSettings
 
 TABLE_FILE = "table.safetensors"
+CARD_FILE = "table.json"
+FORMAT_VERSION = 1
 
 
 class TableEncoder(nn.Module):
@@ -89,41 +96,130 @@ def build_encoder(name: str, width: int, length: int) -> TableEncoder | None:
     return None if name == "none" else ENCODERS[name](width, length)
 
 
-def save_table(folder: Path, table_VW: Tensor, encoder: TableEncoder, name: str) -> None:
-    """Write a pretrained table with its encoder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"encoder.{key}": value.detach().contiguous() for key, value in encoder.state_dict().items()}
-    save_file({"table": table_VW.detach().contiguous(), **tensors}, folder / TABLE_FILE)
-    (folder / "table.json").write_text(json.dumps({"encoder": name, "shape": list(table_VW.shape)}, indent=1))
+@dataclass(frozen=True)
+class TableCard:
+    """What a pretrained table fits, and where it comes from."""
+
+    encoder: str
+    """The encoder trained beside it."""
+    mode: str
+    """`prompt.mode`."""
+    length: int
+    """Tokens of each text that were looked up."""
+    vocabulary: str
+    """`vocabulary_hash` of the tokenizer whose ids are the table's rows."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Data, backbone, scores and seed, for people."""
 
 
-def load_table(settings: PromptSettings, encoder: TableEncoder | None, shape: tuple[int, int]) -> Tensor:
-    """The table in the folder `prompt.table`; sets the encoder's weights where both have the same one.
+def vocabulary_hash(tokenizer: Any) -> str:
+    """SHA-256 over every token and its id."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0]))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def claim_table_folder(name: str) -> Path:
+    """The folder to write a table to, which can be written and holds nothing but an earlier table.
 
     Raises:
-        ConfigError: there is none, or it was made for another backbone, prompt mode or encoder.
+        ConfigError: it holds other files, or is one.
+        OSError: it cannot be written.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"prompt.table is {name}, but that is a file. Name a folder.")
+    others = sorted({path.name for path in folder.glob("*")} - {TABLE_FILE, CARD_FILE})
+    if others:
+        raise ConfigError(
+            f"prompt.table is {name}, but that folder holds other files ({', '.join(others[:3])}), which would be "
+            "lost. Name a folder of its own."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(_temporary(folder), ignore_errors=True)
+    _temporary(folder).mkdir()
+    _temporary(folder).rmdir()
+    return folder
+
+
+def save_table(folder: Path, table_VW: Tensor, encoder: TableEncoder, card: TableCard) -> None:
+    """Write a table with the trained part of its encoder, whole or not at all; an earlier one is overwritten.
+
+    The encoder's last layer, from features to prompt vectors, is left out: pretraining has no use for it.
+    """
+    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items() if not key.startswith("up.")}
+    tensors = {"table": table_VW, **state}
+    temporary = _temporary(folder)
+    temporary.mkdir()
+    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / TABLE_FILE)
+    values = {"format_version": FORMAT_VERSION, "shape": list(table_VW.shape), **asdict(card)}
+    (temporary / CARD_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def load_table(
+    settings: PromptSettings, encoder: TableEncoder | None, shape: tuple[int, int], tokenizer: Any
+) -> Tensor:
+    """The table in the folder `prompt.table`; sets the encoder's weights to those trained beside it.
+
+    Without an encoder any table of the right mode and vocabulary fits, whatever it was trained beside.
+
+    Raises:
+        ConfigError: there is none, or it was made for another vocabulary, prompt mode, encoder or length.
     """
     folder = Path(settings.table or "").expanduser()
-    if not (folder / TABLE_FILE).is_file():
+    if not all((folder / name).is_file() for name in (TABLE_FILE, CARD_FILE)):
         raise ConfigError(
-            f"prompt.table is {settings.table}, but there is no {folder.absolute() / TABLE_FILE}. Make one with "
-            "`infoprompt pretrain`, or leave prompt.table out for a random table."
+            f"prompt.table is {settings.table}, but {folder.absolute()} has no {TABLE_FILE} with a {CARD_FILE}. "
+            "Make them with `infoprompt pretrain`, or leave prompt.table out for a random table."
         )
+    card = _read_card(folder, settings)
+    _check_fits(card, settings, encoder is not None, tokenizer)
     tensors = load_file(folder / TABLE_FILE)
     table_VW = tensors.pop("table")
     if tuple(table_VW.shape) != shape:
-        raise ConfigError(
-            f"prompt.table is {settings.table}, whose table has the shape {list(table_VW.shape)}, but this backbone and "
-            f"prompt.mode={settings.mode} need {list(shape)}. Run `infoprompt pretrain` with the same settings."
-        )
-    if encoder is None:
-        return table_VW
-    state = {key.removeprefix("encoder."): value for key, value in tensors.items()}
-    needed = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    if {key: tuple(value.shape) for key, value in state.items()} != needed:
-        raise ConfigError(
-            f"prompt.table is {settings.table}, whose encoder does not fit prompt.encoder={settings.encoder} with "
-            f"prompt.length={settings.length}. Run `infoprompt pretrain` with the same settings."
-        )
-    encoder.load_state_dict(state)
+        raise _unfit(settings, f"has the shape {list(table_VW.shape)}, but this backbone needs {list(shape)}")
+    if encoder is not None:
+        up = {key: value for key, value in encoder.state_dict().items() if key.startswith("up.")}
+        encoder.load_state_dict({**up, **{key.removeprefix("encoder."): value for key, value in tensors.items()}})
     return table_VW
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".writing-{folder.name}")
+
+
+def _read_card(folder: Path, settings: PromptSettings) -> TableCard:
+    try:
+        values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        version = values.get("format_version")
+        card = TableCard(**{key: values[key] for key in TableCard.__dataclass_fields__})
+    except (ValueError, KeyError, AttributeError):
+        raise _unfit(settings, f"has no readable {CARD_FILE}") from None
+    if version != FORMAT_VERSION:
+        raise _unfit(settings, f"has the format {version}, but this version reads {FORMAT_VERSION}")
+    return card
+
+
+def _check_fits(card: TableCard, settings: PromptSettings, with_encoder: bool, tokenizer: Any) -> None:
+    if card.vocabulary != vocabulary_hash(tokenizer):
+        made_for = card.origin.get("backbone", {}).get("name", "another backbone")
+        raise _unfit(settings, f"has a row for each token of {made_for}, but this backbone has another vocabulary")
+    if card.mode != settings.mode:
+        raise _unfit(settings, f"was made for prompt.mode {card.mode}, but prompt.mode is {settings.mode}")
+    if with_encoder and card.encoder != settings.encoder:
+        raise _unfit(
+            settings, f"was trained beside the encoder {card.encoder}, but prompt.encoder is {settings.encoder}"
+        )
+    if with_encoder and card.length != settings.length:
+        raise _unfit(
+            settings, f"has an encoder of the first {card.length} tokens, but prompt.length is {settings.length}"
+        )
+
+
+def _unfit(settings: PromptSettings, reason: str) -> ConfigError:
+    return ConfigError(
+        f"prompt.table is {settings.table}, whose table {reason}. Run `infoprompt pretrain` with these settings, or "
+        "name another folder."
+    )

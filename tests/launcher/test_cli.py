@@ -30,7 +30,7 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "show", "doctor", "sweep", "sync"])
+@pytest.mark.parametrize("command", ["train", "pretrain", "evaluate", "predict", "show", "doctor", "sweep", "sync"])
 def test_every_command_has_help(call, command):
     result = call(command, "--help")
     assert result.exit_code == 0

@@ -72,7 +72,8 @@ def build(settings: PromptSettings, around: Surroundings) -> TablePrompt:
     width = 2 * around.num_kv_heads * around.head_size if in_prefix else around.embedding_size
     encoder = build_encoder(settings.encoder, width, settings.length)
     if settings.table is not None:
-        table_VW = load_table(settings, encoder, (len(around.vocabulary.table_VE), width))
+        shape = (len(around.vocabulary.table_VE), width)
+        table_VW = load_table(settings, encoder, shape, around.vocabulary.tokenizer)
     else:
         table_VW = _start(settings, around, width)
     prefix = PrefixPrompt(start_table(settings, around)) if in_prefix else None

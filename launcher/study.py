@@ -90,8 +90,9 @@ def _train(study: Study, table: Sequence[Cell], *, quiet: bool, json_output: boo
     prepare_environment(study.config.workers)
     from launcher.study_pictures import draw
     from launcher.study_record import recorded
-    from launcher.study_run import train_study
+    from launcher.study_run import forget_failures, train_study
 
+    forget_failures(table)
     writer = _Writer(study, table)
     any_run = study.run_config(table[0].method, table[0].task, table[0].size, {}, study.config.seeds[0], {})
     with recorded(study, any_run.tracking) as run_id:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ class Cell:
     task: str
     size: FewShotSettings
     method: str
+    _final_jobs: dict[str, list["Job"]] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -56,11 +57,17 @@ class Cell:
 
     @property
     def final_jobs(self) -> list["Job"]:
-        """The runs that are reported; none as long as no setting is chosen.
+        """The runs that are reported, always the same objects; none as long as no setting is chosen.
 
         A seed of the search is trained again, since its run of the search did not see the test rows.
         """
-        return [] if self.chosen is None else self._final_jobs
+        setting = self.chosen
+        if setting is None:
+            return []
+        key = json.dumps(setting, sort_keys=True)  # a search run that is mended may change the choice
+        if key not in self._final_jobs:
+            self._final_jobs[key] = [Job(self, "final", setting, seed) for seed in self.study.config.seeds]
+        return self._final_jobs[key]
 
     @property
     def chosen(self) -> Setting | None:
@@ -79,11 +86,6 @@ class Cell:
             if len(scores) == len(results):
                 means.append((sum(scores) / len(scores), setting))
         return max(means, key=lambda pair: pair[0])[1] if means else None
-
-    @cached_property
-    def _final_jobs(self) -> list["Job"]:
-        assert self.chosen is not None
-        return [Job(self, "final", self.chosen, seed) for seed in self.study.config.seeds]
 
 
 @dataclass(eq=False)

@@ -38,6 +38,8 @@ class StudyProgress:
         """Show what runs; `ended` has just finished or failed."""
         if ended:
             self._done += 1
+            if ended.phase == "search":  # the last run of a search may find final runs of an earlier start done
+                self._done += sum(job.result() is not None for job in ended.cell.final_jobs)
             if self._screen:
                 outcome = "failed" if ended.result() is None else "done"
                 self._screen.print(f"{self._done} of {self._total}  {ended.name}  {outcome}")

@@ -17,9 +17,7 @@ Change = Callable[[Sequence[Job], Job | None], None]
 """Called with the runs in progress and, if one has just ended, that one."""
 
 
-def train_study(
-    cells: Sequence[Cell], *, parent_run_id: str | None, changed: Change, worker: Callable[[], Worker] = Worker
-) -> None:
+def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Change) -> None:
     """Train every run that is not done: of each cell the search, then the final runs.
 
     A run that fails is remembered as failed. One whose process dies is tried once more.
@@ -31,7 +29,7 @@ def train_study(
     try:
         while queue or running:
             while queue and len(running) < cells[0].study.config.workers:
-                one = idle.pop() if idle else worker()
+                one = idle.pop() if idle else Worker()
                 running[one] = job = queue.popleft()
                 _start(one, job, parent_run_id)
                 changed(list(running.values()), None)
@@ -58,10 +56,15 @@ def train_study(
             one.join()
 
 
+def forget_failures(cells: Sequence[Cell]) -> None:
+    """What failed before is tried again; a failed run of the search may else have decided what was chosen."""
+    for cell in cells:
+        for job in (*cell.final_jobs, *cell.search_jobs):
+            job.forget_failure()
+
+
 def _first_jobs(cell: Cell) -> list[Job]:
-    """What of a cell can start at once. A run that failed before is tried again."""
-    for job in cell.search_jobs:
-        job.forget_failure()
+    """What of a cell can start at once."""
     left = [job for job in cell.search_jobs if job.result() is None]
     return left or _left(cell.final_jobs)
 
@@ -73,7 +76,7 @@ def _next_jobs(job: Job) -> list[Job]:
 
 
 def _left(jobs: Sequence[Job]) -> list[Job]:
-    for job in jobs:
+    for job in jobs:  # of a setting that was not chosen at the start
         job.forget_failure()
     return [job for job in jobs if job.result() is None]
 

@@ -1,0 +1,309 @@
+"""Studies that are really trained, with a model of two layers."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+
+from infoprompt.config import ConfigError, build_config, dump_config
+from infoprompt.train import RunResult
+from launcher.study import StudyFailed, start_study
+from launcher.study_jobs import cells
+from launcher.study_plan import load_study
+from launcher.study_run import train_study
+from launcher.study_worker import Order, Worker, WorkerDied, _train
+
+HEAD = {"prompt": {"kind": "none"}, "objective": {"head_weight": 0, "representation_weight": 0}}
+STATIC = {"prompt": {"kind": "static", "length": 2}, "objective": {"representation_weight": 0}}
+
+
+class HereWorker(Worker):
+    """Trains in this process, at once; keeps the names of the runs that it was told to train."""
+
+    started: list[str]
+    train: Callable[[Order], str | None]
+
+    def __init__(self) -> None:
+        self._connection, self._theirs = Pipe()
+
+    def start(self, order: Order) -> None:
+        self.started.append(order.config.run.name)
+        self._theirs.send(type(self).train(order))
+
+    def stop(self) -> None:
+        self._theirs.close()
+
+    def join(self) -> None:
+        self._connection.close()
+
+
+def really(order: Order) -> str | None:
+    return _train(order.config.model_dump(mode="json"), order.parent_run_id, order.tags)
+
+
+def pretended(order: Order) -> str | None:
+    """Leaves what a run leaves; its scores follow from its seed and learning rate."""
+    config = order.config
+    score = 0.5 + 0.1 * config.seed + config.optim.lr
+    test = {"accuracy": score} if config.evaluation.test else {}
+    folder = Path(config.run.output_dir)
+    result = RunResult(test, {"accuracy": score}, 4, 4, 2, 1.0, 10, 10, 1.0, 32, "accuracy", "", str(folder), None)
+    shutil.rmtree(folder, ignore_errors=True)  # a real run moves another one aside
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "history.json").write_text(json.dumps([{"step": 4, "dev/accuracy": score}]))
+    (folder / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}))
+    return None
+
+
+@pytest.fixture
+def workers(monkeypatch) -> type[HereWorker]:
+    """Has studies trained by `HereWorker`."""
+    monkeypatch.setattr("launcher.study_run.Worker", HereWorker)
+    monkeypatch.setattr(HereWorker, "started", [], raising=False)
+    monkeypatch.setattr(HereWorker, "train", staticmethod(really), raising=False)
+    return HereWorker
+
+
+@pytest.fixture
+def pretending(workers, monkeypatch) -> type[HereWorker]:
+    """Has studies pretend to train, and draw nothing."""
+    monkeypatch.setattr(HereWorker, "train", staticmethod(pretended))
+    monkeypatch.setattr("launcher.study_pictures.draw", lambda *arguments: [])
+    return workers
+
+
+@pytest.fixture
+def study_file(tmp_path, toy_settings) -> Path:
+    """Two methods on one task with 16 rows and two seeds: 4 runs of the search, 4 final ones."""
+    toy_settings["optim"]["epochs"] = 2
+    files = {
+        "base": toy_settings,
+        "head": {**HEAD, "search": {"optim.lr": [1e-2, 3e-2]}},
+        "static": {**STATIC, "search": {"optim.lr": [1e-3, 1e-2]}},
+        "study": {
+            "base": "base.yaml",
+            "methods": {"head": "head.yaml", "static": "static.yaml"},
+            "tasks": {"toy": ["data.validation=null"]},
+            "sizes": [{"total": 16}],
+            "seeds": [0, 1],
+            "search": {"budget": 2},
+            "baseline": "head",
+            "output_dir": str(tmp_path / "out"),
+        },
+    }
+    for name, values in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "study.yaml"
+
+
+def table_of(folder: Path, name: str = "table.csv") -> list[dict[str, str]]:
+    with (folder / name).open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_study_trains_chooses_and_reports(study_file, tmp_path, workers, capsys):
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump({**STATIC, "optim": {"lr": 1e30}}))
+    start_study(study_file, ["methods={head: head.yaml, static: static.yaml, broken: broken.yaml}"])
+    out = tmp_path / "out"
+    assert len(workers.started) == 10
+    rows = {row["method"]: row for row in table_of(out)}
+    broken = rows.pop("broken")
+    assert (broken["seeds"], broken["failed"], broken["mean"]) == ("0", "2", "")
+    assert "- toy, total_16, broken, final, seed 0, {}: TrainingStopped: The loss of" in (out / "table.md").read_text()
+    scores = {}
+    for method, row in rows.items():
+        folder = out / "runs/toy/total_16" / method
+        kept = [json.loads((folder / f"seed_{seed}/result.json").read_text()) for seed in (0, 1)]
+        scores[method] = [result["test"]["accuracy"] for result in kept]
+        assert float(row["mean"]) == pytest.approx(np.mean(scores[method]))
+        assert float(row["deviation"]) == pytest.approx(np.std(scores[method], ddof=1))
+        assert float(row["steps_to_95"]) == np.mean([result["steps_to_95"] for result in kept])
+        assert int(row["trained_parameters"]) == kept[0]["trained_parameters"]
+        searched = [json.loads(path.read_text()) for path in folder.glob("search/*/result.json")]
+        assert len(searched) == 2
+        assert not any(result["test"] for result in searched), "a run of the search saw the test rows"
+        best = max(result["dev"]["accuracy"] for result in searched)
+        chosen = yaml.safe_load((folder / "seed_0/config.yaml").read_text())["optim"]["lr"]
+        by_rate = {
+            yaml.safe_load((Path(result["output_dir"]) / "config.yaml").read_text())["optim"]["lr"]: result
+            for result in searched
+        }
+        assert by_rate[chosen]["dev"]["accuracy"] == best
+        assert row["setting"] == f"optim.lr={chosen:.4g}"
+    differences = np.subtract(scores["static"], scores["head"])
+    assert float(rows["static"]["difference"]) == pytest.approx(differences.mean())
+    assert int(rows["static"]["wins"]) == (differences > 0).sum()
+    assert rows["head"]["difference"] == ""
+    labels = json.loads((out / "runs/toy/total_16/head/seed_0/predictions.json").read_text())["labels"]
+    assert len(labels) == 40
+    assert float(rows["head"]["majority"]) == np.bincount(labels).max() / 40 == 0.5
+    # a head on kept states needs each training row's state once: 16 passes for 2 x 16 examples
+    assert float(rows["head"]["encoder_passes"]) == 0.5
+    assert float(rows["static"]["encoder_passes"]) == 1
+    assert len(table_of(out, "runs.csv")) == 10
+    assert f"{np.mean(scores['head']):.4f} ± {np.std(scores['head'], ddof=1):.4f}" in (out / "table.md").read_text()
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        f"toy_total_16_{name}.png" for name in ("learning_curves", "scores_by_seed", "information")
+    }
+    assert "10 of 10" in capsys.readouterr().out
+
+
+def test_a_second_start_trains_only_what_is_missing_or_changed(study_file, tmp_path, pretending):
+    start_study(study_file)
+    assert len(pretending.started) == 8
+    before = (tmp_path / "out/table.csv").read_text()
+    pretending.started.clear()
+    start_study(study_file)
+    assert pretending.started == []
+    assert (tmp_path / "out/table.csv").read_text() == before
+    (tmp_path / "out/runs/toy/total_16/static/seed_1/result.json").unlink()
+    start_study(study_file)
+    assert pretending.started == ["toy-total_16-static-seed_1"]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_done(study_file, pretending):
+    start_study(study_file)
+    assert all(job.result() for cell in cells(load_study(study_file)) for job in cell.final_jobs)
+    recorded_elsewhere = load_study(study_file, ["tracking.experiment=other", "checkpoint.keep=1"])
+    assert all(job.result() for cell in cells(recorded_elsewhere) for job in cell.final_jobs)
+    longer = load_study(study_file, ["optim.epochs=3"])
+    assert not any(job.result() for cell in cells(longer) for job in cell.search_jobs)
+
+
+def test_a_wider_grid_reuses_what_was_tried(study_file, tmp_path, pretending):
+    start_study(study_file)
+    pretending.started.clear()
+    (tmp_path / "head.yaml").write_text(yaml.safe_dump({**HEAD, "search": {"optim.lr": [1e-2, 3e-2, 1e-6]}}))
+    start_study(study_file, ["search.budget=3"])
+    assert len(pretending.started) == 1
+    assert pretending.started[0].startswith("toy-total_16-head-search-")
+
+
+def test_the_best_mean_dev_score_over_the_seeds_of_the_search_is_chosen(study_file, pretending):
+    start_study(study_file, ["search.seeds=[0,1]"])
+    assert len([name for name in pretending.started if "-search-" in name]) == 8
+    table = cells(load_study(study_file, ["search.seeds=[0,1]"]))
+    assert [cell.chosen for cell in table] == [{"optim.lr": 0.03}, {"optim.lr": 0.01}]
+
+
+def test_a_setting_that_failed_is_not_chosen_and_a_failed_run_is_tried_again(study_file, tmp_path, pretending, capsys):
+    def failing(order: Order) -> str | None:
+        failed = order.config.optim.lr == 0.03 or order.config.run.name == "toy-total_16-static-seed_1"
+        return "ValueError: too bad" if failed else pretended(order)
+
+    pretending.train = staticmethod(failing)
+    start_study(study_file)
+    rows = {row["method"]: row for row in table_of(tmp_path / "out")}
+    assert rows["head"]["setting"] == "optim.lr=0.01"
+    assert (rows["static"]["seeds"], rows["static"]["failed"]) == ("1", "1")
+    text = (tmp_path / "out/table.md").read_text()
+    assert "6 runs finished, 2 failed." in text
+    assert '- toy, total_16, static, final, seed 1, {"optim.lr": 0.01}: ValueError: too bad' in text
+    pretending.started.clear()
+    pretending.train = staticmethod(pretended)
+    start_study(study_file)
+    # with the failed setting mended, another one is chosen for `head`, whose final runs are trained anew
+    assert len(pretending.started) == 1 + 2 + 1
+    rows = {row["method"]: row for row in table_of(tmp_path / "out")}
+    assert [row["failed"] for row in rows.values()] == ["0", "0"]
+    assert rows["head"]["setting"] == "optim.lr=0.03"
+    assert float(rows["head"]["mean"]) == pytest.approx(0.5 + 0.1 / 2 + 0.03)
+    assert "8 of 8" in capsys.readouterr().out
+
+
+def test_a_study_of_which_nothing_finished_fails(study_file, pretending):
+    pretending.train = staticmethod(lambda order: "ValueError: no")
+    with pytest.raises(StudyFailed, match="No final run finished"):
+        start_study(study_file)
+
+
+def test_a_run_whose_process_dies_is_tried_once_more(study_file, tmp_path, pretending, monkeypatch):
+    deaths = {"toy-total_16-head-seed_0": 1, "toy-total_16-static-seed_1": 2}
+
+    def finish(self: HereWorker) -> str | None:
+        message = super(HereWorker, self).finish()
+        name = pretending.started[-1]
+        if deaths.get(name, 0):
+            deaths[name] -= 1
+            (tmp_path / "out/runs" / Path(*name.split("-")) / "result.json").unlink()
+            raise WorkerDied("its process ended with code -9 in the middle of it.")
+        return message
+
+    monkeypatch.setattr(HereWorker, "finish", finish)
+    start_study(study_file)
+    assert len(pretending.started) == 8 + 2
+    rows = {row["method"]: row for row in table_of(tmp_path / "out")}
+    assert (rows["head"]["seeds"], rows["static"]["seeds"], rows["static"]["failed"]) == ("2", "1", "1")
+    assert "Twice, its process ended with code -9" in (tmp_path / "out/table.md").read_text()
+
+
+def test_a_stopped_study_keeps_its_tables_and_goes_on(study_file, tmp_path, pretending):
+    def interrupted(order: Order) -> str | None:
+        if len(pretending.started) == 6:
+            raise KeyboardInterrupt
+        return pretended(order)
+
+    pretending.train = staticmethod(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_study(study_file)
+    assert [row["state"] for row in table_of(tmp_path / "out", "runs.csv")].count("finished") == 5
+    pretending.train = staticmethod(pretended)
+    start_study(study_file)
+    assert len(pretending.started) == 6 + 3
+
+
+def test_two_starts_of_one_study_do_not_run_at_once(study_file, tmp_path, pretending):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(ConfigError, match="another process works on that study"):
+        start_study(study_file)
+
+
+def test_an_unreadable_task_stops_the_study_before_it_trains(study_file, pretending):
+    with pytest.raises(ConfigError, match=r"tasks.toy at total_1000: data.few_shot.total is 1000"):
+        start_study(study_file, ["sizes=[{total: 1000}]"])
+    assert pretending.started == []
+
+
+def test_a_process_of_its_own_trains_and_a_killed_one_says_so(study_file, tmp_path):
+    study = load_study(study_file, ["seeds=[0]", "methods={head: head.yaml}", "search.budget=1", "optim.epochs=1"])
+    ended = []
+    table = cells(study)
+    train_study(table, parent_run_id=None, changed=lambda running, job: ended.append(job) if job else None)
+    assert [job.result() is not None for job in ended] == [True]
+    worker = Worker()
+    try:
+        config = build_config({**yaml.safe_load((tmp_path / "base.yaml").read_text()), "optim": {"epochs": 10**6}})
+        worker.start(Order(config, None, {}))
+        time.sleep(0.5)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match=r"code -9 in the middle of it. The kernel"):
+            worker.finish()
+    finally:
+        worker.join()
+
+
+def test_the_command_shows_its_plan_and_trains_nothing(study_file, tmp_path, infoprompt):
+    shown = infoprompt("study", study_file, "--plan", "--json", "seeds=[0,1,2]")
+    assert shown.returncode == 0, shown.stderr
+    plan = json.loads(shown.stdout)
+    assert (plan["search_runs"], plan["final_runs"], plan["runs"]) == (4, 6, 10)
+    assert plan["methods"]["static"] == {"grid_size": 2, "settings": [{"optim.lr": 0.001}, {"optim.lr": 0.01}]}
+    assert "10 runs (4 of the search on seeds 0, 6 final ones" in " ".join(shown.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_names_what_is_wrong(study_file, infoprompt):
+    shown = infoprompt("study", study_file, "baseline=haed", "--plan")
+    assert shown.returncode == 2
+    assert "baseline is haed, but must be one of the methods. Did you mean head?" in shown.stderr

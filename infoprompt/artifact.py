@@ -88,26 +88,33 @@ class Artifact:
             ConfigError: the backbone cannot be loaded.
         """
         folder = Path(folder)
-        card = _read_card(folder)
-        values = dict(card["config"])
-        # The critics are of no use any more; without their weights the model is built without them.
-        values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
-        # Nor are the files that training started from.
-        values["prompt"] = {**values["prompt"], "start_from": None, "table": None}
-        if card["config"]["prompt"].get("table"):
-            values["prompt"]["init"] = "random"
-        config = build_config(values)
+        config = predicting_config(read_card(folder))
         settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
         target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         lm_head = config.head.kind in ("label_words", "text")
         loaded = load_backbone(settings, target, needs=prompt_needs(config.prompt), lm_head=lm_head)
-        if loaded.fingerprint() != card["backbone"]["fingerprint"]:
+        return cls.over(loaded, folder, loaded.fingerprint())
+
+    @classmethod
+    def over(cls, backbone: Backbone, folder: Path, fingerprint: str) -> "Artifact":
+        """Load an artifact over a backbone that is loaded, and that others may share.
+
+        Args:
+            backbone: with its language-model head if the artifact's head reads it.
+            folder: what `save_pretrained` wrote.
+            fingerprint: of the backbone.
+        Raises:
+            ArtifactError: the folder is missing or damaged, or was made for other weights.
+        """
+        card = read_card(folder)
+        if fingerprint != card["backbone"]["fingerprint"]:
             raise ArtifactError(
                 f"{folder} was made for the backbone {card['backbone']['name']!r} with other weights than those of "
-                f"{settings.name!r}. Give the folder or name of the right one as `backbone`."
+                f"{backbone.name!r}. Give the folder or name of the right one as `backbone`."
             )
         task = Task.from_dict(card["task"])
-        model = build_model(config, loaded, task).to(target)
+        model = build_model(predicting_config(card), backbone, task)
+        model.to(next(backbone.parameters()).device)
         _load_trained(model, load_file(folder / "prompt.safetensors"), folder)
         return cls(model, RunConfig.model_validate(card["config"]), task, card)
 
@@ -125,15 +132,23 @@ class Artifact:
         Raises:
             ValueError: an example is not of the kind that the task was trained on.
         """
+        rows = self.read(examples)
+        return self.predictions(rows, self._scores(rows, batch_size))
+
+    def read(self, examples: Iterable[Example | str]) -> Rows:
+        """What `predict` makes of its input: the examples, checked and tokenized, without labels."""
         given = [self._example(example) for example in examples]
         for number, example in enumerate(given, 1):
             self._check(example, number)
-        rows = self.encode([example.unlabelled() for example in given])
+        return self.encode([example.unlabelled() for example in given])
+
+    def predictions(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> list[Prediction]:
+        """What is predicted for each row, from batches of them, in any order, with the model's scores."""
         if self.task.kind in ("tags", "regression"):
-            return [self._other_prediction(target) for target in self.predicted(rows, batch_size)]
+            return [self._other_prediction(target) for target in self._targets(rows, scores)]
         return [
             Prediction(self.task.labels[int(row.argmax())], dict(zip(self.task.labels, row.tolist(), strict=True)))
-            for row in self._probabilities(rows, batch_size)
+            for row in self._probabilities(rows, scores)
         ]
 
     def probabilities(self, examples: Sequence[Example], batch_size: int = 64) -> Tensor:
@@ -144,7 +159,8 @@ class Artifact:
         """
         if self.task.kind in ("tags", "regression"):
             raise ValueError(f"{self.task.name} is of the kind {self.task.kind}, without classes of examples.")
-        return self._probabilities(self.encode([example.unlabelled() for example in examples]), batch_size)
+        rows = self.encode([example.unlabelled() for example in examples])
+        return self._probabilities(rows, self._scores(rows, batch_size))
 
     def encode(self, examples: Sequence[Example]) -> Rows:
         """Tokenized examples, with their labels where they have any."""
@@ -152,16 +168,19 @@ class Artifact:
 
     def predicted(self, rows: Rows, batch_size: int = 64) -> list[Target]:
         """Class index, value or tag indices of each row, in the rows' order."""
+        return self._targets(rows, self._scores(rows, batch_size))
+
+    def _targets(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> list[Target]:
         known = targets(rows, self.task)
         found: list[Target] = [-1] * len(rows)
-        for batch, logits_BC in self._scores(rows, batch_size):
+        for batch, logits_BC in scores:
             for row, prediction in zip(batch.examples, predicted(logits_BC, batch, self.task), strict=True):
                 found[row] = completed(prediction, known[row], self.task)
         return found
 
-    def _probabilities(self, rows: Rows, batch_size: int) -> Tensor:
+    def _probabilities(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> Tensor:
         result_BC = torch.zeros(len(rows), len(self.task.labels))
-        for batch, logits_BC in self._scores(rows, batch_size):
+        for batch, logits_BC in scores:
             result_BC[batch.examples] = logits_BC.softmax(1)
         return result_BC
 
@@ -206,6 +225,18 @@ class Artifact:
             raise ValueError(
                 f"Example {number} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
             )
+
+
+def predicting_config(card: Mapping[str, Any]) -> RunConfig:
+    """The config that an artifact's model is built of, without what only training has."""
+    values = dict(card["config"])
+    # The critics are of no use any more; without their weights the model is built without them.
+    values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
+    # Nor are the files that training started from.
+    values["prompt"] = {**values["prompt"], "start_from": None, "table": None}
+    if card["config"]["prompt"].get("table"):
+        values["prompt"]["init"] = "random"
+    return build_config(values)
 
 
 def make_template(config: RunConfig, backbone: Backbone) -> Template:
@@ -280,7 +311,8 @@ def _read_when_predicting(name: str, config: RunConfig) -> bool:
     return not name.startswith(tuple(unread))
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """`config.json` of an artifact; raises ArtifactError where the folder is none, or is damaged."""
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"There is no artifact in {folder.absolute()}. Give the folder that training printed.")
     problem = check_manifest(folder)

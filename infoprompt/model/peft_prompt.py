@@ -65,7 +65,9 @@ def read_peft_prompt(folder: str, types: tuple[str, ...]) -> PeftPrompt:
         raise ConfigError(f"{named}, but there is no {TENSOR_FILE}. Copy the whole folder.")
     tensors = load_file(path / TENSOR_FILE)
     if TENSOR not in tensors or tensors[TENSOR].dim() != 2:
-        raise ConfigError(f"{named}, whose {TENSOR_FILE} has no matrix {TENSOR}. Save it again with PEFT 0.10 or newer.")
+        raise ConfigError(
+            f"{named}, whose {TENSOR_FILE} has no matrix {TENSOR}. Save it again with PEFT 0.10 or newer."
+        )
     # For an encoder-decoder PEFT keeps twice the rows, and reads the first half.
     return PeftPrompt(tensors[TENSOR][: int(config["num_virtual_tokens"])].float(), config)
 

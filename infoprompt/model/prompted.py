@@ -100,15 +100,19 @@ class PromptedModel(nn.Module):
             latent = None if self.gaussian is None else self.gaussian(pooled_BD)
         else:
             states_BLD = self.backbone(inserted_BLE, batch, parts.deep)
-            pooled_BD = pool(states_BLD, batch, self.pooling)
-            latent = None if self.gaussian is None else self.gaussian(pooled_BD)
-            logits_BC = self._word_scores(states_BLD, batch) if self.tags else None
-            if logits_BC is None:
-                logits_BC = self._pooled_scores(pooled_BD, latent, batch)
+            logits_BC, pooled_BD, latent = self.read_out(states_BLD, batch)
         if not self.training:
             return Encoding(logits_BC, pooled_BD, prompt_BPE=parts.input_BPE)
         encoding = Encoding(logits_BC, pooled_BD, prompt_BPE=parts.input_BPE, latent=latent)
         return self._with_information(encoding, embeddings_BLE, batch)
+
+    def read_out(self, states_BLD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Latent | None]:
+        """Scores, [B, C] (of tags [B, W, C]), pooled states, [B, D], and their latents, of the backbone's states."""
+        pooled_BD = pool(states_BLD, batch, self.pooling)
+        latent = None if self.gaussian is None else self.gaussian(pooled_BD)
+        if self.tags:
+            return self._word_scores(states_BLD, batch), pooled_BD, latent
+        return self._pooled_scores(pooled_BD, latent, batch), pooled_BD, latent
 
     def _with_information(self, encoding: Encoding, embeddings_BLE: Tensor, batch: Batch) -> Encoding:
         """The encoding with what the information terms read."""

@@ -21,6 +21,8 @@ class DeepPrompt:
     prefix: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each layer the keys and values that every position may attend to, each [B or 1, H, P, K]; they carry no
     position of their own."""
+    prefix_seen_BP: Tensor | None = None
+    """Which keys and values an example has, bool, where examples have prefixes of different lengths; all if None."""
     layers: Mapping[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
     """At a layer's input: from its states, [B, L, D], to the vectors, [B, P, D], for the prompt's slots."""
     adds: bool = False

@@ -260,7 +260,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     absolute = {"output_dir": str(Path(config.run.output_dir).expanduser().absolute())}
     sources = {
         name: str(Path(source).expanduser().absolute())
-        for name in ("train", "validation", "test")
+        for name in ("folder", "train", "validation", "test")
         if (source := getattr(config.data, name)) and is_data_file(source)
     }
     backbone = config.backbone.name

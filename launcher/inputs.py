@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 _TEXT_SUFFIXES = (".txt", ".tsv")
 
-# `<e1>fire</e1>`, as SemEval-2010 Task 8 marks its entities
-_MARKERS = re.compile(r"</?e[12]>")
+# `<e1>fire</e1>`, as SemEval-2010 Task 8 marks its entities; `<e>fire</e>` where there is one
+_MARKERS = re.compile(r"</?e[12]?>")
 
 
 def read_inputs(
@@ -27,8 +27,7 @@ def read_inputs(
         texts: one example each.
         file: one example a line, or rows of a .jsonl, .csv or .parquet file.
         stdin: one example a line; a line may be a JSON object.
-        kind: of the artifact's task: `single`, `pair` (its lines have a tab between the texts) or `relation` (its
-            lines mark the entities by `<e1>..</e1>` and `<e2>..</e2>`).
+        kind: of the artifact's task, see `parse_line`.
         columns: our column to the file's, where they differ.
     Raises:
         ConfigError: there is no input, or a line is not of the artifact's kind.
@@ -58,7 +57,12 @@ def parse_lines(lines: Iterable[str], kind: str, columns: Mapping[str, str], wha
 
 
 def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> "Example":
-    """One example of a plain line, or of a JSON object in the shape of a data row."""
+    """One example of a plain line, or of a JSON object in the shape of a data row.
+
+    A plain line has a tab between the texts of a `pair`, and between the text and each answer of a `choice`. It marks
+    the entities of a `relation` by <e1>..</e1> and <e2>..</e2>, the `span` by <e>..</e>. Blanks part the words of
+    `tags`. A `regression` reads a text, or a pair where there is a tab.
+    """
     from infoprompt.data.rows import Example, example_from_mapping
 
     row = _json_object(line)
@@ -66,20 +70,34 @@ def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> 
         return example_from_mapping(row, columns, labelled=False, where=where)
     if not line.strip():
         raise ConfigError(f"The {where} is empty. Give it a text, or take it out.")
-    if kind == "relation":
-        return _marked(line, where)
-    if kind == "pair":
-        first, tab, second = line.partition("\t")
-        if not tab or not first.strip() or not second.strip():
-            raise ConfigError(
-                f"The {where} is {_shortened(line)!r}, but this prompt reads pairs: two texts with a tab between "
-                'them, or JSON as {"text_a": "...", "text_b": "..."}.'
-            )
-        return Example(text=first, pair=second)
+    if kind in ("relation", "span"):
+        return _marked(line, kind, where)
+    if kind == "tags":
+        words = tuple(line.split())
+        return Example(text=" ".join(words), words=words)
+    texts = line.split("\t", 1 if kind in ("pair", "regression") else -1)
+    if kind in ("choice", "pair") or (kind == "regression" and len(texts) > 1):
+        return _tabbed(texts, kind, where)
     return Example(text=line)
 
 
-def _marked(line: str, where: str) -> "Example":
+def _tabbed(texts: Sequence[str], kind: str, where: str) -> "Example":
+    from infoprompt.data.rows import Example
+
+    needed = 3 if kind == "choice" else 2
+    if len(texts) < needed or not all(text.strip() for text in texts):
+        form = (
+            'choices: a text and its answers with tabs between them, or JSON as {"text": "...", "choices": [...]}'
+            if kind == "choice"
+            else 'pairs: two texts with a tab between them, or JSON as {"text_a": "...", "text_b": "..."}'
+        )
+        raise ConfigError(f"The {where} is {_shortened(chr(9).join(texts))!r}, but this prompt reads {form}.")
+    if kind == "choice":
+        return Example(text=texts[0], choices=tuple(texts[1:]))
+    return Example(text=texts[0], pair=texts[1])
+
+
+def _marked(line: str, kind: str, where: str) -> "Example":
     """The text without its markers, and where the entities were."""
     from infoprompt.data.rows import Example, Span
 
@@ -90,13 +108,18 @@ def _marked(line: str, where: str) -> "Example":
         position = marker.end()
         places[marker.group()] = len(text)
     text += line[position:]
-    spans = [(places.get(f"<e{number}>"), places.get(f"</e{number}>")) for number in (1, 2)]
+    names = ("e1", "e2") if kind == "relation" else ("e",)
+    spans = [(places.get(f"<{name}>"), places.get(f"</{name}>")) for name in names]
     found = [Span(start, end) for start, end in spans if start is not None and end is not None and start < end]
-    if len(found) != 2:
-        raise ConfigError(
-            f"The {where} is {_shortened(line)!r}, but this prompt reads relations: mark the two entities, as in "
-            '"The <e1>fire</e1> was caused by a <e2>cable</e2>."'
+    if len(found) != len(names):
+        form = (
+            'relations: mark the two entities, as in "The <e1>fire</e1> was caused by a <e2>cable</e2>."'
+            if kind == "relation"
+            else 'spans: mark the span, as in "The <e>fire</e> is out."'
         )
+        raise ConfigError(f"The {where} is {_shortened(line)!r}, but this prompt reads {form}")
+    if kind == "span":
+        return Example(text=text, span=found[0])
     return Example(text=text, head=found[0], tail=found[1])
 
 

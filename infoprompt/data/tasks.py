@@ -230,7 +230,15 @@ _ROWS = (
         hub_test="test",
         labels={"neg": "negative", "pos": "positive"},
     ),
-    _row("sst5", _STARS, "single", "accuracy", hub="SetFit/sst5", hub_test="test", columns={"label": "label_text"}),
+    _row(
+        "sst5",
+        _STARS,
+        "single",
+        "accuracy",
+        hub="SetFit/sst5",
+        hub_test="test",
+        labels={str(number): label for number, label in enumerate(_STARS)},
+    ),
     # Entities: every word tagged, or one given span at a time (InfoPrompt's setting)
     _row("wnut17", _bio(_WNUT), "tags", "entity_f1 accuracy"),
     _row("wnut17_spans", _WNUT, "span", "macro_f1 accuracy", folder="wnut17", form="spans_of_tags"),

@@ -109,8 +109,7 @@ def label_token_ids(tokenizer: Any, label_texts: Sequence[str], end: bool = Fals
     Raises:
         ConfigError: two labels have the same tokens, so that nothing could tell them apart.
     """
-    texts = [f" {text}" for text in label_texts]
-    ids = [list(part) for part in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    ids = [_behind_a_word(tokenizer, text) for text in label_texts]
     same = next((i for i in range(len(ids)) if ids[i] in ids[:i]), None)
     if same is not None:
         first = ids.index(ids[same])
@@ -120,6 +119,15 @@ def label_token_ids(tokenizer: Any, label_texts: Sequence[str], end: bool = Fals
         )
     closing = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     return [part + closing for part in ids]
+
+
+def _behind_a_word(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text behind a word and a blank: tokenizers differ in which token the blank belongs to."""
+    before, whole = (list(part) for part in tokenizer(["a", f"a {text}"], add_special_tokens=False)["input_ids"])
+    ids = whole[len(before) :]
+    if not ids:
+        raise ConfigError(f"The label words {text!r} have no tokens. Give other words by data.label_texts.")
+    return ids
 
 
 def num_outputs(task: Task) -> int:

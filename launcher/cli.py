@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from infoprompt import __version__
-from infoprompt.config import ConfigError, dump_config, load_config, setting_reference
+from infoprompt.config import ConfigError, compose_config, dump_config, load_config, setting_reference
 from launcher.exits import STOPPED, guarded
 from launcher.overrides import split_overrides
 
@@ -135,7 +135,9 @@ def predict(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TEXT", help="A pair has a tab between its texts; a relation marks <e1>..</e1> and <e2>..</e2>."
+            metavar="TEXT",
+            help="A pair has a tab between its texts, and so have choices; a relation marks <e1>..</e1> and "
+            "<e2>..</e2>, a span <e>..</e>.",
         ),
     ] = None,
     file: Annotated[
@@ -155,15 +157,33 @@ def predict(
 
     columns = _columns(column) or (loaded.config.data.columns if file else {})
     examples = read_inputs(texts or [], file, sys.stdin, loaded.task.kind, columns)
+    from launcher.predicted import as_json, as_line
+
     for example, prediction in zip(examples, loaded.predict(examples), strict=True):
-        if json_output:
-            pair = {} if example.pair is None else {"pair": example.pair}
-            shown = {"label": prediction.label, "probabilities": prediction.probabilities, "text": example.text, **pair}
-            typer.echo(json.dumps(shown, ensure_ascii=False))
-            continue
-        ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
-        labels = "\t".join(f"{label}\t{probability:.3f}" for label, probability in ranked)
-        typer.echo("\t".join([labels, example.text, *([] if example.pair is None else [example.pair])]))
+        typer.echo(as_json(example, prediction) if json_output else as_line(example, prediction, top))
+
+
+@app.command()
+@guarded
+def export(
+    artifact: ArtifactFolder,
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    form: Annotated[Literal["peft"], typer.Option("--format", help="peft: what PeftModel.from_pretrained loads.")],
+    backbone: BackboneName = None,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained prompt as another library's folder, with a README.md of how to load it and what differs."""
+    loaded = _load(artifact, backbone, debug)
+    from infoprompt.peft_folder import export_to_peft
+
+    written = export_to_peft(loaded, folder)
+    if json_output:
+        shown = {"folder": str(folder), "task_type": written.host.task_type, "differences": written.differences}
+        typer.echo(json.dumps(shown))
+    else:
+        equal = "It gives the same scores."
+        typer.echo("\n".join([f"{folder} is for {written.host.auto_class}.", *(written.differences or [equal])]))
 
 
 @app.command(context_settings=WITH_OVERRIDES)
@@ -173,14 +193,26 @@ def show(
     config: Annotated[Path | None, typer.Argument(help="YAML file.", show_default=False)] = None,
     overrides: Overrides = None,
     settings: Annotated[bool, typer.Option("--settings", help="Every setting with its default and meaning.")] = False,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Every task known by name, and whether its rows are found.")
+    ] = False,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print a config with every setting resolved, as YAML that `train` reads; or the reference of all settings."""
+    """Print a config with every setting resolved, as YAML that `train` reads; or all settings, or all tasks."""
     if settings:
         typer.echo(setting_reference(), nl=False)
+    elif tasks:
+        from launcher.report import console
+        from launcher.task_table import task_table, tasks_found
+
+        folder = _folder_setting(config, [*(overrides or []), *context.args])
+        if json_output:
+            typer.echo(json.dumps(tasks_found(folder)))
+        else:
+            console().print(task_table(folder))
     elif config is None:
-        raise ConfigError("There is no config to show. Give a file, or --settings for the reference of all settings.")
+        raise ConfigError("There is no config to show. Give a file, or --settings or --tasks for a reference.")
     else:
         checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
         typer.echo(checked.model_dump_json() + "\n" if json_output else dump_config(checked), nl=False)
@@ -276,12 +308,24 @@ def _load(folder: Path, backbone: str | None, debug: bool) -> Any:
 
 
 def _test_rows(artifact: Any) -> str:
-    from infoprompt.data.parts import bundled_file
+    from infoprompt.data.parts import find_parts
+    from infoprompt.data.tasks import TASKS
 
-    source = artifact.config.data.test or bundled_file(artifact.task.name, "test")
+    data = artifact.config.data
+    known = TASKS.get(data.task or "")
+    parts = find_parts(known, data.folder) if known is not None else None
+    source = data.test or (parts.test if parts is not None else None)
     if source is None:
         raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
     return str(source)
+
+
+def _folder_setting(config: Path | None, overrides: list[str]) -> str | None:
+    """`data.folder` of a config, or given as `data.folder=...` beside no config."""
+    if config is not None and "=" not in str(config):
+        return load_config(config, split_overrides(overrides)).data.folder
+    given = [str(config)] if config is not None else []
+    return compose_config([], split_overrides([*given, *overrides])).data.folder
 
 
 def _columns(given: list[str] | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infoprompt.artifact import Artifact, Prediction
+    from infoprompt.artifact_set import ArtifactSet
     from infoprompt.config import ConfigError, RunConfig, load_config
     from infoprompt.data.rows import Example, Span
     from infoprompt.train import RunResult, TrainingStopped, run
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "ArtifactSet",
     "ConfigError",
     "Example",
     "Prediction",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOME = {
     "infoprompt.artifact": ("Artifact", "Prediction"),
+    "infoprompt.artifact_set": ("ArtifactSet",),
     "infoprompt.config": ("ConfigError", "RunConfig", "load_config"),
     "infoprompt.data.rows": ("Example", "Span"),
     "infoprompt.train": ("RunResult", "TrainingStopped", "run"),

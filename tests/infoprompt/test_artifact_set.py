@@ -37,7 +37,7 @@ DECODER = {
     "text": ({**STATIC, "length": 2}, {"kind": "text", "pooling": "last"}, {}),
     "words": ({"kind": "prefix", "length": 5}, {"kind": "label_words", "pooling": "last"}, {}),
 }
-T5 = {
+PREFIXES = {
     "short": ({**STATIC, "length": 2}, {"pooling": "mean"}, {}),
     "prefix": ({"kind": "prefix", "length": 3}, {"pooling": "mean"}, {}),
     "longer_prefix": ({"kind": "prefix", "length": 6}, {"pooling": "mean"}, {}),
@@ -94,10 +94,10 @@ def assert_same_as_alone(mixed: ArtifactSet, names: list[str], batch_size: int) 
         ("bert", BERT),
         ("llama", DECODER),
         ("gemma2", {"prefix": DECODER["prefix"], "words": DECODER["words"]}),
-        ("t5", T5),
+        *[(family, PREFIXES) for family in ("t5", "bart", "deberta-v2", "albert", "modernbert", "gpt2")],
     ],
 )
-@pytest.mark.parametrize("batch_size", [64, 7])
+@pytest.mark.parametrize("batch_size", [64, 5])
 def test_any_mixture_gives_what_each_artifact_gives_alone(family, rows, batch_size, tiny_backbones, make_set):
     mixed = make_set(tiny_backbones[family], rows)
     names = [name for repeat in range(3) for name in (rows if repeat % 2 else reversed(rows))]

@@ -148,9 +148,8 @@ def _labels(task: Task) -> list[tuple[str, str]]:
 
 
 def _notes(config: RunConfig, host: Host) -> str:
-    if host.pools and config.prompt.kind != "prefix":
-        return (
-            "One text at a time, or texts of one length: with input vectors this class reads the last position, "
-            "padding or not."
-        )
+    if host.pools and config.prompt.kind == "prefix":
+        return "Pad several texts on the right, with `pad_token_id` set in the model's config: the class looks for it."
+    if host.pools or config.head.pooling == "last":
+        return "One text at a time, or texts of one length: this reads the last position, padding or not."
     return "Pad several texts on the right (`mask` hides the padding from the mean)."

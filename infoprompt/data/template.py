@@ -191,7 +191,8 @@ def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], t
     middle = ids[first + size : second]
     if not {tokenizer.sep_token_id, tokenizer.eos_token_id} & set(middle):
         # Nothing, or a second start token: neither keeps the texts apart.
-        middle = tokenizer("\n", add_special_tokens=False)["input_ids"] or middle
+        ends = [token for token in (tokenizer.eos_token_id,) if token is not None]
+        middle = tokenizer("\n", add_special_tokens=False)["input_ids"] or ends or middle
     second_segment = int(pair["token_type_ids"][second]) if has_segments else 0
     return tuple(ids[:first]), tuple(middle), tuple(ids[second + size :]), second_segment
 

@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from infoprompt.config import build_config
+from infoprompt.data.encoded import EncodedText
 from infoprompt.data.loader import Rows, TrainLoader, evaluation_batches
-from infoprompt.data.template import EncodedText
+from infoprompt.data.rows import Example, Span
+from infoprompt.data.template import Template
 
 
 def rows(count: int) -> Rows:
@@ -75,6 +78,69 @@ def test_padding_is_neither_real_nor_attended():
     assert batch.real_BL.sum(1).tolist() == [2, 6]
     assert batch.attended_BL.sum(1).tolist() == [3, 7]
     assert batch.input_ids_BL[0, 3:].tolist() == [0] * 4
+
+
+def encoded(tiny_bert, examples, labels, **settings) -> Rows:
+    template = Template.probe(
+        AutoTokenizer.from_pretrained(tiny_bert), num_vectors=2, placement="warp", use_mask=False, max_length=16
+    )
+    return Rows.encode(examples, labels, template, "toy", **settings)
+
+
+def test_choices_of_an_example_are_neighbours_with_its_label_on_each(tiny_bert):
+    examples = [
+        Example("a film", choices=("good", "bad"), label="choice2"),
+        Example("the", choices=("great", "awful"), label="choice1"),
+    ]
+    data = encoded(tiny_bert, examples, ("choice1", "choice2"))
+    assert (len(data), len(data.texts), data.num_choices) == (2, 4, 2)
+    batch = data.batch([1, -1])
+    assert batch.num_choices == 2
+    assert batch.row_B.tolist() == [2, 3, -1, -1]
+    assert batch.label_B.tolist() == [0, 0, 1, 1]
+    assert batch.examples == [1, -1]
+
+
+def test_every_choice_has_noise_of_its_own_whatever_rank_has_it(tiny_bert):
+    examples = [Example("film " * n, choices=("good", "bad"), label="choice1") for n in range(1, 5)]
+    objective = build_config({"objective": {"preset": "paper"}}).objective
+    data = encoded(tiny_bert, examples, ("choice1", "choice2"))
+    alone = list(TrainLoader(data, 4, 1, 0, 1, 3, objective).micro_batches(0))
+    shared = [part for rank in range(2) for part in TrainLoader(data, 4, 1, rank, 2, 3, objective).micro_batches(0)]
+    for name in ("row_B", "gaussian_BN", "uniform_BK"):
+        assert torch.equal(fields_of(shared, name), fields_of(alone, name))
+    assert len(alone[0]) == len(alone[0].gaussian_BN) == 8
+
+
+def test_tags_stand_beside_the_places_of_their_words(tiny_bert):
+    short = Example("it was good", words=("it", "was", "good"), tags=("O", "O", "B-x"))
+    long = Example("film " * 30, words=("film",) * 30, tags=("O",) * 30)
+    data = encoded(tiny_bert, [short, long], ("O", "B-x"))
+    batch = data.batch([0, 1])
+    assert batch.tag_BW[0].tolist() == [0, 0, 1] + [-1] * 9
+    assert batch.word_BW[0].tolist() == [2, 3, 4] + [-1] * 9
+    assert (batch.tag_BW[1] == 0).all()  # 12 words fit; the tags of all 30 are kept for scoring
+    assert len(data.tags[1]) == 30
+
+
+def test_words_cut_off_are_announced(tiny_bert, caplog):
+    with caplog.at_level("WARNING"):
+        encoded(tiny_bert, [Example("film " * 30, words=("film",) * 30, tags=("O",) * 30)], ("O", "B-x"))
+    assert "The 18 words cut off count as predicted O" in caplog.text
+
+
+def test_values_are_scaled_and_unknown_ones_are_no_number(tiny_bert):
+    data = encoded(tiny_bert, [Example("a", value=2.5), Example("b")], (), scale=(0.0, 5.0))
+    assert data.batch([0]).value_B.tolist() == [0.5]
+    assert data.batch([1]).value_B.isnan().all()
+    assert encoded(tiny_bert, [Example("a", label="x")], ("x",)).batch([0]).value_B is None
+
+
+def test_both_markers_of_a_relation_are_in_the_batch(tiny_bert):
+    relation = Example("the engine of the car", head=Span(4, 10), tail=Span(18, 21), label="x")
+    batch = encoded(tiny_bert, [relation], ("x",)).batch([0])
+    at = AutoTokenizer.from_pretrained(tiny_bert).convert_tokens_to_ids(["@", "#"])
+    assert batch.input_ids_BL[0, batch.entity_B2[0]].tolist() == at
 
 
 def test_a_batch_moves_with_all_its_tensors():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from infoprompt.config import ConfigError
-from infoprompt.data.tasks import TASKS, Task
+from infoprompt.data.task import Task
+from infoprompt.data.tasks import TASKS
 from infoprompt.metrics import METRICS, check_metric, score, steps_to_share
 
 SEMEVAL = TASKS["semeval2010_task8"]
@@ -79,6 +80,46 @@ def test_the_official_scorer_prints_the_same_figure() -> None:
     assert round(100 * official(labels, predictions), 2) == 83.62
 
 
+TAGS = Task("ner", ("O", "B-x", "I-x", "B-y", "I-y"), ("o", "b", "i", "c", "j"), ("entity_f1", "accuracy"), "tags")
+VALUES = Task("similarity", (), (), ("pearson", "spearman"), "regression", (0.0, 5.0))
+
+
+def sentences(*lists: list[int]) -> np.ndarray:
+    array = np.empty(len(lists), dtype=object)
+    for index, tags in enumerate(lists):
+        array[index] = tags
+    return array
+
+
+def test_an_entity_counts_only_whole_and_of_its_type() -> None:
+    labels = sentences([1, 2, 0, 3], [1, 0])
+    # Right: the second sentence's. Wrong: too short in the first, and of another type.
+    predictions = sentences([1, 0, 0, 1], [1, 0])
+    found = score(TAGS, labels, predictions)
+    assert found["entity_f1"] == pytest.approx(2 * 1 / (3 + 3))
+    assert found["accuracy"] == pytest.approx(4 / 6)  # word by word
+    assert score(TAGS, labels, labels) == {"entity_f1": 1.0, "accuracy": 1.0}
+    assert score(TAGS, labels, sentences([0] * 4, [0] * 2))["entity_f1"] == 0
+
+
+def test_an_entity_may_begin_with_an_inner_tag() -> None:
+    # As the CoNLL scripts read it: I-x behind O opens an entity of its own.
+    assert score(TAGS, sentences([0, 1, 2]), sentences([0, 2, 2]), ["entity_f1"]) == {"entity_f1": 1.0}
+
+
+def test_sentences_of_equal_length_are_scored_too() -> None:
+    assert score(TAGS, sentences([1, 0], [0, 3]), sentences([1, 0], [0, 1]), ["entity_f1"])["entity_f1"] == 0.5
+
+
+def test_correlations_have_their_known_values() -> None:
+    labels = np.array([0.0, 1.0, 2.0, 3.0])
+    assert score(VALUES, labels, 2 * labels - 7) == pytest.approx({"pearson": 1, "spearman": 1})
+    assert score(VALUES, labels, -labels) == pytest.approx({"pearson": -1, "spearman": -1})
+    # A rising curve: ranks agree, lines do not. Pearson of (0, 1, 4, 9) with (0, 1, 2, 3) is 3 / sqrt(9.8).
+    assert score(VALUES, labels, labels**2) == pytest.approx({"pearson": 3 / 9.8**0.5, "spearman": 1})
+    assert score(VALUES, labels, np.ones(4)) == {"pearson": 0.0, "spearman": 0.0}
+
+
 def test_scores_need_one_prediction_per_label() -> None:
     with pytest.raises(ValueError, match="There are 2 labels and 1 predictions"):
         score(BINARY, np.array([0, 1]), np.array([0]))
@@ -99,7 +140,21 @@ def test_a_metric_that_does_not_fit_the_task_is_refused(name: str, message: str)
         check_metric(name, TASKS["banking77"])
 
 
-@pytest.mark.parametrize("task", [*TASKS.values(), BINARY])
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("pearson", BINARY, "does not fit binary, a task of the kind single. Use accuracy"),
+        ("accuracy", VALUES, "does not fit similarity, a task of the kind regression. Use pearson or spearman"),
+        ("entity_f1", BINARY, "needs words tagged B-type"),
+        ("entity_f1", Task("pos", ("DET", "NOUN"), ("a", "b"), ("accuracy",), "tags"), "but pos has DET, NOUN"),
+    ],
+)
+def test_a_metric_of_another_kind_is_refused(name: str, task: Task, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_metric(name, task)
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), BINARY, TAGS, VALUES])
 def test_every_task_names_metrics_that_fit_it(task: Task) -> None:
     for name in task.metrics:
         check_metric(name, task)

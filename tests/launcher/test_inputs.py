@@ -50,6 +50,22 @@ def test_the_second_entity_may_come_first():
 
 
 @pytest.mark.parametrize(
+    ("line", "kind", "expected"),
+    [
+        ("The <e>fire</e> is out.", "span", Example("The fire is out.", span=Span(4, 8))),
+        ("The  fire", "tags", Example("The fire", words=("The", "fire"))),
+        ("wet\tIt rained.\tIt snowed.", "choice", Example("wet", choices=("It rained.", "It snowed."))),
+        ("one\ttwo", "regression", Example("one", pair="two")),
+        ("one", "regression", Example("one")),
+        ('{"tokens": ["The", "fire"]}', "tags", Example("The fire", words=("The", "fire"))),
+        ('{"text": "wet", "choices": ["a", "b"]}', "choice", Example("wet", choices=("a", "b"))),
+    ],
+)
+def test_a_line_of_every_kind_is_read(line, kind, expected):
+    assert parse_line(line, kind, {}, "line 1") == expected
+
+
+@pytest.mark.parametrize(
     ("line", "kind", "message"),
     [
         ("", "single", "line 3 is empty"),
@@ -57,6 +73,8 @@ def test_the_second_entity_may_come_first():
         ("no markers", "relation", "mark the two entities"),
         ("only <e1>one</e1>", "relation", "mark the two entities"),
         ("an <e1></e1>empty <e2>one</e2>", "relation", "mark the two entities"),
+        ("no marker", "span", "mark the span"),
+        ("wet\tone answer", "choice", "a text and its answers with tabs"),
     ],
 )
 def test_a_line_of_another_kind_is_refused(line, kind, message):

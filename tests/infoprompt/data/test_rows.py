@@ -122,6 +122,43 @@ def test_a_relation_is_read_from_objects_and_from_flat_columns() -> None:
     assert one({"text": "fire makes smoke", "head": "fire", "tail": "smoke", **flat, "label": "Cause"}) == relation
 
 
+def test_a_span_words_choices_and_a_value_are_read() -> None:
+    span = {"text": "fire makes smoke", "label": "Cause"}
+    expected = Example("fire makes smoke", span=Span(0, 4), label="Cause")
+    assert one({**span, "span": {"start": 0, "end": 4, "text": "fire"}}) == expected
+    assert one({**span, "span_start": 0, "span_end": "4"}) == expected
+    tagged = Example("a b", words=("a", "b"), tags=("O", "B-x"))
+    assert (
+        one({"tokens": ["a", "b"], "tags": ["O", "B-x"]}) == one({"words": ["a", "b"], "tags": ["O", "B-x"]}) == tagged
+    )
+    assert one({"tokens": ["a", "b"]}, labelled=False) == tagged.unlabelled()
+    assert one({"text": "a", "text_b": "b", "value": "2.5"}) == Example("a", pair="b", value=2.5)
+    assert one({"text": "a", "score": 2}, {"value": "score"}) == Example("a", value=2.0)
+
+
+@pytest.mark.parametrize("label", ["choice2", "q", 1, "1"])
+def test_a_choice_is_named_by_its_place_its_words_or_its_number(label: Any) -> None:
+    assert one({"text": "a", "choices": ["p", "q"], "label": label}) == Example(
+        "a", choices=("p", "q"), label="choice2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("example", "kind"),
+    [
+        (Example("a"), "single"),
+        (Example("a", pair="b"), "pair"),
+        (Example("ab", head=Span(0, 1), tail=Span(1, 2)), "relation"),
+        (Example("ab", span=Span(0, 1)), "span"),
+        (Example("a", words=("a",)), "tags"),
+        (Example("a", choices=("b", "c")), "choice"),
+        (Example("a", value=1.0), "regression"),
+    ],
+)
+def test_the_kind_follows_from_what_an_example_has(example: Example, kind: str) -> None:
+    assert example.kind == kind
+
+
 @pytest.mark.parametrize(("value", "label"), [(3, "3"), (-1, "-1"), (True, "true"), (2.0, "2"), ("a b", "a b")])
 def test_a_label_becomes_a_string(value: Any, label: str) -> None:
     assert one({"text": "x", "label": value}).label == label
@@ -149,6 +186,13 @@ def test_a_row_to_predict_needs_no_label() -> None:
         ({"text": "x", "label": ""}, "The label of row 7 .* is empty"),
         ({"text": "x", "label": 0.5}, "is 0.5, but must be a class"),
         ({"text": "abc", "head": {"start": 0, "end": 1}, "label": "a"}, "marks a head but no tail"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 7 .* has 2 words but 1 tags"),
+        ({"tokens": ["a", "b"]}, "has no column tags. It has: tokens"),
+        ({"tokens": "a b", "tags": ["O"]}, "The words of row 7 .* is 'a b', but must be a list"),
+        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "The words item 2 of row 7 .* is empty"),
+        ({"text": "x", "choices": ["p", "q"], "label": 2}, "is '2', but must be one of choice1, choice2"),
+        ({"text": "x", "value": "high"}, "The value of row 7 .* is 'high', but must be a number"),
+        ({"text": "x", "value": float("nan")}, "is nan, but must be a number"),
     ],
 )
 def test_a_row_at_fault_is_named(row: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.infer import infer_task
 from infoprompt.data.parts import BUNDLED, bundled_file
 from infoprompt.data.rows import Example, Span, read_examples
-from infoprompt.data.task import words_of
+from infoprompt.data.task import Task, words_of
 from infoprompt.data.tasks import TASKS, known_task
 
 
@@ -80,6 +80,44 @@ def test_the_kind_follows_from_the_columns() -> None:
     assert infer_task(relations, settings).kind == "relation"
     with pytest.raises(ConfigError, match="different kinds \\(pair and relation\\)"):
         infer_task(pairs + relations, settings)
+
+
+def test_tags_begin_with_o_and_are_scored_as_entities_where_they_are() -> None:
+    settings = DataSettings(train="x.jsonl")
+    rows = [Example("a b c", words=("a", "b", "c"), tags=("B-x", "O", "I-x"))]
+    task = infer_task(rows, settings)
+    assert (task.labels, task.kind, task.metrics) == (("O", "B-x", "I-x"), "tags", ("entity_f1", "accuracy"))
+    speech = infer_task([Example("a b", words=("a", "b"), tags=("NOUN", "VERB"))], settings)
+    assert speech.metrics == ("accuracy", "macro_f1")
+
+
+def test_choices_are_named_by_place_and_must_be_equally_many() -> None:
+    settings = DataSettings(train="x.jsonl")
+    two = Example("a", choices=("b", "c"), label="choice1")
+    assert infer_task([two], settings).labels == ("choice1", "choice2")
+    with pytest.raises(ConfigError, match="have 2 and 3 choices"):
+        infer_task([two, Example("a", choices=("b", "c", "d"), label="choice1")], settings)
+
+
+def test_values_run_from_the_lowest_to_the_highest_unless_the_task_says() -> None:
+    rows = [Example("a", value=1.0), Example("b", value=3.0)]
+    assert infer_task(rows, DataSettings(train="x.jsonl")).scale == (1.0, 3.0)
+    assert infer_task(rows, DataSettings(task="stsb")).scale == (0.0, 5.0)
+    with pytest.raises(ConfigError, match=r"Every row of x\.jsonl has the value 1"):
+        infer_task(rows[:1], DataSettings(train="x.jsonl"))
+
+
+def test_a_known_task_without_classes_has_those_of_its_rows() -> None:
+    rows = [Example("ab", span=Span(0, 1), label=label) for label in ("PER", "ORG")]
+    task = infer_task(rows, DataSettings(task="ace_entities", train="x.json"))
+    assert (task.name, task.labels) == ("ace_entities", ("ORG", "PER"))
+
+
+@pytest.mark.parametrize("name", ["sst2", "stsb", "wnut17"])
+def test_a_task_is_the_same_after_it_was_kept_as_json(name: str) -> None:
+    kept = Task.from_dict(json.loads(json.dumps(TASKS[name].to_dict())))
+    assert kept == TASKS[name]
+    assert kept.source is None
 
 
 def test_ids_follow_the_order_of_labels() -> None:

@@ -1,0 +1,82 @@
+"""From a state to scores, for every kind of head."""
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from infoprompt.config import ConfigError
+from infoprompt.data.task import Task
+from infoprompt.data.tasks import TASKS
+from infoprompt.model.head import LabelWordsHead, LinearHead, TextHead, label_token_ids, num_outputs
+
+TABLE = torch.arange(24.0).reshape(8, 3)
+IDS = [[1, 3], [5]]
+
+
+def test_a_label_of_two_tokens_scores_their_mean():
+    head = LabelWordsHead(IDS, TABLE)
+    scores = torch.tensor([[1.0, 3.0, 7.0], [0.0, 0.0, -1.0]])
+    assert head.flat_ids == [1, 3, 5]
+    assert head.gather(scores).tolist() == [[2.0, 7.0], [0.0, -1.0]]
+
+
+@pytest.mark.parametrize("kind", [LabelWordsHead, TextHead])
+def test_class_vectors_of_label_words_are_their_mean_embeddings_and_nothing_is_trained(kind):
+    head = kind(IDS, TABLE)
+    assert torch.equal(head.class_vectors(), torch.stack([(TABLE[1] + TABLE[3]) / 2, TABLE[5]]))
+    assert not list(head.parameters())
+    assert not head.state_dict()  # made anew from the backbone, never kept
+
+
+def test_a_linear_head_scores_words_one_by_one():
+    torch.manual_seed(0)
+    head = LinearHead(4, 3)
+    states_BWD = torch.randn(2, 5, 4)
+    scores_BWC = head(states_BWD, None)
+    assert scores_BWC.shape == (2, 5, 3)
+    torch.testing.assert_close(scores_BWC[1, 2], head(states_BWD[1, 2:3], None)[0])
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("sst2", 2), ("wnut17", 13), ("copa", 1), ("stsb", 1), ("wsc", 2)])
+def test_choices_and_values_take_one_score(name, outputs):
+    assert num_outputs(TASKS[name]) == outputs
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "t5", "bart"])
+def test_label_words_have_the_tokens_they_have_behind_other_words(tiny_backbones, family):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones[family])
+    ids = label_token_ids(tokenizer, ["good", "bad film"])
+    sentence = tokenizer("it was bad film", add_special_tokens=False)["input_ids"]
+    assert sentence[-len(ids[1]) :] == ids[1]
+    assert tokenizer.decode(ids[0]).strip() == "good"
+
+
+def test_the_blank_before_a_label_word_is_part_of_its_token():
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["a good a bad"] * 3, vocab_size=280, min_frequency=1, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+    assert [tokenizer.decode(ids) for ids in label_token_ids(tokenizer, ["good", "bad"])] == [" good", " bad"]
+
+
+def test_whole_texts_end_with_the_end_token_where_there_is_one(tiny_backbones):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["t5"])
+    assert [ids[-1] for ids in label_token_ids(tokenizer, ["good", "bad"], end=True)] == [tokenizer.eos_token_id] * 2
+    without = AutoTokenizer.from_pretrained(tiny_backbones["bert"])
+    assert label_token_ids(without, ["good", "bad"], end=True) == label_token_ids(without, ["good", "bad"])
+
+
+def test_labels_with_the_same_tokens_are_refused(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    with pytest.raises(ConfigError, match=r"The labels 'good' and 'Good' have the same tokens.*data\.label_texts"):
+        label_token_ids(tokenizer, ["good", "bad", "Good"])
+    with pytest.raises(ConfigError, match="' ' have no tokens"):
+        label_token_ids(tokenizer, ["good", " "])
+
+
+def test_a_known_task_has_label_words_of_their_own(tiny_bert):
+    # Needed by the heads of label words; every class is told from every other.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    for task in TASKS.values():
+        ids = label_token_ids(tokenizer, task.label_texts) if isinstance(task, Task) and task.labels else []
+        assert len({tuple(part) for part in ids}) == task.num_classes

@@ -1,0 +1,38 @@
+import json
+
+from infoprompt.artifact import Prediction
+from infoprompt.data.rows import Example
+from launcher.predicted import as_json, as_line
+from launcher.task_table import task_table, tasks_found
+
+
+def test_the_most_probable_labels_come_first():
+    prediction = Prediction("b", {"a": 0.25, "b": 0.75})
+    assert as_line(Example("x", pair="y"), prediction, 2) == "b\t0.750\ta\t0.250\tx\ty"
+    assert as_line(Example("x", choices=("p", "q")), prediction, 1) == "b\t0.750\tx\tp\tq"
+
+
+def test_tags_and_values_have_no_probabilities():
+    tags = Prediction("O B-x", {}, tags=("O", "B-x"))
+    words = Example("a b", words=("a", "b"))
+    assert as_line(words, tags, 1) == "O B-x\ta b"
+    assert json.loads(as_json(words, tags)) == {
+        "label": "O B-x",
+        "tags": ["O", "B-x"],
+        "text": "a b",
+        "words": ["a", "b"],
+    }
+    value = json.loads(as_json(Example("a", pair="b"), Prediction("2.5", {}, value=2.5)))
+    assert value == {"label": "2.5", "value": 2.5, "text": "a", "pair": "b"}
+
+
+def test_the_table_of_tasks_says_where_rows_are_found(tmp_path, monkeypatch):
+    monkeypatch.delenv("INFOPROMPT_DATA", raising=False)
+    (tmp_path / "rte").mkdir()
+    (tmp_path / "rte" / "train.jsonl").write_text('{"text_a": "a", "text_b": "b", "label": "entailment"}\n')
+    rows = {row["name"]: row for row in tasks_found(str(tmp_path))}
+    assert rows["banking77"]["found"] == "with the package"
+    assert rows["rte"]["found"] == "in the folder"
+    assert rows["cola"]["found"] is None
+    assert rows["rte"]["sources"] == ["folder rte", "hub nyu-mll/glue@rte"]
+    assert task_table(str(tmp_path)).row_count == len(rows)

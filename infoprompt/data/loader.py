@@ -61,7 +61,7 @@ class Rows:
             name: what the warning calls them.
             scale: lowest and highest value of a regression; rows have values only if it is given.
         """
-        encoded = [template.encode(example) for example in examples]
+        encoded = template.encode(examples)
         texts = [text for inputs in encoded for text in inputs]
         _warn_of_cuts(texts, examples, name, template.max_length)
         index = {label: i for i, label in enumerate(labels)}

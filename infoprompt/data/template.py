@@ -14,12 +14,12 @@ A tokenizer without special tokens (GPT-2, Llama) has none of `<s>` and `</s>`; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from infoprompt.config import ConfigError
 from infoprompt.data.encoded import EncodedText
 from infoprompt.data.rows import Example, Span
-from infoprompt.data.tokens import tokenize
+from infoprompt.data.tokens import Tokens, tokenize
 
 NUM_SLOTS = 4
 
@@ -71,37 +71,29 @@ class Template:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(int(token) for token in known if token is not None)
 
-    def encode(self, example: Example) -> list[EncodedText]:
-        """Lay one example out: one input, or one for each choice.
+    def encode(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
+        """Lay examples out: for each one input, or one for each choice.
 
         Text that does not fit is cut at its end, the longer text of a pair first.
         """
-        if example.choices is None:
-            return [self(example)]
-        return [self._lay_out([example.text, choice], example) for choice in example.choices]
+        inputs = [_inputs(example) for example in examples]
+        tokens = iter(tokenize(self.tokenizer, [text for parts in inputs for part in parts for text in part.texts]))
+        return [[self._lay_out(part, [next(tokens) for _ in part.texts]) for part in parts] for parts in inputs]
 
     def __call__(self, example: Example) -> EncodedText:
         """Lay one example without choices out."""
-        if example.head is not None and example.tail is not None:
-            text, places = _marked(example.text, [(example.head, "@"), (example.tail, "#")])
-            named = [_part(example, example.head), _part(example, example.tail)]
-            return self._lay_out([text, *named], example, entities=places)
-        if example.span is not None:
-            text, _ = _marked(example.text, [(example.span, "@")])
-            return self._lay_out([text, _part(example, example.span)], example)
-        return self._lay_out([example.text] if example.pair is None else [example.text, example.pair], example)
+        return self.encode([example])[0][0]
 
-    def _lay_out(self, texts: list[str], example: Example, entities: Sequence[int] = ()) -> EncodedText:
-        tokens = [tokenize(self.tokenizer, text) for text in texts]
-        fitted = _fit([part.ids for part in tokens], self._room(len(tokens)))
-        ids, slots, segments, starts = self._assemble(fitted, is_span=example.span is not None)
+    def _lay_out(self, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
+        fitted = _fit([text.ids for text in tokens], self._room(len(tokens)))
+        ids, slots, segments, starts = self._assemble(fitted, part.layout)
 
         def position(token: int) -> int | None:
             """Position of a token of the first text; None if it was cut."""
             return starts["text 0"] + token if token < len(fitted[0]) else None
 
-        words = [position(token) for token in tokens[0].at(_starts(example.words))] if example.words else []
-        markers = [position(token) for token in tokens[0].at(entities)]
+        words = [position(token) for token in tokens[0].at(part.words)]
+        markers = [position(token) for token in tokens[0].at(part.entities)]
         # Where a marker was cut off, the entity still stands behind the text.
         found = [starts[f"text {side}"] if place is None else place for side, place in enumerate(markers, 1)]
         return EncodedText(
@@ -109,10 +101,9 @@ class Template:
             slots,
             segments,
             mask_index=starts.get("mask", 0),
-            truncated=any(len(kept) < len(part.ids) for kept, part in zip(fitted, tokens, strict=True)),
+            truncated=any(len(kept) < len(text.ids) for kept, text in zip(fitted, tokens, strict=True)),
             words=tuple(place for place in words if place is not None),
             entities=(found[0], found[1]) if found else None,
-            slots_counted=self.placement == "before",
         )
 
     def _room(self, num_texts: int) -> int:
@@ -120,7 +111,7 @@ class Template:
         return self.max_length - self.num_vectors - special - self.use_mask
 
     def _assemble(
-        self, texts: Sequence[list[int]], is_span: bool
+        self, texts: Sequence[list[int]], layout: str
     ) -> tuple[list[int], list[int], list[int], dict[str, int]]:
         """Ids, slots and segments of the whole input, and where the texts and the mask start."""
         parts = {f"text {index}": tokens for index, tokens in enumerate(texts)}
@@ -137,7 +128,7 @@ class Template:
         segments: list[int] = [0] * first
         starts: dict[str, int] = {}
         placed = first
-        for name, num_slots, segment in _LAYOUTS["span" if is_span else len(texts)]:
+        for name, num_slots, segment in _LAYOUTS[layout]:
             if parts[name] or name != "mask":
                 starts[name] = len(ids)
             size = sum(sizes[:num_slots])
@@ -149,10 +140,10 @@ class Template:
         return ids, slots, segments, starts
 
 
-# By the number of texts: what stands there, how many prompt slots follow it, and its segment.
-_LAYOUTS: dict[int | str, list[tuple[str, int, int]]] = {
-    1: [("prefix", 1, 0), ("text 0", 1, 0), ("mask", 2, 0), ("suffix", 0, 0)],
-    2: [
+# What stands there in turn, how many prompt slots follow it, and its segment.
+_LAYOUTS: dict[str, list[tuple[str, int, int]]] = {
+    "single": [("prefix", 1, 0), ("text 0", 1, 0), ("mask", 2, 0), ("suffix", 0, 0)],
+    "pair": [
         ("prefix", 1, 0),
         ("text 0", 1, 0),
         ("mask", 1, 0),
@@ -160,7 +151,7 @@ _LAYOUTS: dict[int | str, list[tuple[str, int, int]]] = {
         ("text 1", 1, 1),
         ("suffix", 0, 1),
     ],
-    3: [
+    "relation": [
         ("prefix", 1, 0),
         ("text 0", 1, 0),
         ("middle", 0, 0),
@@ -178,6 +169,32 @@ _LAYOUTS: dict[int | str, list[tuple[str, int, int]]] = {
         ("suffix", 0, 1),
     ],
 }
+
+
+class _Input(NamedTuple):
+    """What one input is made of."""
+
+    layout: str
+    texts: list[str]
+    words: Sequence[int] = ()
+    """Where the words to tag start in the first text, in characters."""
+    entities: Sequence[int] = ()
+    """Where the markers stand that open a relation's entities, in characters of the first text."""
+
+
+def _inputs(example: Example) -> list[_Input]:
+    if example.choices is not None:
+        return [_Input("pair", [example.text, choice]) for choice in example.choices]
+    if example.head is not None and example.tail is not None:
+        text, places = _marked(example.text, [(example.head, "@"), (example.tail, "#")])
+        named = [_part(example, example.head), _part(example, example.tail)]
+        return [_Input("relation", [text, *named], entities=places)]
+    if example.span is not None:
+        text, _ = _marked(example.text, [(example.span, "@")])
+        return [_Input("span", [text, _part(example, example.span)])]
+    if example.pair is not None:
+        return [_Input("pair", [example.text, example.pair])]
+    return [_Input("single", [example.text], words=_starts(example.words or ()))]
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:

@@ -22,11 +22,18 @@ class Tokens:
         return [bisect_right(self.ends, character) for character in characters]
 
 
-def tokenize(tokenizer: Any, text: str) -> Tokens:
-    """Tokenize a text without special tokens."""
-    if tokenizer.is_fast:
-        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Tokens(list(encoding["input_ids"]), [end for _, end in encoding["offset_mapping"]])
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
+    """Tokenize texts without special tokens; many in one call, which is several times as fast as one by one."""
+    if not texts:
+        return []
+    if not tokenizer.is_fast:
+        return [_placed_by_count(tokenizer, text) for text in texts]
+    encoding = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    offsets = ([end for _, end in places] for places in encoding["offset_mapping"])
+    return [Tokens(ids, ends) for ids, ends in zip(encoding["input_ids"], offsets, strict=True)]
+
+
+def _placed_by_count(tokenizer: Any, text: str) -> Tokens:
     # A tokenizer written in Python knows no offsets; its tokens are placed by how many each longer start of the text
     # has, word by word.
     ids: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])

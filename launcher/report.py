@@ -99,11 +99,11 @@ def _cells(result: Result, metric: str, tested: Sequence[str]) -> Iterable[str]:
 
 def next_steps(outcome: Outcome, config: RunConfig) -> str:
     """Where the artifact is, how to use it, and how to see the run."""
-    artifact = relative(outcome.main["artifact"])
-    lines = [
-        f"artifact  {artifact}",
-        f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(config)}",
-    ]
+    lines = []
+    if outcome.main["artifact"]:  # none with run.save_artifact=false
+        artifact = relative(outcome.main["artifact"])
+        lines.append(f"artifact  {artifact}")
+        lines.append(f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(config)}")
     if config.tracking.enabled:
         lines.append(f"curves    {mlflow_command(config)}")
     return "\n".join(lines)

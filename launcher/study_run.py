@@ -54,6 +54,8 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
             one.stop()
         for one in (*idle, *running):
             one.join()
+        for job in running.values():  # one that was stopped early on could not say so itself
+            _end_record(job, "KILLED")
 
 
 def forget_failures(cells: Sequence[Cell]) -> None:

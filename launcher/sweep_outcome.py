@@ -76,7 +76,8 @@ def report_sweep(sweep: SweepSettings, outcome: SweepOutcome, config: RunConfig,
     best = best_trial(sweep, outcome.trials)
     if best and best.result:
         screen.print(f"best      {best.trial_id}: {show_values(best.values)}")
-        screen.print(f"artifact  {relative(best.result['artifact'])}")
+        if best.result["artifact"]:
+            screen.print(f"artifact  {relative(best.result['artifact'])}")
     screen.print(f"record    {relative(str(path))}")
     if config.tracking.enabled:
         screen.print(f"curves    {mlflow_command(config)}")

@@ -152,6 +152,8 @@ def test_a_study_trains_chooses_and_reports(study_file, tmp_path, workers, capsy
     assert float(rows["head"]["encoder_passes"]) == 0.5
     assert float(rows["static"]["encoder_passes"]) == 1
     assert len(table_of(out, "runs.csv")) == 10
+    for heavy in ("checkpoints", "artifact", "search/*/artifacts"):
+        assert not list(out.rglob(heavy))
     assert f"{np.mean(scores['head']):.4f} ± {np.std(scores['head'], ddof=1):.4f}" in (out / "table.md").read_text()
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"toy_total_16_{name}.png" for name in ("learning_curves", "scores_by_seed", "information")
@@ -261,6 +263,21 @@ def test_a_stopped_study_keeps_its_tables_and_goes_on(study_file, tmp_path, pret
     pretending.train = staticmethod(pretended)
     start_study(study_file)
     assert len(pretending.started) == 6 + 3
+
+
+def test_all_starts_of_a_study_share_one_run_in_mlflow_which_has_its_tables(study_file, tmp_path, pretending):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracked = ["tracking.enabled=true", f"tracking.uri={uri}"]
+    for _ in range(2):
+        start_study(study_file, tracked)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("infoprompt")
+    (parent,) = client.search_runs([experiment.experiment_id])
+    assert (parent.info.run_name, parent.info.status) == ("out", "FINISHED")
+    kept = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    assert kept == {"plan.json", "runs.csv", "table.csv", "table.md"}
 
 
 def test_two_starts_of_one_study_do_not_run_at_once(study_file, tmp_path, pretending):

@@ -3,11 +3,14 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,6 +21,14 @@ SHORT = (
     "evaluation.test=false run.compare_with={}"
 ).split()
 SHORTENED = ("infoprompt train", "deepspeed", "torchrun")
+SHORT_STUDY = [
+    "methods={prompt_tuning: ../recipes/prompt_tuning.yaml, head_only: ../recipes/head_only.yaml}",
+    "tasks={mine: [data.train=train.csv, data.test=test.csv]}",
+    "seeds=[0]",
+    "search.budget=1",
+    "optim.max_steps=3",
+    "evaluation.every_steps=3",
+]
 
 # These run elsewhere: `make` in continuous integration, the sweeps in tests/launcher/test_ray_run.py.
 ELSEWHERE = ("make ", "infoprompt sweep", "export RAY_AUTH_MODE", "ray ")
@@ -51,6 +62,7 @@ def test_every_command_runs_as_written(folder):
         if command.startswith(ELSEWHERE):
             continue
         words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
+        words += SHORT_STUDY if command.startswith("infoprompt study") else []
         done = subprocess.run(
             words, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
         )
@@ -63,7 +75,7 @@ def test_every_command_runs_as_written(folder):
 
 @pytest.mark.slow
 def test_the_python_example_runs(folder):
-    (code,) = blocks("python")
+    (code,) = (block for block in blocks("python") if "load_config" in block)
     code = code.replace('"run.output_dir=runs/python"', ", ".join(map(repr, ["run.output_dir=runs/python", *SHORT])))
     code = code.replace('["the text of one example"]', "[Example('a cat and a dog', None, Span(2, 5), Span(12, 15))]")
     code = code.replace("import Artifact", "import Artifact, Example, Span")
@@ -78,6 +90,29 @@ def test_the_python_example_runs(folder):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Prediction(label=" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_method_of_ones_own_is_one_file_and_one_recipe(tmp_path, toy_settings):
+    (kind,) = (block for block in blocks("python") if "KIND" in block)
+    (recipe,) = blocks("yaml")
+    for name in ("infoprompt", "launcher"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for text in (kind, recipe):
+        place = tmp_path / text.splitlines()[0].removeprefix("# ")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    values = {f"{part}.{key}": value for part, entries in toy_settings.items() for key, value in entries.items()}
+    overrides = [f"{key}={value}" for key, value in values.items()] + ["optim.epochs=1"]
+    words = [sys.executable, "-c", "from launcher.cli import main; main()", "train", "configs/recipes/gated.yaml"]
+    environment = {**_environment(tmp_path), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*words, *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = load_file(tmp_path / "run" / "artifact" / "prompt.safetensors")
+    assert trained["prompt.gate_P1"].shape == (8, 1)
+    assert not torch.equal(trained["prompt.gate_P1"], torch.ones(8, 1))
 
 
 def test_the_commands_that_run_elsewhere_do():

@@ -14,6 +14,7 @@ A tokenizer without special tokens (GPT-2, Llama) has none of `<s>` and `</s>`; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from infoprompt.config import ConfigError
@@ -65,11 +66,16 @@ class Template:
             )
         return template
 
-    @property
+    # Both are asked for with every input, and a tokenizer takes its time to answer.
+    @cached_property
     def pad_id(self) -> int:
         """What stands at padding and prompt slots; never read, since neither is embedded as a token."""
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(int(token) for token in known if token is not None)
+
+    @cached_property
+    def _mask(self) -> list[int]:
+        return [self.tokenizer.mask_token_id] if self.use_mask else []
 
     def encode(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
         """Lay examples out: for each one input, or one for each choice.
@@ -116,7 +122,7 @@ class Template:
         """Ids, slots and segments of the whole input, and where the texts and the mask start."""
         parts = {f"text {index}": tokens for index, tokens in enumerate(texts)}
         parts |= {"prefix": [*self.prefix], "middle": [*self.middle], "suffix": [*self.suffix]}
-        parts["mask"] = [self.tokenizer.mask_token_id] if self.use_mask else []
+        parts["mask"] = self._mask
         sizes = [self.num_vectors // NUM_SLOTS + (i < self.num_vectors % NUM_SLOTS) for i in range(NUM_SLOTS)]
         if self.placement == "front":
             sizes = [self.num_vectors, 0, 0, 0]

@@ -3,7 +3,9 @@
 How the stages keep what is trained (DeepSpeed 0.19.8, no fp16 or bf16 section):
     0     parameters and AdamW's state as in plain torch, whole on every rank.
     1, 2  parameters whole on every rank; AdamW runs on each rank's part of their concatenation.
-    3     every parameter cut into one part per rank; AdamW runs on the concatenation of this rank's parts.
+    3     every parameter cut into one part per rank; AdamW runs on the concatenation of this rank's parts. What was
+          loaded in parts (a backbone, also one that is fine-tuned) is whole only while its module runs; prompts,
+          heads and critics are whole at all times.
 """
 
 import logging
@@ -51,11 +53,13 @@ class DeepSpeedEngine:
         self.ranks = ranks
         self.model = model
         self._trained = trained_parameters(model)
-        self._shapes = {name: parameter.shape for name, parameter in self._trained.items()}
+        self._shapes = {name: _whole_shape(parameter) for name, parameter in self._trained.items()}
         self._stage = config.engine.zero_stage
         parameters = list(self._trained.values())
         self._outputs = _TensorOutputs(model)
         self._loading = _live_config(config, ranks.world_size)
+        # Of what is trained, a backbone that was loaded in parts stays so.
+        self._whole = [parameter for parameter in parameters if not hasattr(parameter, "ds_id")]
         if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             # DeepSpeed moves a model that it has not loaded in parts; of one that it has, only the parts.
             _move_unpartitioned(model, ranks.device)
@@ -66,7 +70,7 @@ class DeepSpeedEngine:
             config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device)),
         )
         if self._stage == 3:
-            self._keep_trained_whole()
+            self._keep_whole()
 
     def forward(self, batch: Batch) -> Encoding:
         """See `Engine`."""
@@ -112,12 +116,12 @@ class DeepSpeedEngine:
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
         check_state(state, self._shapes)
-        parameters = list(self._trained.values())
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._stage == 3):
-            for name, parameter in self._trained.items():
+        for name, parameter in self._trained.items():  # one by one: a whole backbone may not fit a rank
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.copy_(state[name])
         if self._stage == 3:
-            parameters[0].all_gather(parameters)  # type: ignore[attr-defined]
+            zero = self._engine.optimizer
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
         if self._stage > 0:
             self._engine.optimizer.refresh_fp32_params()
 
@@ -156,11 +160,14 @@ class DeepSpeedEngine:
         self._engine.destroy()
         self._loading = None
 
-    def _keep_trained_whole(self) -> None:
-        # Otherwise a trained parameter has its values only while the module that owns it runs, and the gradient of
-        # one that is used elsewhere (a critic reading the head's vectors) would be taken of an empty tensor.
+    def _keep_whole(self) -> None:
+        # Otherwise a trained parameter has its values only while the module that owns it runs. The gradient of one that
+        # is used elsewhere (a critic reading the head's vectors), or of a module that returns a dataclass (a prompt),
+        # would be taken of an empty tensor. DeepSpeed takes even lasting parameters away after a pass of which it has
+        # no trace yet, but for those that it calls external.
         zero = self._engine.optimizer
-        for parameter in self._trained.values():
+        for parameter in self._whole:
+            parameter.is_external_param = True  # type: ignore[attr-defined]
             if not parameter.ds_persist:  # type: ignore[attr-defined]
                 parameter.ds_persist = True  # type: ignore[attr-defined]
                 zero.persistent_parameters.append(parameter)
@@ -249,6 +256,10 @@ def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
     start = size * parameter.ds_zero_partition_rank  # type: ignore[attr-defined]
     own = whole.flatten()[start : start + size]
     return nn.functional.pad(own, (0, size - own.numel()))
+
+
+def _whole_shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def _move_unpartitioned(model: nn.Module, device: torch.device) -> None:

@@ -110,6 +110,7 @@ class Template:
             truncated=any(len(kept) < len(text.ids) for kept, text in zip(fitted, tokens, strict=True)),
             words=tuple(place for place in words if place is not None),
             entities=(found[0], found[1]) if found else None,
+            slots_counted=self.placement == "before",
         )
 
     def _room(self, num_texts: int) -> int:

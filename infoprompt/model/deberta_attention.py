@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from infoprompt.model.deep_attention import Prefix
+from infoprompt.model.deep_attention import Prefix, attention_apart
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Distances:
 
     position_BL: Tensor
     prefix: Prefix | None = None
+    apart: Prefix | None = None
 
 
 def take_distances(layers: Sequence[Any]) -> None:
@@ -70,7 +71,10 @@ def _attend(
         score_BHLL = torch.cat([score_BHLP, score_BHLL], 3)
         value_BHLK = torch.cat([values, value_BHLK], 2)
     weight = attention.dropout(score_BHLL.softmax(-1))
-    return (weight @ value_BHLK).transpose(1, 2).flatten(2), None
+    seen_BLHK = (weight @ value_BHLK).transpose(1, 2)
+    if relative_pos.apart is not None:
+        seen_BLHK = seen_BLHK + attention_apart(query_BHLK, relative_pos.apart, scale)
+    return seen_BLHK.flatten(2), None
 
 
 def _by_distance(attention: Any, query: Tensor, key: Tensor, position_BL: Tensor, table: Tensor | None) -> Tensor:

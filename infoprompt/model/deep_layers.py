@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,10 @@ def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Bat
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
         if deep.prefix:
             seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
-            _hand_on(arguments, (*deep.prefix[layer], *seen))
+            _hand_on(arguments, "prefix", (*deep.prefix[layer], *seen))
+        if deep.apart:
+            seen = () if deep.apart_seen_BP is None else (deep.apart_seen_BP,)
+            _hand_on(arguments, "apart", (*deep.apart[layer], *seen))
 
     with _at_doors(layers, enter):
         yield
@@ -133,12 +136,12 @@ def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], Non
             handle.remove()
 
 
-def _hand_on(arguments: dict[str, Any], prefix: Prefix) -> None:
+def _hand_on(arguments: dict[str, Any], name: Literal["prefix", "apart"], prefix: Prefix) -> None:
     told = arguments.get("relative_pos")
     if isinstance(told, Distances):
-        arguments["relative_pos"] = replace(told, prefix=prefix)
+        arguments["relative_pos"] = replace(told, **{name: prefix})
     else:
-        arguments.setdefault("kwargs", {})["prompt_prefix"] = prefix
+        arguments.setdefault("kwargs", {})[f"prompt_{name}"] = prefix
 
 
 def _placed(states_BLD: Tensor, layer: int, deep: DeepPrompt, batch: Batch) -> Tensor:

@@ -106,8 +106,10 @@ class MixedModel:
         embeddings_BLE = insert_prompt(
             self.backbone.embed(mixed.input_ids_BL), self._input_vectors(placed), mixed.slot_BL
         )
-        prefix, seen_BP = _prefixes(placed, self.backbone.num_layers)
-        deep = DeepPrompt(prefix, seen_BP, _layers(placed), first_layer=first_layer)
+        deeps = [item.made.deep for item in placed]
+        prefix, prefix_seen_BP = _prefixes(placed, [() if deep is None else deep.prefix for deep in deeps])
+        apart, apart_seen_BP = _prefixes(placed, [() if deep is None else deep.apart for deep in deeps])
+        deep = DeepPrompt(prefix, prefix_seen_BP, apart, apart_seen_BP, _layers(placed), first_layer=first_layer)
         states_BLD = self.backbone(embeddings_BLE, mixed, deep)
         return [self.models[item.part.index].read_out(states_BLD[item.rows], item.batch)[0].float() for item in placed]
 
@@ -173,9 +175,12 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     return Batch(**fields)
 
 
-def _prefixes(placed: Sequence[_Placed], num_layers: int) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:
+_Layers = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of each layer."""
+
+
+def _prefixes(placed: Sequence[_Placed], prefixes: Sequence[_Layers]) -> tuple[_Layers, Tensor | None]:
     """Keys and values of every row, each [B, H, P, K], and which of them a row has, [B, P]."""
-    prefixes = [() if item.made.deep is None else item.made.deep.prefix for item in placed]
     some = next((prefix for prefix in prefixes if prefix), None)
     if some is None:
         return (), None
@@ -193,7 +198,7 @@ def _prefixes(placed: Sequence[_Placed], num_layers: int) -> tuple[tuple[tuple[T
     counts = torch.tensor([len(item.batch) for item in placed])
     size_B1 = torch.tensor(sizes).repeat_interleave(counts)[:, None].to(empty.device)
     seen_BP = torch.arange(longest, device=empty.device) < size_B1
-    return tuple((rows_of(layer, 0), rows_of(layer, 1)) for layer in range(num_layers)), seen_BP
+    return tuple((rows_of(layer, 0), rows_of(layer, 1)) for layer in range(len(some))), seen_BP
 
 
 def _layers(placed: Sequence[_Placed]) -> dict[int, Callable[[Tensor, Batch], Tensor]]:

@@ -18,6 +18,8 @@ BERT = {
     "instance": ({"kind": "instance", "init": "random", "length": 4}, {"pooling": "mean"}, {}),
     "prefix": ({"kind": "prefix", "length": 3}, {"pooling": "mean"}, {}),
     "longer_prefix": ({"kind": "prefix", "length": 6}, {"pooling": "mask"}, {}),
+    "adaption": ({"kind": "adaption_prompt", "length": 4}, {"pooling": "mean"}, {}),
+    "longer_adaption": ({"kind": "adaption_prompt", "length": 5}, {"pooling": "mean"}, {}),
     "table": ({"kind": "ipt", "init": "random", "length": 5}, {"pooling": "mean"}, {}),
     "table_prefix": ({"kind": "ipt", "init": "random", "length": 2, "mode": "prefix"}, {"pooling": "mean"}, {}),
     "every_layer": ({"kind": "instance_layers", "init": "random", "length": 3}, {"pooling": "mean"}, {}),

@@ -23,6 +23,11 @@ class DeepPrompt:
     position of their own."""
     prefix_seen_BP: Tensor | None = None
     """Which keys and values an example has, bool, where examples have prefixes of different lengths; all if None."""
+    apart: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Keys and values likewise, but attended by a softmax of their own, whose outcome is added to the text's: so the
+    text's attention stays as it is, and the prompt has the same weight in a short text as in a long one."""
+    apart_seen_BP: Tensor | None = None
+    """For `apart` what `prefix_seen_BP` is for `prefix`."""
     layers: Mapping[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
     """At a layer's input: from its states, [B, L, D], to the vectors, [B, P, D], for the prompt's slots."""
     adds: bool = False

@@ -208,7 +208,7 @@ def test_padding_on_either_side_changes_nothing(load, name):
 def test_fused_and_written_out_attention_agree(load, name):
     fused, written = load(name), load(name, attention="eager")
     batch, vectors = batch_of(TEXTS), input_vectors(fused)
-    deep = DeepPrompt(prefix=prefix_of(fused)) if name in able("prefix") else None
+    deep = DeepPrompt(prefix=prefix_of(fused), apart=prefix_of(fused, size=2)) if name in able("prefix") else None
     close(run(fused, batch, vectors, deep), run(written, batch, vectors, deep))
 
 
@@ -262,8 +262,8 @@ def test_there_is_a_padding_id_within_the_table(load, name):
 # ---- keys and values before the text's own
 
 
-def told_apart_attention(prefixes):
-    """Attention with a prefix as a mean of two attentions, each weighted by its normaliser.
+def told_apart_attention(place, prefixes):
+    """Attention with a prefix as a mean of two attentions, each weighted by its normaliser, or as their sum.
 
     Source: He et al. 2022 (arXiv:2110.04366), equation 7. The prefixes are given layer by layer as they are called.
     """
@@ -278,32 +278,44 @@ def told_apart_attention(prefixes):
                 "bhqd,bhkd->bhqk", query, keys.repeat_interleave(group, 1).expand(len(query), -1, -1, -1)
             )
             scores = scores * scaling
-            scores = softcap * (scores / softcap).tanh() if softcap else scores
+            scores = (
+                softcap * (scores / softcap).tanh() if softcap and (seen is not None or place == "prefix") else scores
+            )
             scores = scores if bias is None else scores + bias
             scores = scores if seen is None else scores.where(seen, -torch.inf)
             mean = scores.softmax(-1) @ values.repeat_interleave(group, 1).expand(len(query), -1, -1, -1)
             parts.append((scores.logsumexp(-1, keepdim=True), mean))
         (text, of_text), (prefix, of_prefix) = parts
+        if place == "apart":
+            return (of_text + of_prefix).transpose(1, 2), None
         share = torch.sigmoid(prefix - text)
         return ((1 - share) * of_text + share * of_prefix).transpose(1, 2), None
 
     return attend
 
 
+@pytest.mark.parametrize("place", ["prefix", "apart"])
 @pytest.mark.parametrize("name", able("prefix"))
-def test_a_prefix_equals_two_attentions_told_apart(load, name):
+def test_a_prefix_equals_two_attentions_told_apart(load, name, place):
     backbone, text = load(name), without_slots(TEXTS)[2]
     prefix = prefix_of(backbone)
-    AttentionInterface.register("told_apart", told_apart_attention(prefix))
+    AttentionInterface.register("told_apart", told_apart_attention(place, prefix))
     AttentionMaskInterface.register("told_apart", lambda **given: sdpa_mask(**{**given, "allow_is_causal_skip": False}))
     model = AutoModel.from_pretrained(
         backbone.name, attn_implementation=None if name == "deberta-v2" else "told_apart"
     ).eval()
     model = model.get_encoder() if backbone.kind == "encoder-decoder" else model
     if name == "deberta-v2":
-        with_deberta_scores(model, told_apart_attention(prefix))
+        with_deberta_scores(model, told_apart_attention(place, prefix))
     expected = model(input_ids=torch.tensor([text])).last_hidden_state[0]
-    close(run(backbone, batch_of([text]), deep=DeepPrompt(prefix=prefix)), expected)
+    close(run(backbone, batch_of([text]), deep=DeepPrompt(**{place: prefix})), expected)
+
+
+@pytest.mark.parametrize("name", able("prefix"))
+def test_keys_and_values_apart_change_nothing_while_the_values_are_zero(load, name):
+    backbone, batch = load(name), batch_of(TEXTS)
+    zeros = tuple((keys, torch.zeros_like(values)) for keys, values in prefix_of(backbone))
+    close(run(backbone, batch, deep=DeepPrompt(apart=zeros)), run(backbone, batch))
 
 
 def with_deberta_scores(model, attend):
@@ -340,27 +352,33 @@ def test_a_prefix_equals_a_cache_that_shifts_no_position(load, name):
     close(run(backbone, batch_of([text]), deep=DeepPrompt(prefix=prefix)), expected)
 
 
+@pytest.mark.parametrize("place", ["prefix", "apart"])
 @pytest.mark.parametrize("name", able("prefix"))
-def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name):
+def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name, place):
     backbone = load(name)
     prefix = prefix_of(backbone, rows=len(TEXTS))
     alone = [
-        run(backbone, batch_of([TEXTS[row]]), deep=DeepPrompt(tuple((k[row, None], v[row, None]) for k, v in prefix)))
-        for row in range(len(TEXTS))
+        run(backbone, batch_of([text]), deep=DeepPrompt(**{place: tuple((k[i, None], v[i, None]) for k, v in prefix)}))
+        for i, text in enumerate(TEXTS)
     ]
     for side in ("right", "left"):
-        close(run(backbone, batch_of(TEXTS, side), deep=DeepPrompt(prefix)), torch.cat(alone))
+        close(run(backbone, batch_of(TEXTS, side), deep=DeepPrompt(**{place: prefix})), torch.cat(alone))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", able("prefix"))
-def test_prefixes_of_different_lengths_do_as_each_alone(load, name, attention):
+@pytest.mark.parametrize("place", ["prefix", "apart"])
+def test_prefixes_of_different_lengths_do_as_each_alone(load, name, attention, place):
     backbone, sizes = load(name, attention=attention), [3, 1, 2]
     prefix = prefix_of(backbone)
     seen = torch.arange(3) < torch.tensor(sizes)[:, None]
-    together = run(backbone, batch_of(TEXTS), deep=DeepPrompt(prefix, prefix_seen_BP=seen))
+    together = run(backbone, batch_of(TEXTS), deep=DeepPrompt(**{place: prefix, f"{place}_seen_BP": seen}))
     alone = [
-        run(backbone, batch_of([text]), deep=DeepPrompt(tuple((k[:, :, :size], v[:, :, :size]) for k, v in prefix)))
+        run(
+            backbone,
+            batch_of([text]),
+            deep=DeepPrompt(**{place: tuple((k[:, :, :size], v[:, :, :size]) for k, v in prefix)}),
+        )
         for text, size in zip(TEXTS, sizes, strict=True)
     ]
     close(together, torch.cat(alone))
@@ -430,8 +448,8 @@ def everything(backbone, name, batch):
     trained = [input_vectors(backbone)]
     parts = {}
     if name in able("prefix"):
-        parts["prefix"] = prefix_of(backbone)
-        trained += [tensor for pair in parts["prefix"] for tensor in pair]
+        parts |= {"prefix": prefix_of(backbone), "apart": prefix_of(backbone, size=2)}
+        trained += [tensor for pair in (*parts["prefix"], *parts["apart"]) for tensor in pair]
     if name in able("layers"):
         vectors = draws(len(TEXTS), SLOTS, backbone.hidden_size, seed=7)
         trained.append(vectors)

@@ -74,6 +74,9 @@ VARIANTS += [("instance", {"source": "constant"}), ("instance", {"static_base": 
 @pytest.mark.parametrize(("kind", "given"), VARIANTS, ids=str)
 def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind, given, around, batch):
     prompt = build(kind, around, **given).eval()
+    with torch.no_grad():
+        for parameter in prompt.parameters():  # away from the zeros of some starts
+            parameter.add_(0.01 * torch.randn(parameter.shape))
     parts = prompt(batch)
     needs = prompt_kind(kind).needs(settings_of(kind, **given))
     made = []
@@ -81,8 +84,9 @@ def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind,
         assert parts.input_BPE.shape == (2, LENGTH, WIDTH)
         made.append(parts.input_BPE)
     if "prefix" in needs:
-        assert len(parts.deep.prefix) == LAYERS
-        for keys, values in parts.deep.prefix:
+        pairs = parts.deep.prefix or parts.deep.apart
+        assert len(pairs) == LAYERS
+        for keys, values in pairs:
             assert keys.shape == values.shape
             assert keys.shape[0] in (1, 2)
             assert keys.shape[1:] == (HEADS, LENGTH, HEAD_SIZE)

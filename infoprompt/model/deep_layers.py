@@ -139,7 +139,7 @@ def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], Non
 def _hand_on(arguments: dict[str, Any], name: Literal["prefix", "apart"], prefix: Prefix) -> None:
     told = arguments.get("relative_pos")
     if isinstance(told, Distances):
-        arguments["relative_pos"] = replace(told, **{name: prefix})
+        arguments["relative_pos"] = replace(told, prefix=prefix) if name == "prefix" else replace(told, apart=prefix)
     else:
         arguments.setdefault("kwargs", {})[f"prompt_{name}"] = prefix
 

@@ -18,6 +18,7 @@ from infoprompt.config import ConfigError, RunConfig, build_config, dump_config,
 from infoprompt.engine.engine import (
     Engine,
     NonFiniteLoss,
+    seeded_dropout,
 )
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
@@ -168,12 +169,13 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
         lr = learning_rate(config.optim, progress)
         engine.set_lr(lr)
         parts: list[LossTerms] = []
-        for batch in setup.train.micro_batches(progress.step):
-            on_device = batch.to(setup.ranks.device)
-            encoding = engine.forward(on_device)
-            terms = information_objective(encoding, on_device, config.objective, progress)
-            grad_norm = _step(engine, terms, progress)
-            parts.append(terms)
+        with seeded_dropout(config.seed, progress.step, setup.ranks):
+            for batch in setup.train.micro_batches(progress.step):
+                on_device = batch.to(setup.ranks.device)
+                encoding = engine.forward(on_device)
+                terms = information_objective(encoding, on_device, config.objective, progress)
+                grad_norm = _step(engine, terms, progress)
+                parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)
         clock.count(config.data.batch_size)
         if due(config.tracking.every_steps, progress):

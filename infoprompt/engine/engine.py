@@ -1,10 +1,11 @@
 """What runs forward, backward and update: the interface of the engines, and what they share."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,6 +102,15 @@ def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
     from infoprompt.engine import deepspeed_engine
 
     return deepspeed_engine.gathered(parameters)
+
+
+@contextmanager
+def seeded_dropout(seed: int, step: int, ranks: Ranks) -> Iterator[None]:
+    """While open, what dropout draws depends on seed, update and rank alone, so a resumed run draws it again."""
+    drawn = np.random.default_rng([seed, step, 3, ranks.rank]).integers(2**63)
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+        torch.manual_seed(int(drawn))
+        yield
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -120,8 +120,7 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.copy_(state[name])
         if self._stage == 3:
-            zero = self._engine.optimizer
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+            self._gather_lasting()
         if self._stage > 0:
             self._engine.optimizer.refresh_fp32_params()
 
@@ -171,7 +170,12 @@ class DeepSpeedEngine:
             if not parameter.ds_persist:  # type: ignore[attr-defined]
                 parameter.ds_persist = True  # type: ignore[attr-defined]
                 zero.persistent_parameters.append(parameter)
-        zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+        self._gather_lasting()
+
+    def _gather_lasting(self) -> None:
+        lasting = self._engine.optimizer.persistent_parameters
+        if lasting:
+            lasting[0].all_gather(lasting)
 
     def _parts(self) -> list[Tensor]:
         """What this rank's AdamW updates: its parts of the trained parameters, joined."""

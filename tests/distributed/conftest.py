@@ -4,7 +4,6 @@ import contextlib
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 # What a rank runs: load the test's file, call its function, keep what it returns.
 WORKER = """
@@ -32,11 +32,13 @@ with open(result, "wb") as file:
 
 @pytest.fixture
 def run_distributed(tmp_path: Path) -> Callable[..., list[Any]]:
-    """`run_distributed(path, name, *arguments, world_size=2, seconds=60, env=None)`.
+    """`run_distributed(path, name, *arguments, world_size=2, seconds=600, env=None)`.
 
     Calls the module-level function `name` of the Python file `path` in `world_size` processes, which find each other
-    by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Arguments and results are pickled. Returns the
-    results in rank order; fails with the output of the first rank that fails, or of all when the time is up.
+    by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. They meet at a store that is open before they start,
+    so neither a port that another process takes meanwhile nor a slow first rank can part them. Arguments and results
+    are pickled. Returns the results in rank order; fails with the output of the first rank that fails, or of all when
+    the time is up.
     """
 
     def run(
@@ -44,13 +46,19 @@ def run_distributed(tmp_path: Path) -> Callable[..., list[Any]]:
         name: str,
         *arguments: Any,
         world_size: int = 2,
-        seconds: float = 60,
+        seconds: float = 600,
         env: dict[str, str] | None = None,
     ) -> list[Any]:
         folder = tmp_path / f"{name}-{time.monotonic_ns()}"
         folder.mkdir()
         (folder / "arguments").write_bytes(pickle.dumps(arguments))
-        rendezvous = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        rendezvous = {
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank opens a store of its own
+        }
         with started(
             [
                 (
@@ -105,10 +113,3 @@ def wait(processes: list[subprocess.Popen[bytes]], outputs: list[Path], seconds:
             said = "\n".join(f"rank {rank}: {file.read_text()[-4000:]}" for rank, file in enumerate(outputs))
             pytest.fail(f"not done after {seconds} s:\n{said}", pytrace=False)
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A port of the loopback that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

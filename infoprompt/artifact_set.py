@@ -24,7 +24,7 @@ from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.mixed import MixedModel, Part
-from infoprompt.model.prompted import prompt_needs
+from infoprompt.model.prompted import backbone_needs
 
 
 class ArtifactSet:
@@ -59,7 +59,7 @@ class ArtifactSet:
         loaded = load_backbone(
             settings.model_copy(update={"name": backbone}) if backbone else settings,
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
-            needs=frozenset().union(*(prompt_needs(config.prompt) for config in configs.values())),
+            needs=frozenset().union(*(backbone_needs(config) for config in configs.values())),
             lm_head=any(config.head.kind in ("label_words", "text") for config in configs.values()),
         )
         fingerprint = loaded.fingerprint()

@@ -33,7 +33,7 @@ from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.task import KINDS, Task
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.prompted import prompt_needs
+from infoprompt.model.prompted import backbone_needs
 from infoprompt.model.prompts import ipt
 from infoprompt.model.prompts.kind import Surroundings
 from infoprompt.model.prompts.start import Vocabulary
@@ -123,7 +123,7 @@ def pretrain(config: RunConfig, on_epoch: Callable[[Epoch], None] | None = None)
     splits = load_splits(config.data, config.data_seed)
     _check_task(splits.task)
     log.info(splits.description)
-    backbone = load_backbone(config.backbone, needs=prompt_needs(config.prompt))
+    backbone = load_backbone(config.backbone, needs=backbone_needs(config))
     train, dev = _parts(config, splits, backbone)
     started = time.monotonic()
     with torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.head import label_state_weights
-from infoprompt.model.prompted import build_model, prompt_needs, starts_from_labels
+from infoprompt.model.prompted import backbone_needs, build_model, starts_from_labels
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 
@@ -77,7 +77,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
             config.backbone,
             ranks.device,
             gathered,
-            needs=prompt_needs(config.prompt),
+            needs=backbone_needs(config),
             lm_head=config.head.kind in ("label_words", "text"),
         )
     fingerprint = backbone.fingerprint()

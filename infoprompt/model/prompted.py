@@ -50,9 +50,11 @@ def prompt_slots(settings: PromptSettings) -> int:
     return 0 if settings.kind == "none" else prompt_kind(settings.kind).slots(settings)
 
 
-def prompt_needs(settings: PromptSettings) -> frozenset[str]:
-    """What the prompt asks of the backbone's family beside input vectors."""
-    return frozenset() if settings.kind == "none" else prompt_kind(settings.kind).needs(settings)
+def backbone_needs(config: RunConfig) -> frozenset[str]:
+    """What prompt and head ask of the backbone's family beside input vectors, keys of `families.NEEDS`."""
+    kind = config.prompt.kind
+    of_prompt = frozenset() if kind == "none" else prompt_kind(kind).needs(config.prompt)
+    return of_prompt | {"label_words": {"label_words"}, "text": {"label_texts"}}.get(config.head.kind, set())
 
 
 class PromptedModel(nn.Module):
@@ -234,17 +236,8 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
             f"head.kind is {head.kind}, but {task.name} is of the kind {task.kind}, which only the linear head scores. "
             "Use head.kind=linear."
         )
-    if head.kind == "text" and backbone.kind == "encoder":
-        raise ConfigError(
-            "head.kind is text, but an encoder model cannot score whole texts. Use head.kind=label_words with "
-            "head.pooling=mask, or another backbone."
-        )
     if head.kind == "label_words":
-        pooling = {"encoder": "mask", "decoder": "last"}.get(backbone.kind)
-        if pooling is None:
-            raise ConfigError(
-                "head.kind is label_words, but an encoder-decoder scores words after its decoder. Use head.kind=text."
-            )
+        pooling = "mask" if backbone.kind == "encoder" else "last"
         if head.pooling != pooling:
             raise ConfigError(
                 f"head.pooling is {head.pooling}, but head.kind label_words reads this model's words at its "

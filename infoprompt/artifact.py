@@ -260,6 +260,24 @@ def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bo
     return reads_unprompted(config) or in_loss or (config.prompt.kind == "none" and task.kind != "tags")
 
 
+def begin_folder(folder: Path, files: Sequence[str]) -> Path:
+    """An empty folder beside the one to write.
+
+    Args:
+        folder: where it goes in the end.
+        files: names that may be overwritten there.
+    Raises:
+        ArtifactError: it holds something else, which would be lost.
+    """
+    others = sorted(path.name for path in folder.iterdir() if path.name not in files) if folder.exists() else []
+    if others:
+        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
+    temporary = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
 def save_artifact(
     folder: Path,
     trained: Mapping[str, Tensor],
@@ -274,12 +292,7 @@ def save_artifact(
     Raises:
         ArtifactError: the folder holds something else, which would be lost.
     """
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
-    if others:
-        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
-    temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = begin_folder(folder, FILES)
     kept = {name: tensor.cpu().contiguous() for name, tensor in trained.items() if _read_when_predicting(name, config)}
     save_file(kept, temporary / "prompt.safetensors", metadata={"format": "pt"})
     card = {

@@ -13,8 +13,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from infoprompt.nested import copy_nested, get_nested, set_nested
+from infoprompt.presets import PRESETS
 from infoprompt.settings import (
-    PRESETS,
     BackboneSettings,
     CheckpointSettings,
     ConfigError,
@@ -30,9 +31,6 @@ from infoprompt.settings import (
     RunSettings,
     Settings,
     TrackingSettings,
-    copy_nested,
-    get_nested,
-    set_nested,
 )
 
 __all__ = [
@@ -240,9 +238,14 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]
         elif problem["type"] == "value_error":
             yield str(problem["ctx"]["error"])
         else:
-            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
-            rule = rule[:1].lower() + rule[1:]
-            yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."
+            yield wrong_value(key, problem["input"], problem["msg"])
+
+
+def wrong_value(key: str, value: Any, message: str) -> str:
+    """What to tell of a value that pydantic refuses with `message`."""
+    rule = message.removeprefix("Input ").replace("should be", "must be")
+    rule = rule[:1].lower() + rule[1:]
+    return f"{key} is {value!r}, but {rule}. Change it in the file or by {key}=VALUE."
 
 
 def _nearest(key: str) -> str:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact, begin_folder
 from infoprompt.config import ConfigError
 from infoprompt.model.head import LinearHead, VariationalHead
 from infoprompt.model.peft_prompt import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
@@ -70,7 +70,7 @@ def export_to_peft(artifact: Artifact, folder: str | Path) -> Export:
         adapter |= {f"base_model.{host.head}.{name}": tensor for name, tensor in head.items()}
     elif head is not None:
         aside = head
-    temporary = _begin(folder)
+    temporary = begin_folder(folder, FILES)
     save_file(adapter, temporary / TENSOR_FILE, metadata={"format": "pt"})
     if aside is not None:
         save_file(aside, temporary / HEAD_FILE, metadata={"format": "pt"})
@@ -153,14 +153,3 @@ def _adapter_config(artifact: Artifact, host: Host, num_vectors: int) -> dict[st
         "peft_version": PEFT_VERSION,
         **own,
     }
-
-
-def _begin(folder: Path) -> Path:
-    """An empty folder beside the one to write."""
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
-    if others:
-        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
-    temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary

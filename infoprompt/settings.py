@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen pydantic models with their checks, and the presets.
+"""Every setting of a run, as frozen pydantic models with their checks.
 
 How files and overrides become these is in `config.py`. Imports no torch, so checks and `--help` are instant.
 """
@@ -18,6 +18,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from infoprompt.nested import copy_nested, get_nested, set_nested
+from infoprompt.presets import PRESETS, with_both_caps
 
 
 class ConfigError(ValueError):
@@ -460,7 +463,7 @@ class RunConfig(Settings):
         preset = get_nested(values, "objective.preset", "analytic")
         if not isinstance(preset, str) or preset not in PRESETS:
             return values  # the field's own check says what is wrong
-        values = _with_both_caps(values)
+        values = with_both_caps(values)
         governed = dict(PRESETS[preset])
         if preset == "release":
             batch_size = get_nested(values, "data.batch_size", 8)
@@ -520,82 +523,3 @@ class RunConfig(Settings):
 
 
 _ABSENT = object()
-
-# What each preset sets when neither file nor override does. `release` also sets objective.negatives to four times the
-# batch size. Sources: method.md section 1; the released code for `release`; `analytic` is ours.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "objective.head_weight": 0.05,
-        "objective.representation_weight": 0.1,
-        "objective.kl_weight": 0.0,
-        "objective.head_critic": "bilinear",
-        "objective.head_negatives": "sampled_tokens",
-        "objective.representation_critic": "bilinear",
-        "objective.representation_negatives": "sampled",
-        "objective.negatives": 32,
-        "objective.head_loss_cap": None,
-        "objective.representation_loss_cap": None,
-        "head.kind": "variational",
-        "prompt.static_base": False,
-    },
-    "release": {
-        "objective.head_weight": 0.1,
-        "objective.representation_weight": 0.2,
-        "objective.kl_weight": 0.1,
-        "objective.head_critic": "dot",
-        "objective.head_negatives": "all_tokens",
-        "objective.representation_critic": "projections",
-        "objective.representation_negatives": "sampled",
-        "objective.negatives": 32,
-        "objective.head_loss_cap": 2.0,
-        "objective.representation_loss_cap": 2.0,
-        "head.kind": "variational",
-        "prompt.static_base": False,
-    },
-    "analytic": {
-        "objective.head_weight": 0.05,
-        "objective.representation_weight": 0.1,
-        "objective.kl_weight": 0.0,
-        "objective.head_critic": "bilinear",
-        "objective.head_negatives": "all_tokens",
-        "objective.representation_critic": "bilinear",
-        "objective.representation_negatives": "exact",
-        "objective.negatives": 32,
-        "objective.head_loss_cap": None,
-        "objective.representation_loss_cap": None,
-        "head.kind": "linear",
-        "prompt.static_base": True,
-    },
-}
-
-
-def _with_both_caps(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`objective.loss_cap`, the one cap of earlier artifacts and resume states, stands for both that are not given."""
-    values = copy_nested(values)
-    objective = values.get("objective")
-    if isinstance(objective, dict) and "loss_cap" in objective:
-        cap = objective.pop("loss_cap")
-        values["objective"] = {"head_loss_cap": cap, "representation_loss_cap": cap, **objective}
-    return values
-
-
-def get_nested(values: Any, dotted: str, default: Any = None) -> Any:
-    """The value under a dotted key of nested mappings."""
-    for part in dotted.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return default
-        values = values[part]
-    return values
-
-
-def set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set the value under a dotted key of nested dicts."""
-    *parents, last = dotted.split(".")
-    for part in parents:
-        values = values.setdefault(part, {})
-    values[last] = value
-
-
-def copy_nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings, as dicts."""
-    return {key: copy_nested(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from infoprompt.config import ConfigError, FewShotSettings, Settings
-from infoprompt.settings import set_nested
+from infoprompt.config import ConfigError, FewShotSettings, Settings, wrong_value
+from infoprompt.nested import set_nested
 
 
 class MethodSettings(Settings):
@@ -214,6 +214,4 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif problem["type"] == "value_error":
             yield str(problem["ctx"]["error"])
         else:
-            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
-            rule = rule[:1].lower() + rule[1:]
-            yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."
+            yield wrong_value(key, problem["input"], problem["msg"])

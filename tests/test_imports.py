@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # Each may import itself and what stands before it.
 ORDER = [
+    "infoprompt.nested",
+    "infoprompt.presets",
     "infoprompt.settings",
     "infoprompt.config",
     "infoprompt.progress",

@@ -43,6 +43,7 @@ ORDER = [
 WRAPPED = {
     "deepspeed": "infoprompt/engine/deepspeed_",
     "ray": "launcher/ray_",
+    "triton": "infoprompt/kernels/",
     "mlflow": "infoprompt/tracking",
 }
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
-from infoprompt.config import RunConfig, build_config
+from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
@@ -240,14 +240,19 @@ def predicting_config(card: Mapping[str, Any]) -> RunConfig:
 
 
 def make_template(config: RunConfig, backbone: Backbone) -> Template:
-    """The input layout that a config asks for on a backbone."""
-    limit = min(backbone.max_length, config.backbone.max_length or backbone.max_length)
+    """The input layout that a config asks for on a backbone; raises ConfigError where it has too few positions."""
+    asked = config.backbone.max_length
+    if asked is not None and asked > backbone.max_length:
+        raise ConfigError(
+            f"backbone.max_length is {asked}, but {backbone.name!r} reads at most {backbone.max_length} positions. "
+            f"Use {backbone.max_length} or less, or leave it out for the model's own limit."
+        )
     return Template.probe(
         backbone.tokenizer,
         num_vectors=prompt_slots(config.prompt),
         placement=config.prompt.template,
         use_mask=config.head.pooling == "mask",
-        max_length=limit,
+        max_length=asked or backbone.max_length,
     )
 
 

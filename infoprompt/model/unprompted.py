@@ -81,8 +81,13 @@ def with_unprompted_states(
 
 
 def with_other_states(rows: Rows) -> Rows:
-    """The rows with `first_ND` of the row before, the first row with that of the last: a control."""
-    return rows if rows.first_ND is None else replace(rows, first_ND=rows.first_ND.roll(1, dims=0))
+    """The rows with `first_ND` of the example before, the first with that of the last: a control.
+
+    Of multiple choice, each choice gets the state of the choice in its place.
+    """
+    if rows.first_ND is None:
+        return rows
+    return replace(rows, first_ND=rows.first_ND.roll(rows.num_choices, dims=0))
 
 
 def text_states(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:

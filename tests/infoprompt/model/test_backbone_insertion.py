@@ -106,6 +106,13 @@ def test_a_text_of_full_length_does_not_pass_the_position_table(family):
     assert torch.isfinite(model(rows.batch([0])).logits_BC).all()
 
 
+def test_more_positions_than_the_model_has_are_refused(family):
+    model, _ = setup(family, backbone={"name": family, "max_length": 64})
+    config = build_config({"backbone": {"name": family, "max_length": 65}})
+    with pytest.raises(ConfigError, match=r"backbone\.max_length is 65, but .* at most 64 positions\. Use 64 or less"):
+        make_template(config, model.backbone)
+
+
 def test_sdpa_and_eager_attention_agree(family):
     model, rows = setup(family)
     eager, _ = setup(family, backbone={"name": family, "attention": "eager"})

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infoprompt.artifact import make_template
+from infoprompt.artifact import Artifact, make_template
 from infoprompt.config import build_config
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.prompted import build_model
-from infoprompt.model.unprompted import cache_dir, with_unprompted_states
+from infoprompt.model.unprompted import cache_dir, with_other_states, with_unprompted_states
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
@@ -74,6 +74,32 @@ def test_a_damaged_file_is_computed_again(parts, caplog):
     again = filled(model, rows)
     assert "cannot be read" in caplog.text
     assert torch.equal(first.pooled_ND, again.pooled_ND)
+
+
+@pytest.mark.parametrize("num_choices", [2, 3])
+def test_training_and_the_artifact_give_an_example_the_same_other_example(num_choices, tiny_bert):
+    texts = ["great", "bad", "all in one"][:num_choices]
+    examples = [Example(text=text, choices=tuple(texts)) for text in TEXTS]
+    places = tuple(f"choice{number}" for number in range(1, num_choices + 1))
+    task = Task("toy", places, places, ("accuracy",), "choice")
+    config = build_config({"backbone": {"name": tiny_bert}, "prompt": {"source": "other"}})
+    model = build_model(config, load_backbone(config.backbone), task).eval()
+    with torch.no_grad():
+        for parameter in model.prompt.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    artifact = Artifact(model, config, task, {})
+    rows = filled(model, artifact.encode(examples))
+
+    def in_training(rows):
+        probabilities = torch.zeros(len(rows), num_choices)
+        for batch in evaluation_batches(rows, 2, rank=0, world_size=1):
+            with torch.no_grad():
+                probabilities[batch.examples] = model(batch).logits_BC.softmax(1)
+        return probabilities
+
+    given = artifact.probabilities(examples, batch_size=2)
+    torch.testing.assert_close(given, in_training(with_other_states(rows)), rtol=0, atol=1e-5)  # as above
+    assert (given - in_training(rows)).abs().max() > 1e-2  # it is not its own state
 
 
 def test_a_prompt_whose_slots_nobody_attends_to_changes_nothing(parts):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +95,15 @@ def end_with_parent() -> None:
         raise SystemExit(STOPPED)
 
 
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A TCP port of this machine that nobody listens on, and that nobody who asks for any free port is given within."""
+    with socket.socket() as holder:
+        # Bound but not listening: a listener that sets SO_REUSEADDR too, as torch's store does, may still have it.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On all addresses, for gloo asks for ports on one of them; elsewhere than on Linux the store could not then.
+        holder.bind(("" if sys.platform.startswith("linux") else "127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def _worker_options(output: Output) -> list[str]:
@@ -108,16 +113,16 @@ def _worker_options(output: Output) -> list[str]:
 def _run_group(command: Sequence[str], num_processes: int, *, to_stderr: bool) -> None:
     """Run one process per rank in one process group; return when all succeeded, end all when one fails."""
     ranks: list[subprocess.Popen[bytes]] = []
-    port = str(free_port())
-    try:
-        for rank in range(num_processes):
-            environment = _rank_environment(rank, num_processes, port)
-            group = ranks[0].pid if ranks else 0
-            stdout = sys.stderr.fileno() if to_stderr else None
-            ranks.append(subprocess.Popen(command, env=environment, stdout=stdout, process_group=group))
-        failed = _wait(ranks)
-    finally:
-        _end(ranks)
+    with held_port() as port:
+        try:
+            for rank in range(num_processes):
+                environment = _rank_environment(rank, num_processes, str(port))
+                group = ranks[0].pid if ranks else 0
+                stdout = sys.stderr.fileno() if to_stderr else None
+                ranks.append(subprocess.Popen(command, env=environment, stdout=stdout, process_group=group))
+            failed = _wait(ranks)
+        finally:
+            _end(ranks)
     if failed:
         raise _failure(ranks, failed)
 

@@ -5,7 +5,7 @@ import pytest
 
 from launcher import doctor
 from launcher.doctor import Check, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
-from launcher.processes import free_port
+from launcher.processes import held_port
 
 
 def test_a_broken_package_is_a_finding_and_not_a_crash():
@@ -40,8 +40,9 @@ def test_a_token_without_the_mode_that_sends_it_is_told(monkeypatch, tmp_path):
 
 
 def test_a_tracking_server_that_is_down_is_a_warning(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{free_port()}")
-    (check,) = _mlflow()
+    with held_port() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{port}")
+        (check,) = _mlflow()
     assert check.status == "warn"
     assert "infoprompt sync" in check.remedy
     assert "canary" not in f"{check}"
@@ -55,7 +56,8 @@ def test_a_folder_as_tracking_store_is_a_failure(monkeypatch):
 
 
 def test_a_closed_port_does_not_answer():
-    assert "does not answer" in (_no_answer(f"http://127.0.0.1:{free_port()}") or "")
+    with held_port() as port:
+        assert "does not answer" in (_no_answer(f"http://127.0.0.1:{port}") or "")
 
 
 def test_json_has_every_field(capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import load_config
-from launcher.processes import free_port
+from launcher.processes import held_port
 from launcher.sweep_plan import Trial, load_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -101,30 +101,28 @@ def test_trials_run_side_by_side_and_are_children_of_the_sweep_in_mlflow(infopro
 def cluster(tmp_path_factory):
     """A cluster of one node with two CPUs, which asks for a token; yields the environment of its clients."""
     log_file = tmp_path_factory.mktemp("ray") / "head.log"
-    port, dashboard = free_port(), free_port()
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    ray = str(Path(sys.executable).with_name("ray"))
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    log = log_file.open("w")
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--include-dashboard=true", *options],
-        env=environment,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        _wait_for_jobs(ray, environment, head, log_file)
-        yield ray, environment
-    finally:
-        head.terminate()  # with --block it ends what it started
-        head.wait(timeout=60)
-        log.close()
+    with held_port() as port, held_port() as dashboard, log_file.open("w") as log:
+        environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        ray = str(Path(sys.executable).with_name("ray"))
+        options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+        head = subprocess.Popen(
+            [ray, "start", "--head", "--block", "--include-dashboard=true", *options],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_for_jobs(ray, environment, head, log_file)
+            yield ray, environment
+        finally:
+            head.terminate()  # with --block it ends what it started
+            head.wait(timeout=60)
 
 
 def _wait_for_jobs(ray: str, environment: dict[str, str], head: subprocess.Popen, log: Path) -> None:

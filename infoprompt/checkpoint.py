@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Tensors by group (`trained`, `optimizer`, `best`), and everything else as plain values."""
+    """Tensors by group (`trained`, `optimizer`, `best`, `running_means`), and everything else as plain values."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     values: Mapping[str, Any]

@@ -245,7 +245,7 @@ class HeadSettings(Settings):
     """Start of the class vectors: from the label names, or random."""
 
 
-EstimatorName = Literal["infonce", "nwj", "jsd", "dv", "smile", "tuba", "interpolated", "flo"]
+EstimatorName = Literal["infonce", "nwj", "jsd", "dv", "mine", "smile", "tuba", "interpolated", "flo"]
 
 # Estimators that read the score of every negative; the others need no more than the log-mean-exp of the scores.
 _NEED_SAMPLES = ("jsd", "smile")
@@ -286,9 +286,10 @@ class ObjectiveSettings(Settings):
 
     head_estimator: EstimatorName = "infonce"
     """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
-    are lower bounds, `dv` and `smile` are not, `jsd` trains a discriminator and reports NWJ's bound. A prompt can be
-    told from tokens, and a prompted latent from an unprompted one, without error, so what is estimated has no
-    limit: with `nwj`, `dv`, `tuba` and `flo`, which have none either, the term grows until it outweighs the task."""
+    are lower bounds, `dv`, `mine` (`dv` with a running mean in its gradient) and `smile` are not, `jsd` trains a
+    discriminator and reports NWJ's bound. A prompt can be told from tokens, and a prompted latent from an unprompted
+    one, without error, so what is estimated has no limit: with `nwj`, `dv`, `mine`, `tuba` and `flo`, which have none
+    either, the term grows until it outweighs the task."""
 
     representation_estimator: EstimatorName = "infonce"
     """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and
@@ -296,6 +297,10 @@ class ObjectiveSettings(Settings):
 
     smile_tau: PositiveFloat = 5.0
     """Largest absolute score of a negative in the value of `smile`, in nats."""
+
+    mine_rate: float = Field(default=0.01, gt=0, le=1)
+    """Weight of the newest micro-batch in the running mean of `mine`, which all ranks share; 1 keeps only that
+    micro-batch's mean, as `dv` does."""
 
     interpolation: float = Field(default=0.01, ge=0, le=1)
     """Share of the batch's own mean in the denominator of `interpolated` (alpha): 1 is InfoNCE's, 0 is TUBA."""
@@ -315,7 +320,8 @@ class ObjectiveSettings(Settings):
             raise ValueError(
                 f"objective.representation_estimator is {self.representation_estimator}, which reads the score of each "
                 "negative, but objective.representation_negatives is exact, which draws none. Set "
-                "objective.representation_negatives to sampled, or use infonce, nwj, dv, tuba, interpolated or flo."
+                "objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, interpolated or "
+                "flo."
             )
         for term, estimator, cap in (
             ("head", self.head_estimator, self.head_loss_cap),

@@ -18,12 +18,14 @@ from infoprompt.config import ConfigError, RunConfig, build_config, dump_config,
 from infoprompt.engine.engine import (
     Engine,
     NonFiniteLoss,
+    cpu_copy,
     seeded_dropout,
 )
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.metrics import score, steps_to_share
+from infoprompt.objective.running_means import RunningMeans
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
@@ -84,6 +86,8 @@ class Course:
     """The course of a run so far: what the loop adds to, and what a resume state keeps besides the tensors."""
 
     progress: Progress
+    log_averages: Mapping[str, Tensor] = field(default_factory=dict)
+    """See `RunningMeans`."""
     history: list[dict[str, float]] = field(default_factory=list)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     best_scores: dict[str, float] = field(default_factory=dict)
@@ -173,7 +177,9 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             for batch in setup.train.micro_batches(progress.step):
                 on_device = batch.to(setup.ranks.device)
                 encoding = engine.forward(on_device)
-                terms = information_objective(encoding, on_device, config.objective, progress)
+                running = RunningMeans(course.log_averages, setup.ranks.gather)
+                terms = information_objective(encoding, on_device, config.objective, progress, running)
+                course.log_averages = terms.log_averages
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)
@@ -203,6 +209,8 @@ def save(setup: Setup, course: Course) -> None:
     tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
     if course.best_state:
         tensors["best"] = course.best_state
+    if course.log_averages:
+        tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in course.log_averages.items()}
     values = {
         "step": course.progress.step,
         "examples": course.progress.examples,
@@ -243,8 +251,10 @@ def _start_course(setup: Setup, saved: ResumeState | None) -> Course:
     setup.engine.load_optimizer_state(saved.tensors["optimizer"])
     if setup.ranks.is_first:
         log.info("Going on from update %d of %d.", values["step"], total)
+    log_averages = saved.tensors.get("running_means", {})
     return Course(
         progress=replace(progress, step=values["step"], examples=values["examples"]),
+        log_averages={term: log_average.to(setup.ranks.device) for term, log_average in log_averages.items()},
         best_state=dict(saved.tensors.get("best", {})),
         **{
             key: values[key]

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from infoprompt.config import ConfigError, EngineSettings
@@ -59,6 +60,14 @@ class Ranks:
         reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(reduced)
         return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
+
+    def gather(self, value: Tensor) -> Tensor:
+        """The tensor of every rank, stacked in rank order, on every rank; without gradient, one shape and dtype."""
+        if self.world_size == 1:
+            return value.unsqueeze(0)
+        gathered = [torch.empty_like(value) for _ in range(self.world_size)]
+        dist.all_gather(gathered, value)
+        return torch.stack(gathered)
 
     def gather_objects(self, value: T) -> list[T]:
         """The value of every rank, in rank order, on every rank. Pickled: for our own small values only."""

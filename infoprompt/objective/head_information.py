@@ -11,10 +11,13 @@ from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
 from infoprompt.kernels.row_info_nce.op import row_info_nce, token_scores
 from infoprompt.model.encoding import Encoding
+from infoprompt.objective.running_means import FIRST, RunningMeans
 from infoprompt.objective.terms import InformationTerm, baseline_of, build_estimator
 
 
-def head_information(encoding: Encoding, batch: Batch, settings: ObjectiveSettings) -> InformationTerm:
+def head_information(
+    encoding: Encoding, batch: Batch, settings: ObjectiveSettings, running: RunningMeans = FIRST
+) -> InformationTerm:
     """The mean prompt vector against the frozen word embeddings of the input's own tokens, by any estimator.
 
         positive p_mean . u,  negatives e_j . u,  u = h_mean / sqrt(E)  or  W1 h_mean
@@ -40,7 +43,7 @@ def head_information(encoding: Encoding, batch: Batch, settings: ObjectiveSettin
     estimator = build_estimator(settings.head_estimator, settings)
     baseline_B = baseline_of(estimator, encoding.head_baseline_B, positive_B)
     scores = RowScores.from_samples(positive_B, negative_BK, keep_BK, baseline_B)
-    return InformationTerm.from_scores(estimator, scores)
+    return InformationTerm.from_scores(estimator, running.join("head", estimator, scores))
 
 
 def drawn_tokens(real_BL: Tensor, uniform_BK: Tensor) -> Tensor:

@@ -11,10 +11,13 @@ from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
 from infoprompt.kernels.row_info_nce.op import exact_gaussian_row_info_nce, gaussian_row_info_nce
 from infoprompt.model.encoding import Encoding
+from infoprompt.objective.running_means import FIRST, RunningMeans
 from infoprompt.objective.terms import InformationTerm, baseline_of, build_estimator
 
 
-def representation_information(encoding: Encoding, batch: Batch, settings: ObjectiveSettings) -> InformationTerm:
+def representation_information(
+    encoding: Encoding, batch: Batch, settings: ObjectiveSettings, running: RunningMeans = FIRST
+) -> InformationTerm:
     """The prompted latent against latents of the same input without prompt, by any estimator.
 
         positive z' . u + o, z' ~ N(mu(z), sigma(z)^2);  negatives z_k . u + o, z_k ~ N(mu(z0), sigma(z0)^2)
@@ -38,7 +41,7 @@ def representation_information(encoding: Encoding, batch: Batch, settings: Objec
     mean_B = (unprompted.mean_BZ * direction_BZ).sum(1) + offset_B
     unprompted_std_B = (unprompted.log_std_BZ.exp() * direction_BZ).norm(dim=1)
     if settings.representation_estimator != "infonce":
-        return _by_other_estimator(encoding, settings, positive_B, mean_B, unprompted_std_B, noise_BK)
+        return _by_other_estimator(encoding, settings, running, positive_B, mean_B, unprompted_std_B, noise_BK)
     if settings.representation_negatives == "exact":
         loss_B = exact_gaussian_row_info_nce(positive_B, mean_B, unprompted_std_B, settings.negatives)
     else:
@@ -50,6 +53,7 @@ def representation_information(encoding: Encoding, batch: Batch, settings: Objec
 def _by_other_estimator(
     encoding: Encoding,
     settings: ObjectiveSettings,
+    running: RunningMeans,
     positive_B: Tensor,
     mean_B: Tensor,
     std_B: Tensor,
@@ -63,4 +67,4 @@ def _by_other_estimator(
     else:
         negative_BK = mean_B.unsqueeze(1) + std_B.unsqueeze(1) * noise_BK
         scores = RowScores.from_samples(positive_B, negative_BK, baseline_B=baseline_B)
-    return InformationTerm.from_scores(estimator, scores)
+    return InformationTerm.from_scores(estimator, running.join("representation", estimator, scores))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from infoprompt.config import ObjectiveSettings
 from infoprompt.kernels.estimators.lower_bounds import Flo, InfoNCE, Interpolated
-from infoprompt.kernels.estimators.ratios import Smile
+from infoprompt.kernels.estimators.ratios import Mine, Smile
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.kernels.estimators.scores import Estimator, RowScores
 
@@ -28,6 +28,8 @@ class InformationTerm:
     """Share of examples whose gradient is not zero."""
     estimator: Estimator = INFONCE
     """What made the estimate."""
+    log_average: Tensor | None = None
+    """Log of the running mean that the estimator has divided by, for the next micro-batch; None where it has none."""
 
     @classmethod
     def from_rows(cls, loss_B: Tensor, num_negatives_B: Tensor, cap: float | None) -> "InformationTerm":
@@ -54,6 +56,7 @@ class InformationTerm:
             ceiling=None if ceiling_B is None else ceiling_B.mean(),
             active_share=estimate.active_B.to(estimate.loss_B.dtype).mean(),
             estimator=estimator,
+            log_average=scores.log_average,
         )
 
     def as_metrics(self, term: str) -> dict[str, Tensor]:
@@ -79,15 +82,24 @@ class LossTerms:
     representation: InformationTerm | None = None
     kl: Tensor | None = None
 
+    @property
+    def log_averages(self) -> dict[str, Tensor]:
+        """What `RunningMeans` takes with the next micro-batch, by term."""
+        terms = self._information().items()
+        return {name: term.log_average for name, term in terms if term.log_average is not None}
+
     def as_metrics(self) -> dict[str, float]:
         """Numbers for the records, in nats; moves them to the host."""
         metrics = {"train/loss": self.total, "train/cross_entropy": self.task}
-        for name, term in (("head", self.head), ("representation", self.representation)):
-            if term is not None:
-                metrics.update(term.as_metrics(name))
+        for name, term in self._information().items():
+            metrics.update(term.as_metrics(name))
         if self.kl is not None:
             metrics["train/kl"] = self.kl
         return {name: value.detach().item() for name, value in metrics.items()}
+
+    def _information(self) -> dict[str, InformationTerm]:
+        terms = {"head": self.head, "representation": self.representation}
+        return {name: term for name, term in terms.items() if term is not None}
 
 
 def build_estimator(name: str, settings: ObjectiveSettings) -> Estimator:
@@ -96,6 +108,8 @@ def build_estimator(name: str, settings: ObjectiveSettings) -> Estimator:
         return Smile(settings.smile_tau)
     if name == Interpolated.name:
         return Interpolated(settings.interpolation)
+    if name == Mine.name:
+        return Mine(settings.mine_rate)
     return ESTIMATORS[name]
 
 

@@ -177,8 +177,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(toy_settin
 
     plain = module.information_objective
 
-    def poisoned(encoding, batch, settings, progress):
-        terms = plain(encoding, batch, settings, progress)
+    def poisoned(encoding, batch, settings, progress, running):
+        terms = plain(encoding, batch, settings, progress, running)
         return module.LossTerms(terms.total * math.nan, terms.task) if progress.step == 3 else terms
 
     monkeypatch.setattr(module, "information_objective", poisoned)

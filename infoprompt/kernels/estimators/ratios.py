@@ -20,7 +20,7 @@ class DonskerVaradhan(Estimator):
 
     With expectations it is a lower bound, tighter than NWJ for the same critic; on a batch the log of a mean is too
     small on average, so the value is biased up and bounds nothing. No ceiling. Trained by its own gradient, that of the
-    batch; `mine_loss` has the one with a running mean.
+    batch; `Mine` has the one with a running mean.
     Source: Donsker and Varadhan 1983, as in Belghazi et al. 2018, arXiv:1801.04062.
     """
 
@@ -30,6 +30,39 @@ class DonskerVaradhan(Estimator):
     def __call__(self, scores: RowScores) -> Estimate:
         value_B = scores.positive_B - log_mean_exp(scores.log_mean_exp_B)
         return Estimate(value_B.detach(), -value_B, torch.ones_like(value_B, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Mine(Estimator):
+    """Value of `DonskerVaradhan`; trained by its gradient with a running mean of exp n in the denominator.
+
+        a - p + exp( m - a ) - 1,  a the log of the running mean, without gradient
+
+    The batch's own mean makes that gradient biased; a running mean does so less. The loss is the negative value where
+    the running mean is the batch's, and above it elsewhere; it is `Tuba`'s for a as baseline, which here is averaged,
+    not learned. The scores carry a (`RowScores.log_average`), and `moved` is its next value, so that nothing is kept
+    out of sight. No ceiling.
+    Source: Belghazi et al. 2018, arXiv:1801.04062 (the gradient's bias), which names no rate.
+    """
+
+    name: ClassVar[str] = "mine"
+    is_lower_bound: ClassVar[bool] = False
+
+    rate: float = 0.01
+    """Weight of the newest batch in the running mean, above 0; 1 is `DonskerVaradhan`'s gradient."""
+
+    def __call__(self, scores: RowScores) -> Estimate:
+        log_batch = log_mean_exp(scores.log_mean_exp_B)
+        log_average = log_batch.detach() if scores.log_average is None else scores.log_average
+        loss_B = log_average - scores.positive_B + (scores.log_mean_exp_B - log_average).exp() - 1
+        active_B = torch.ones_like(loss_B, dtype=torch.bool)
+        return Estimate((scores.positive_B - log_batch).detach(), loss_B, active_B)
+
+    def moved(self, log_average: Tensor | None, log_batch: Tensor) -> Tensor:
+        """log( (1 - rate) average + rate batch ), a scalar; the batch's at the start, where there is no average yet."""
+        if log_average is None or self.rate == 1:
+            return log_batch
+        return torch.logaddexp(log_average + math.log1p(-self.rate), log_batch + math.log(self.rate))
 
 
 @dataclass(frozen=True)
@@ -73,31 +106,6 @@ class Smile(Estimator):
         clamped_B = scores.mean_over_negatives(scores.samples_BK.clamp(-self.tau, self.tau).exp())
         value_B = scores.positive_B - log_mean_exp(clamped_B.log())
         return Estimate(value_B.detach(), loss_B, loss_B > 0)
-
-
-def mine_loss(scores: RowScores, log_average: Tensor | None = None, *, decay: float = 0.99) -> tuple[Tensor, Tensor]:
-    """MINE's loss: Donsker and Varadhan's gradient with a running mean of exp n in the denominator.
-
-        -p + exp( m - log average ),   average <- decay * average + (1 - decay) * mean exp m
-
-    The batch's own mean makes that gradient biased; a running mean does so less. It is handed from call to call, so
-    that nothing is kept out of sight. The value is `DonskerVaradhan`'s. The gradient is also that of `Tuba` with the
-    log of the running mean as baseline; `tuba` is the form that a run can choose, its baseline is saved with the run.
-
-    Args:
-        scores: the batch.
-        log_average: log of the running mean so far, a scalar; None at the start.
-        decay: share of the running mean that is kept.
-    Returns:
-        Loss per row, [B] (only its gradient means anything), and the new log of the running mean.
-    Source: Belghazi et al. 2018, arXiv:1801.04062 (the gradient's bias).
-    """
-    current = log_mean_exp(scores.log_mean_exp_B.detach())
-    if log_average is None or decay == 0:
-        log_average = current
-    else:
-        log_average = torch.logaddexp(log_average + math.log(decay), current + math.log1p(-decay))
-    return (scores.log_mean_exp_B - log_average).exp() - scores.positive_B, log_average
 
 
 def _discriminator_loss(scores: RowScores) -> Tensor:

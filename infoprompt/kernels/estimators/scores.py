@@ -33,6 +33,8 @@ class RowScores:
     """Which of them count, bool; all if not given."""
     baseline_B: Tensor | None = None
     """The learned baseline of each row (`Tuba`, `Interpolated`, `Flo`); 0 if not given."""
+    log_average: Tensor | None = None
+    """Log of the running mean of exp(n), these rows included, a scalar (`Mine`); that of these rows if not given."""
 
     @classmethod
     def from_samples(

@@ -5,19 +5,20 @@ either variable.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from infoprompt.kernels.estimators.lower_bounds import InfoNCE, Interpolated
-from infoprompt.kernels.estimators.ratios import Smile, mine_loss
+from infoprompt.kernels.estimators.ratios import Mine, Smile
 from infoprompt.kernels.estimators.registry import ESTIMATORS
-from infoprompt.kernels.estimators.scores import RowScores
+from infoprompt.kernels.estimators.scores import RowScores, log_mean_exp
 from infoprompt.kernels.row_info_nce.op import row_info_nce
 from infoprompt.settings import ObjectiveSettings
 
 DIMENSIONS = 20
-BOUNDS_BY_VALUE = ["nwj", "dv", "tuba", "interpolated", "flo", "infonce"]
+BOUNDS_BY_VALUE = ["nwj", "dv", "mine", "tuba", "interpolated", "flo", "infonce"]
 BY_NAME = {**ESTIMATORS, "smile_1": Smile(1.0), "interpolated_half": Interpolated(0.5)}
 
 
@@ -66,6 +67,8 @@ TABLE = {
     (6, 1024): {"infonce": (5.227, 0.07), "nwj": (5.990, 0.18), "dv": (5.997, 0.17), "smile_1": (6.831, 0.11),
                 "smile": (6.699, 0.12), "interpolated": (5.957, 0.16), "interpolated_half": (5.548, 0.16)},
 }  # fmt: skip
+for _row in TABLE.values():
+    _row["mine"] = _row["dv"]  # the value is the same, the gradient is not
 
 
 @pytest.mark.parametrize(("information", "batch"), TABLE)
@@ -97,6 +100,7 @@ def test_donsker_varadhan_and_smile_are_biased_up_even_under_the_true_critic(sma
     assert small_batches[2]["smile_1"].mean() > 2.3
     assert small_batches[10]["smile"].std() < small_batches[10]["nwj"].std() / 2
     assert not BY_NAME["dv"].is_lower_bound
+    assert not BY_NAME["mine"].is_lower_bound
     assert not BY_NAME["smile"].is_lower_bound
 
 
@@ -125,6 +129,7 @@ def test_row_form_and_square_form_agree():
         "tuba": 1 + positive.mean() - off_diagonal.exp().mean(),
         "jsd": 1 + positive.mean() - off_diagonal.exp().mean(),
         "dv": positive.mean() - off_diagonal.exp().mean().log(),
+        "mine": positive.mean() - off_diagonal.exp().mean().log(),
         "smile": positive.mean() - off_diagonal.clamp(-5, 5).exp().mean().log(),
     }
     for name, estimator in ESTIMATORS.items():
@@ -152,7 +157,7 @@ def test_masked_negatives_do_not_count(name):
     filled_BK = whole.negative_BK.masked_fill(~keep_BK, 80.0)
     masked = RowScores.from_samples(whole.positive_B, filled_BK, keep_BK, whole.baseline_B)
     together = BY_NAME[name](masked)
-    if name not in ("dv", "smile", "smile_1"):  # their value has a term of the whole batch
+    if name not in ("dv", "mine", "smile", "smile_1"):  # their value has a term of the whole batch
         for row, count in enumerate([7, 3, 1, 2, 4]):
             at = slice(row, row + 1)
             baseline_B = whole.baseline_B[at]
@@ -171,7 +176,8 @@ def test_gradients_agree_with_finite_differences(name):
     scores = random_scores(3, 4)
 
     def loss_B(positive_B, negative_BK, baseline_B):
-        return estimator(RowScores.from_samples(positive_B, negative_BK, None, baseline_B)).loss_B
+        scores = RowScores.from_samples(positive_B, negative_BK, None, baseline_B)
+        return estimator(replace(scores, log_average=torch.tensor(0.5))).loss_B
 
     assert torch.autograd.gradcheck(loss_B, (scores.positive_B, scores.negative_BK, scores.baseline_B))
 
@@ -193,7 +199,7 @@ def test_interpolation_ends_at_nwj_and_at_info_nce():
     assert (one - nce).abs().max() < math.log(64 / 63) + 1e-6
 
 
-@pytest.mark.parametrize("name", ["infonce", "dv"])
+@pytest.mark.parametrize("name", ["infonce", "dv", "mine"])
 def test_a_critic_that_is_off_by_a_constant_costs_nothing(name):
     score_NN = gaussian_scores(2, 32, 0)
     shifted = ESTIMATORS[name](RowScores.from_matrix(score_NN + 5))
@@ -252,14 +258,41 @@ def test_mine_has_the_gradient_of_the_batch_at_first_and_of_the_running_mean_lat
     def gradients(loss_B):
         return torch.autograd.grad(loss_B.mean(), inputs, retain_graph=True)
 
-    first, log_average = mine_loss(scores)
-    torch.testing.assert_close(gradients(first), gradients(ESTIMATORS["dv"](scores).loss_B))
-    torch.testing.assert_close(log_average.exp(), scores.negative_BK.exp().mean())
-    later, moved = mine_loss(scores, torch.tensor(2.0, dtype=torch.float64), decay=0.9)
-    torch.testing.assert_close(moved.exp(), 0.9 * math.exp(2) + 0.1 * scores.negative_BK.exp().mean())
-    baseline_B = moved.expand(5)
-    tuba = ESTIMATORS["tuba"](RowScores.from_samples(*inputs, baseline_B=baseline_B))
-    torch.testing.assert_close(gradients(later), gradients(tuba.loss_B))
+    first = Mine()(scores)
+    torch.testing.assert_close(gradients(first.loss_B), gradients(ESTIMATORS["dv"](scores).loss_B))
+    torch.testing.assert_close(first.loss_B.mean(), -first.value_B.mean())
+    log_average = torch.tensor(2.0, dtype=torch.float64)
+    later = Mine()(replace(scores, log_average=log_average))
+    tuba = ESTIMATORS["tuba"](replace(scores, baseline_B=log_average.expand(5)))
+    torch.testing.assert_close(gradients(later.loss_B), gradients(tuba.loss_B))
+    torch.testing.assert_close(later.value_B, first.value_B)
+    assert later.loss_B.mean() > first.loss_B.mean()
+
+
+def test_the_running_mean_of_mine_moves_by_its_rate():
+    before, batch = torch.tensor(2.0), torch.tensor(-1.0)
+    torch.testing.assert_close(Mine(0.1).moved(before, batch).exp(), 0.9 * before.exp() + 0.1 * batch.exp())
+    assert Mine(0.1).moved(None, batch) == Mine(1.0).moved(before, batch) == batch
+    assert Mine(0.1).moved(torch.tensor(200.0), torch.tensor(-200.0)).isfinite()  # exp(200) is no float32
+
+
+def test_the_running_mean_takes_the_bias_from_the_gradient():
+    """Scores of negatives are slope * g, g standard normal: the slope's gradient of log E[exp n] is the slope."""
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.ones((), dtype=torch.float64, requires_grad=True)
+    gradients = {"dv": [], "mine": []}
+    log_average = None
+    for _ in range(4000):
+        negative_BK = slope * torch.randn(4, 1, generator=generator, dtype=torch.float64)
+        scores = RowScores.from_samples(negative_BK.detach().squeeze(1), negative_BK)
+        log_average = Mine().moved(log_average, log_mean_exp(scores.log_mean_exp_B.detach()))
+        for name, kept in gradients.items():
+            loss_B = ESTIMATORS[name](replace(scores, log_average=log_average)).loss_B
+            kept.append(torch.autograd.grad(loss_B.mean(), slope, retain_graph=True)[0])
+    dv, mine = (torch.stack(kept) for kept in gradients.values())
+    # four standard errors of 4000 batches, and the hundredth that the batch itself has in the running mean
+    assert abs(mine.mean() - 1) < 4 * mine.std() / math.sqrt(4000) + 0.03
+    assert dv.mean() < 0.8
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -3,7 +3,7 @@
 Letters: N rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.data.forms import adapter
 from infoprompt.data.loader import Rows, evaluation_batches
-from infoprompt.data.rows import read_examples
+from infoprompt.data.rows import Example, read_examples
 from infoprompt.data.task import Task
-from infoprompt.data.tasks import TASKS
+from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.unprompted import Peers
@@ -48,27 +48,57 @@ def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: 
 
 
 def evaluate_artifact(
-    artifact: Artifact, source: str, columns: Mapping[str, str], batch_size: int = 64
+    artifact: Artifact, source: str, columns: Mapping[str, str], batch_size: int = 64, task: str | None = None
 ) -> dict[str, float]:
     """Scores of an artifact on a labelled file or hub split.
 
+    Args:
+        artifact: what is scored.
+        source: see `sources.read_rows`.
+        columns: our column to the file's, where they differ.
+        batch_size: examples per pass.
+        task: the known task that the rows are of, if not the artifact's own; its columns, classes and metrics count.
     Raises:
-        ConfigError: the rows cannot be read, or hold a label that the artifact does not know.
+        ConfigError: the rows cannot be read, hold a label that the artifact (or the task) does not know, or are of a
+            task with other classes.
     """
-    task = artifact.task
+    if task is not None:
+        return _scores_on(known_task(task), artifact, source, columns, batch_size)
+    own = artifact.task
     examples = read_examples(source, columns, adapt=adapter(TASKS.get(artifact.config.data.task or "")))
+    _check_rows(examples, own, source)
+    rows = artifact.encode(examples)
+    return score(own, as_array(targets(rows, own)), as_array(artifact.predicted(rows, batch_size)))
+
+
+def _scores_on(
+    task: Task, artifact: Artifact, source: str, columns: Mapping[str, str], batch_size: int
+) -> dict[str, float]:
+    """Scores on a task that the artifact was not trained on, each class of its own counted as one of the task's."""
+    class_of = np.array(task.classes_of(artifact.task))
+    examples = read_examples(source, columns, adapt=adapter(task))
+    _check_rows(examples, task, source)
+    if "gender_parity" in task.metrics and [row.pair for row in examples[::2]] != [row.pair for row in examples[1::2]]:
+        raise ConfigError(
+            f"The rows of {source} are not pairs of neighbours with the same hypothesis, which gender_parity compares. "
+            "Give the published file, in its order."
+        )
+    rows = artifact.encode([example.unlabelled() for example in examples])
+    predictions = class_of[as_array(artifact.predicted(rows, batch_size))]
+    return score(task, np.array(task.ids(examples)), predictions)
+
+
+def _check_rows(examples: Sequence[Example], task: Task, source: str) -> None:
     known = set(task.labels)
     for number, example in enumerate(examples, 1):
         if not task.fits(example):
             raise ConfigError(
-                f"Row {number} of {source} is of the kind {example.kind}, but this prompt was trained on rows of the "
-                f"kind {task.kind}. Give a file with the same columns, or name them by --column."
+                f"Row {number} of {source} is of the kind {example.kind}, but {task.name} has rows of the kind "
+                f"{task.kind}. Give a file with the same columns, or name them by --column."
             )
         unknown = next((label for label in example.given_labels if label not in known), None)
         if unknown is not None:
             raise ConfigError(
-                f"Row {number} of {source} has the label {unknown!r}, which this prompt was not trained on. "
-                f"It knows: {', '.join(task.labels[:10])}{', ...' if len(known) > 10 else ''}."
+                f"Row {number} of {source} has the label {unknown!r}, which {task.name} does not have. "
+                f"It has: {', '.join(task.labels[:10])}{', ...' if len(known) > 10 else ''}."
             )
-    rows = artifact.encode(examples)
-    return score(task, as_array(targets(rows, task)), as_array(artifact.predicted(rows, batch_size)))

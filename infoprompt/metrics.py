@@ -55,6 +55,14 @@ def semeval2010_macro_f1(labels: np.ndarray, predictions: np.ndarray, task: Task
     return float(np.mean(scores)) if scores else 0.0
 
 
+def gender_parity(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Share of pairs predicted the same, right or wrong; the rows of a pair are neighbours and differ in a pronoun.
+
+    Source: Rudinger et al. 2018, arXiv:1804.09301, as used by Wang et al. 2019, arXiv:1905.00537, section 3.3.
+    """
+    return float(np.mean(predictions[::2] == predictions[1::2]))
+
+
 def entity_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
     """F1 over entities: one is right only if its type, its first and its last word are.
 
@@ -92,6 +100,7 @@ METRICS: dict[str, Metric] = {
     "f1": f1,
     "matthews": matthews,
     "semeval2010_macro_f1": semeval2010_macro_f1,
+    "gender_parity": gender_parity,
     "entity_f1": entity_f1,
     "pearson": pearson,
     "spearman": spearman,
@@ -118,6 +127,11 @@ def check_metric(name: str, task: Task) -> None:
     if name == "f1" and task.num_classes != 2:
         raise ConfigError(
             f"evaluation.metric is f1, which needs 2 classes, but {task.name} has {task.num_classes}. Use macro_f1."
+        )
+    if name == "gender_parity" and name not in task.metrics:
+        raise ConfigError(
+            f"evaluation.metric is {name}, which needs pairs of rows that differ in a pronoun, but {task.name} has "
+            f"none. Use {task.metrics[0]}, and `infoprompt evaluate ARTIFACT --task axg` afterwards."
         )
     if name == "semeval2010_macro_f1" and not any(label.endswith("(e1,e2)") for label in task.labels):
         raise ConfigError(

@@ -112,16 +112,21 @@ def evaluate(
     column: Annotated[
         list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Known task that the rows are of, if not the prompt's own, such as ax, axb or axg."),
+    ] = None,
     backbone: BackboneName = None,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score a trained prompt on labelled rows; on its task's own test rows if none are given."""
+    """Score a trained prompt on labelled rows; on its task's own test rows, or those of --task, if none are given."""
     loaded = _load(artifact, backbone, debug)
     from infoprompt.evaluate import evaluate_artifact
 
-    source = data or _test_rows(loaded)
-    scores = evaluate_artifact(loaded, source, _columns(column) or loaded.config.data.columns)
+    source = data or _test_rows(loaded, task)
+    columns = _columns(column) or ({} if task else loaded.config.data.columns)
+    scores = evaluate_artifact(loaded, source, columns, task=task)
     if json_output:
         typer.echo(json.dumps(scores))
     else:
@@ -307,17 +312,20 @@ def _load(folder: Path, backbone: str | None, debug: bool) -> Any:
     return Artifact.from_pretrained(folder, backbone=backbone)
 
 
-def _test_rows(artifact: Any) -> str:
+def _test_rows(artifact: Any, task: str | None) -> str:
     from infoprompt.data.parts import find_parts
-    from infoprompt.data.tasks import TASKS
+    from infoprompt.data.tasks import TASKS, known_task
 
     data = artifact.config.data
-    known = TASKS.get(data.task or "")
+    if data.test is not None and task is None:
+        return str(data.test)
+    known = known_task(task) if task is not None else TASKS.get(data.task or "")
     parts = find_parts(known, data.folder) if known is not None else None
-    source = data.test or (parts.test if parts is not None else None)
-    if source is None:
-        raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
-    return str(source)
+    if parts is not None and parts.test is not None:
+        return parts.test
+    if task is not None:
+        raise ConfigError(f"No rows of {task} are at hand. Give a file, or INFOPROMPT_DATA a folder that holds them.")
+    raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
 
 
 def _folder_setting(config: Path | None, overrides: list[str]) -> str | None:

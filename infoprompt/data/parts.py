@@ -22,7 +22,8 @@ _SETS = Path(__file__).with_name("sets")
 class Parts:
     """The files or hub splits of a task."""
 
-    train: str
+    train: str | None
+    """None of a diagnostic task."""
     test: str | None
     """Rows to report on: the labelled test file; the validation file where there is none."""
     validation: str | None = None
@@ -53,6 +54,8 @@ def find_parts(task: Task, folder: str | None) -> Parts | None:
 def _hub_parts(source: Source) -> Parts | None:
     if source.hub is None:
         return None
+    if source.tests:
+        return Parts(None, f"{source.hub}:{source.hub_test}", None, "hub")
     validation = f"{source.hub}:{source.hub_validation}" if source.hub_validation else None
     if source.hub_test is None:
         return Parts(f"{source.hub}:train", validation, None, "hub")
@@ -100,9 +103,13 @@ def _plain(name: str) -> str:
 
 
 def _folder_parts(folder: Path, task: Task) -> Parts | None:
-    train, validation, test = _file(folder, "train"), _file(folder, *_VALIDATION), _file(folder, "test")
+    train, validation = _file(folder, "train"), _file(folder, *_VALIDATION)
+    diagnostic = (folder.name, "diagnostic-full") if (task.source or Source()).tests else ()
+    test = _file(folder, "test", *diagnostic)
     if test is not None and not _is_labelled(test, task):
         test = None
+    if diagnostic:
+        return Parts(None, test, None, "folder") if test else None
     if train is None:
         # FewGLUE's rows stand in where the full training rows are not there; dev32 are training rows too.
         few = _file(folder, "train32")

@@ -9,7 +9,7 @@ from infoprompt.data.forms import adapter
 from infoprompt.data.infer import infer_task
 from infoprompt.data.parts import Parts, find_parts, no_rows
 from infoprompt.data.rows import Example, read_examples
-from infoprompt.data.task import KINDS, Task
+from infoprompt.data.task import KINDS, Source, Task
 from infoprompt.data.tasks import TASKS, known_task
 
 
@@ -41,6 +41,7 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         ConfigError: naming the setting, file or row at fault.
     """
     parts = _parts(settings)
+    assert parts.train is not None  # but for diagnostic tasks, which were refused
     rows = _read(parts.train, settings, parts)
     task = infer_task(rows, settings)
     _check_labels(rows, task, "training", parts.train)
@@ -67,6 +68,8 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
 
 
 def _parts(settings: DataSettings) -> Parts:
+    if settings.task is not None:
+        _check_trainable(known_task(settings.task))
     if settings.train is not None:
         return Parts(settings.train, settings.test, origin="given")
     if settings.task is None:
@@ -79,6 +82,16 @@ def _parts(settings: DataSettings) -> Parts:
     if parts is None:
         raise no_rows(task, settings)
     return replace(parts, test=settings.test or parts.test)
+
+
+def _check_trainable(task: Task) -> None:
+    tested = (task.source or Source()).tests
+    if tested:
+        raise ConfigError(
+            f"data.task is {task.name}, which has no training rows: it tests prompts that were trained on "
+            f"{' or '.join(tested)}. Train with data.task={tested[0]}, then run "
+            f"`infoprompt evaluate ARTIFACT --task {task.name}`."
+        )
 
 
 def _read(source: str, settings: DataSettings, parts: Parts) -> list[Example]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from infoprompt.config import ConfigError
 from infoprompt.data.rows import Example, Kind
 
 KINDS: dict[str, str] = {
@@ -37,6 +38,10 @@ class Source:
     """Published label to ours, where they differ."""
     form: str | None = None
     """A function in `forms.FORMS` that makes our rows of a published row."""
+    tests: tuple[str, ...] = ()
+    """Of a diagnostic task, which has no training rows: the tasks whose prompts it tests, the best one first."""
+    merged: Mapping[str, str] = field(default_factory=dict)
+    """Of a diagnostic task: class of theirs to the one of ours that it counts as, where the names differ."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,22 @@ class Task:
         """Class index of each labelled example; -1 for an unlabelled one."""
         index = {label: number for number, label in enumerate(self.labels)}
         return [-1 if example.label is None else index[example.label] for example in examples]
+
+    def classes_of(self, other: "Task") -> list[int]:
+        """Class index of ours that each class of another task counts as, for a prompt that was trained on that.
+
+        Raises:
+            ConfigError: the other task is of another kind or tells other classes apart.
+        """
+        source = self.source or Source()
+        counted = [source.merged.get(label, label) for label in other.labels]
+        if other.kind != self.kind or set(counted) != set(self.labels):
+            remedy = f" Use one trained with data.task={source.tests[0]}." if source.tests else ""
+            raise ConfigError(
+                f"{self.name} has {KINDS[self.kind]} of the classes {', '.join(self.labels)}, but this prompt was "
+                f"trained on {KINDS[other.kind]} of the classes {', '.join(other.labels[:5]) or 'none'}.{remedy}"
+            )
+        return [self.labels.index(label) for label in counted]
 
     def to_dict(self) -> dict[str, Any]:
         """What an artifact keeps: everything but the source of rows."""

@@ -83,6 +83,7 @@ _BINARY = {"false": "no", "true": "yes"}
 _BOOLS = {"False": "false", "True": "true", "0": "false", "1": "true"}
 _ENTAILED = {"entailment": "yes", "not_entailment": "no"}
 _NLI = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+_NOT_ENTAILED = {"neutral": "not_entailment", "contradiction": "not_entailment"}
 _FIRST_SECOND = {"text": "sentence1", "pair": "sentence2"}
 _WNUT = {
     "corporation": "company",
@@ -210,6 +211,41 @@ _ROWS = (
     _row("multirc", _BINARY, "pair", "f1 accuracy", hub="aps/super_glue@multirc", labels=_BOOLS, form="multirc"),
     _row("wic", _BINARY, "pair", "accuracy", hub="aps/super_glue@wic", labels=_BOOLS, form="wic"),
     _row("wsc", _BINARY, "relation", "accuracy", hub="aps/super_glue@wsc", labels=_BOOLS, form="wsc"),
+    # Diagnostics of GLUE and SuperGLUE, which are only tested on
+    _row(
+        "ax",
+        _NLI,
+        "pair",
+        "matthews accuracy",
+        tests=("mnli",),
+        columns={
+            "text": ("premise", "sentence1", "Premise"),
+            "pair": ("hypothesis", "sentence2", "Hypothesis"),
+            "label": "Label",
+        },
+    ),
+    _row(
+        "axb",
+        _ENTAILED,
+        "pair",
+        "matthews accuracy",
+        hub="aps/super_glue@axb",
+        hub_test="test",
+        tests=("rte", "mnli"),
+        merged=_NOT_ENTAILED,
+        columns=_FIRST_SECOND,
+    ),
+    _row(
+        "axg",
+        _ENTAILED,
+        "pair",
+        "accuracy gender_parity",
+        hub="aps/super_glue@axg",
+        hub_test="test",
+        tests=("rte", "mnli"),
+        merged=_NOT_ENTAILED,
+        columns={"text": "premise", "pair": "hypothesis"},
+    ),
     # Others
     _row("sick", _NLI, "pair", "accuracy"),
     _row(

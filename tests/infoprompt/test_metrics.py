@@ -80,6 +80,12 @@ def test_the_official_scorer_prints_the_same_figure() -> None:
     assert round(100 * official(labels, predictions), 2) == 83.62
 
 
+def test_gender_parity_counts_pairs_predicted_the_same_right_or_wrong() -> None:
+    axg, labels = TASKS["axg"], np.array([0, 0, 1, 1, 0, 0])
+    found = score(axg, labels, np.array([0, 0, 0, 0, 1, 0]))
+    assert found == pytest.approx({"accuracy": 3 / 6, "gender_parity": 2 / 3})
+
+
 TAGS = Task("ner", ("O", "B-x", "I-x", "B-y", "I-y"), ("o", "b", "i", "c", "j"), ("entity_f1", "accuracy"), "tags")
 VALUES = Task("similarity", (), (), ("pearson", "spearman"), "regression", (0.0, 5.0))
 
@@ -133,6 +139,7 @@ def test_scores_need_one_prediction_per_label() -> None:
         ("acuracy", "evaluation.metric is acuracy.*Did you mean accuracy"),
         ("f1", "needs 2 classes, but banking77 has 77. Use macro_f1"),
         ("semeval2010_macro_f1", "needs labels with a direction"),
+        ("gender_parity", "needs pairs of rows that differ in a pronoun, but banking77 has none"),
     ],
 )
 def test_a_metric_that_does_not_fit_the_task_is_refused(name: str, message: str) -> None:

@@ -139,8 +139,18 @@ class Artifact:
         """What `predict` makes of its input: the examples, checked and tokenized, without labels."""
         given = [self._example(example) for example in examples]
         for number, example in enumerate(given, 1):
-            self._check(example, number)
+            self.check(example, f"Example {number}")
         return self.encode([example.unlabelled() for example in given])
+
+    def check(self, example: Example | str, what: str) -> None:
+        """Raise ValueError, which calls the example `what`, if it is not of the kind that the task was trained on."""
+        example = self._example(example)
+        if not self.task.fits(example.unlabelled()):
+            raise ValueError(f"{what} is of the kind {example.kind}, but this prompt reads {NEEDS[self.task.kind]}.")
+        if example.choices is not None and len(example.choices) != self.task.num_classes:
+            raise ValueError(
+                f"{what} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
+            )
 
     def predictions(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> list[Prediction]:
         """What is predicted for each row, from batches of them, in any order, with the model's scores."""
@@ -215,16 +225,6 @@ class Artifact:
             tags = tuple(self.task.labels[tag] for tag in target)
             return Prediction(" ".join(tags), {}, tags=tags)
         return Prediction(f"{target:.4g}", {}, value=float(target))
-
-    def _check(self, example: Example, number: int) -> None:
-        if not self.task.fits(example.unlabelled()):
-            raise ValueError(
-                f"Example {number} is of the kind {example.kind}, but this prompt reads {NEEDS[self.task.kind]}."
-            )
-        if example.choices is not None and len(example.choices) != self.task.num_classes:
-            raise ValueError(
-                f"Example {number} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
-            )
 
 
 def predicting_config(card: Mapping[str, Any]) -> RunConfig:

@@ -88,7 +88,7 @@ class ArtifactSet:
             ValueError: a name is unknown, there are more or fewer names than examples, or an example is not of the
                 kind that its artifact was trained on.
         """
-        chosen = self._rows_by_name(names, len(examples))
+        chosen = self._rows_by_name(examples, names)
         rows = {name: self[name].read(examples[i] for i in own) for name, own in chosen.items()}
         results: dict[int, Prediction] = {}
         scores = self._mixed_scores({name: part for name, part in rows.items() if self._mixes(name)}, batch_size)
@@ -100,15 +100,16 @@ class ArtifactSet:
             results |= dict(zip(own, predictions, strict=True))
         return [results[index] for index in range(len(examples))]
 
-    def _rows_by_name(self, names: Sequence[str], num_examples: int) -> dict[str, list[int]]:
-        if len(names) != num_examples:
-            raise ValueError(f"There are {num_examples} examples and {len(names)} names. Give one name for each.")
+    def _rows_by_name(self, examples: Sequence[Example | str], names: Sequence[str]) -> dict[str, list[int]]:
+        if len(names) != len(examples):
+            raise ValueError(f"There are {len(examples)} examples and {len(names)} names. Give one name for each.")
         chosen: dict[str, list[int]] = {}
         for index, name in enumerate(names):
             if name not in self.artifacts:
                 raise ValueError(
                     f"Example {index + 1} names the prompt {name!r}, but there are only {', '.join(self._names)}."
                 )
+            self[name].check(examples[index], f"Example {index + 1}")  # its place among all, not among the name's own
             chosen.setdefault(name, []).append(index)
         return chosen
 

@@ -136,13 +136,15 @@ def evaluate(
 @app.command()
 @guarded
 def predict(
-    artifact: ArtifactFolder,
-    texts: Annotated[
+    artifact: Annotated[
+        Path, typer.Argument(help="Folder that training printed; beside --file also NAME=FOLDER.", show_default=False)
+    ],
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TEXT",
-            help="A pair has a tab between its texts, and so have choices; a relation marks <e1>..</e1> and "
-            "<e2>..</e2>, a span <e>..</e>.",
+            metavar="TEXT|ARTIFACT",
+            help="Texts: a pair has a tab between its texts, and so have choices; a relation marks <e1>..</e1> and "
+            "<e2>..</e2>, a span <e>..</e>. Beside --file: further artifacts over the same backbone.",
         ),
     ] = None,
     file: Annotated[
@@ -156,16 +158,31 @@ def predict(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Label texts: a line with label, probability and text for each, or a JSON object with all probabilities."""
-    loaded = _load(artifact, backbone, debug)
+    """Label texts: a line with label, probability and text for each, or a JSON object with all probabilities.
+
+    With several artifacts, a row of the file names the one that reads it in the
+    column `prompt`: the folder as given, or its NAME. If no row has that column,
+    every artifact reads every row. The name is shown first.
+    """
     from launcher.inputs import read_inputs
-
-    columns = _columns(column) or (loaded.config.data.columns if file else {})
-    examples = read_inputs(texts or [], file, sys.stdin, loaded.task.kind, columns)
     from launcher.predicted import as_json, as_line
+    from launcher.routes import artifact_folders, read_routed
 
-    for example, prediction in zip(examples, loaded.predict(examples), strict=True):
-        typer.echo(as_json(example, prediction) if json_output else as_line(example, prediction, top))
+    folders = artifact_folders(artifact, words or [], file)
+    names: list[str] | list[None]
+    if file is None or list(folders) == [str(artifact)]:
+        loaded = _load(artifact, backbone, debug)
+        columns = _columns(column) or (loaded.config.data.columns if file else {})
+        examples = read_inputs(words or [], file, sys.stdin, loaded.task.kind, columns)
+        names, predictions = [None] * len(examples), loaded.predict(examples)
+    else:
+        several = _load_set(folders, backbone, debug)
+        routed = read_routed(file, sys.stdin, several.artifacts, _columns(column))
+        names, examples = [name for name, _ in routed], [example for _, example in routed]
+        predictions = several.predict(examples, names)
+    for name, example, prediction in zip(names, examples, predictions, strict=True):
+        shown = as_json(example, prediction, name) if json_output else as_line(example, prediction, top, name)
+        typer.echo(shown)
 
 
 @app.command()
@@ -301,15 +318,26 @@ def sync(
 
 
 def _load(folder: Path, backbone: str | None, debug: bool) -> Any:
-    """The artifact, once the environment is as torch shall find it."""
+    _prepare(debug)
+    from infoprompt.artifact import Artifact
+
+    return Artifact.from_pretrained(folder, backbone=backbone)
+
+
+def _load_set(folders: dict[str, Path], backbone: str | None, debug: bool) -> Any:
+    _prepare(debug)
+    from infoprompt.artifact_set import ArtifactSet
+
+    return ArtifactSet.from_pretrained(folders, backbone=backbone)
+
+
+def _prepare(debug: bool) -> None:
+    """Set the environment as torch shall find it, before anything loads it."""
     from launcher.processes import prepare_environment
     from launcher.report import configure_logging
 
     prepare_environment(1)
     configure_logging(quiet=True, debug=debug)
-    from infoprompt.artifact import Artifact
-
-    return Artifact.from_pretrained(folder, backbone=backbone)
 
 
 def _test_rows(artifact: Any, task: str | None) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -10,6 +10,9 @@ from infoprompt.config import ConfigError, is_data_file
 
 if TYPE_CHECKING:
     from infoprompt.data.rows import Example
+
+Given = str | Mapping[str, Any]
+"""A line, or a row of a file."""
 
 STANDARD_INPUT = "-"
 _TEXT_SUFFIXES = (".txt", ".tsv")
@@ -33,31 +36,37 @@ def read_inputs(
         ConfigError: there is no input, or a line is not of the artifact's kind.
         FileNotFoundError: there is no such file.
     """
-    from infoprompt.data.rows import read_examples
+    return [parse_line(given, kind, columns, where) for where, given in read_given(texts, file, stdin)]
 
-    if texts and file:
-        raise ConfigError("Both texts and --file are given, but only one of them can be read. Leave one out.")
-    if texts:
-        return parse_lines(texts, kind, columns, "text")
-    if file is None and stdin.isatty():
+
+def read_given(texts: Sequence[str], file: str | None, stdin: TextIO) -> list[tuple[str, Given]]:
+    """Lines and rows as they stand in the input, each with what an error calls it; arguments as for `read_inputs`."""
+    from infoprompt.data.sources import read_rows
+
+    if not texts and file is None and stdin.isatty():
         raise ConfigError("There is nothing to predict. Give texts, --file, or lines on standard input.")
-    if file is None or file == STANDARD_INPUT:
-        return parse_lines(stdin.read().splitlines(), kind, columns, "line")
-    if is_data_file(file) and not file.endswith(_TEXT_SUFFIXES) and Path(file).suffix:
-        return read_examples(file, columns, labelled=False)
-    return parse_lines(Path(file).read_text(encoding="utf-8").splitlines(), kind, columns, f"line of {file}:")
-
-
-def parse_lines(lines: Iterable[str], kind: str, columns: Mapping[str, str], what: str) -> list["Example"]:
-    """An example of each line."""
-    examples = [parse_line(line, kind, columns, f"{what} {number}") for number, line in enumerate(lines, 1)]
-    if not examples:
+    given: list[tuple[str, Given]]
+    if texts:
+        given = [(f"text {number}", text) for number, text in enumerate(texts, 1)]
+    elif file is None or file == STANDARD_INPUT:
+        given = [(f"line {number}", line) for number, line in enumerate(stdin.read().splitlines(), 1)]
+    elif is_data_file(file) and not file.endswith(_TEXT_SUFFIXES) and Path(file).suffix:
+        given = [*read_rows(file)]
+    else:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        given = [(f"line {number} of {file}", line) for number, line in enumerate(lines, 1)]
+    if not given:
         raise ConfigError("There is nothing to predict: the input has no lines.")
-    return examples
+    return given
 
 
-def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> "Example":
-    """One example of a plain line, or of a JSON object in the shape of a data row.
+def as_row(given: Given) -> Mapping[str, Any] | None:
+    """A row as it is, that of a line that is a JSON object; None for a plain line."""
+    return _json_object(given) if isinstance(given, str) else given
+
+
+def parse_line(given: Given, kind: str, columns: Mapping[str, str], where: str) -> "Example":
+    """One example of a row, of a plain line, or of a JSON object in the shape of a row.
 
     A plain line has a tab between the texts of a `pair`, and between the text and each answer of a `choice`. It marks
     the entities of a `relation` by <e1>..</e1> and <e2>..</e2>, the `span` by <e>..</e>. Blanks part the words of
@@ -65,9 +74,10 @@ def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> 
     """
     from infoprompt.data.rows import Example, example_from_mapping
 
-    row = _json_object(line)
+    row = as_row(given)
     if row is not None:
         return example_from_mapping(row, columns, labelled=False, where=where)
+    line = str(given)
     if not line.strip():
         raise ConfigError(f"The {where} is empty. Give it a text, or take it out.")
     if kind in ("relation", "span"):
@@ -75,8 +85,8 @@ def parse_line(line: str, kind: str, columns: Mapping[str, str], where: str) -> 
     if kind == "tags":
         words = tuple(line.split())
         return Example(text=" ".join(words), words=words)
-    texts = line.split("\t", 1 if kind in ("pair", "regression") else -1)
-    if kind in ("choice", "pair") or (kind == "regression" and len(texts) > 1):
+    texts = line.split("\t", 1 if kind in ("pair", "answer", "regression") else -1)
+    if kind in ("choice", "pair") or (kind in ("answer", "regression") and len(texts) > 1):
         return _tabbed(texts, kind, where)
     return Example(text=line)
 

@@ -184,3 +184,9 @@ def test_names_must_be_known_and_as_many_as_examples(tiny_bert, make_set):
         mixed.predict(["a", "b"], ["short"])
     with pytest.raises(ValueError, match=r"Example 2 names the prompt 'shrot', but there are only short"):
         mixed.predict(["a", "b"], ["short", "shrot"])
+
+
+def test_an_example_of_another_kind_is_named_by_its_place_among_all(tiny_bert, make_set):
+    mixed = make_set(tiny_bert, {name: BERT[name] for name in ("short", "pair")})
+    with pytest.raises(ValueError, match=r"Example 2 is of the kind single, but this prompt reads `text_a`"):
+        mixed.predict(["a", "b"], ["short", "pair"])

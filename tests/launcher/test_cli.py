@@ -110,6 +110,17 @@ def test_train_evaluate_and_predict(infoprompt, tiny_config, tmp_path):
     assert float(probability) == pytest.approx(rows[0]["probabilities"][label], abs=6e-4)
     assert text.strip() == "a great film"
 
+    other = f"other={result['compare']['other']['artifact']}"
+    given = '{"text": "a great film", "prompt": "other"}\n{"text": "a bad film", "prompt": "run/artifact"}\n'
+    routed = infoprompt("predict", "run/artifact", other, "--file", "-", "--json", stdin=given)
+    found = [json.loads(line) for line in routed.stdout.splitlines()]
+    assert [(row["prompt"], row["text"]) for row in found] == [
+        ("other", "a great film"),
+        ("run/artifact", "a bad film"),
+    ]
+    assert found[0]["probabilities"] != pytest.approx(rows[0]["probabilities"], abs=1e-3)
+    assert found[1]["probabilities"] == pytest.approx(rows[1]["probabilities"], abs=1e-5)  # another batch
+
 
 def test_a_missing_artifact_is_one_message(infoprompt, tmp_path):
     done = infoprompt("predict", tmp_path / "none", "text")

@@ -26,6 +26,9 @@ def test_a_text_file_is_read_by_lines(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("one\ntwo\n")
     assert [example.text for example in read_inputs([], str(file), Terminal(), "single", {})] == ["one", "two"]
+    file.write_text("one\n\n")
+    with pytest.raises(ConfigError, match=r"line 2 of .*texts.txt is empty"):
+        read_inputs([], str(file), Terminal(), "single", {})
 
 
 def test_a_data_file_is_read_by_rows_and_needs_no_label(tmp_path):
@@ -87,8 +90,3 @@ def test_nothing_to_predict_is_refused():
         read_inputs([], None, Terminal(), "single", {})
     with pytest.raises(ConfigError, match="nothing to predict"):
         read_inputs([], None, io.StringIO(""), "single", {})
-
-
-def test_texts_and_a_file_together_are_refused():
-    with pytest.raises(ConfigError, match="only one of them"):
-        read_inputs(["a"], "b.txt", Terminal(), "single", {})

@@ -26,6 +26,13 @@ def test_tags_and_values_have_no_probabilities():
     assert value == {"label": "2.5", "value": 2.5, "text": "a", "pair": "b"}
 
 
+def test_the_artifacts_name_comes_first_where_there_are_several():
+    example, prediction = Example("x"), Prediction("b", {"a": 0.25, "b": 0.75})
+    assert as_line(example, prediction, 1, "runs/a") == "runs/a\tb\t0.750\tx"
+    assert json.loads(as_json(example, prediction, "runs/a"))["prompt"] == "runs/a"
+    assert "prompt" not in json.loads(as_json(example, prediction))
+
+
 def test_the_table_of_tasks_says_where_rows_are_found(tmp_path, monkeypatch):
     monkeypatch.delenv("INFOPROMPT_DATA", raising=False)
     (tmp_path / "rte").mkdir()

@@ -42,6 +42,7 @@ NEEDS: dict[str, str] = {
     "span": "`text` and `span`",
     "tags": "`words`",
     "choice": "`text` and `choices`",
+    "answer": "`text`, or `text_a` and `text_b`",
     "regression": "`text`, or `text_a` and `text_b`",
 }
 """Kind of task to the columns of its rows."""

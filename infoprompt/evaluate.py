@@ -19,12 +19,12 @@ from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.unprompted import Peers
-from infoprompt.predictions import Target, as_array, completed, predicted, targets
+from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and what they were made from, in the rows' order: class indices, values, or lists of tag indices."""
+    """Scores, and what they were made from, in the rows' order, as `predictions.compared` gives it."""
 
     scores: dict[str, float]
     labels: np.ndarray
@@ -43,7 +43,7 @@ def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: 
             for row, prediction in zip(indices, predictions, strict=True):
                 if row >= 0:
                     found[row] = completed(prediction, known[row], task)
-    labels, predicted_N = as_array(known), as_array(found)
+    labels, predicted_N = compared(rows, task, found)
     return Evaluation(score(task, labels, predicted_N), labels, predicted_N)
 
 
@@ -62,13 +62,13 @@ def evaluate_artifact(
         ConfigError: the rows cannot be read, hold a label that the artifact (or the task) does not know, or are of a
             task with other classes.
     """
-    if task is not None:
+    if task is not None and task != artifact.config.data.task:
         return _scores_on(known_task(task), artifact, source, columns, batch_size)
     own = artifact.task
     examples = read_examples(source, columns, adapt=adapter(TASKS.get(artifact.config.data.task or "")))
     _check_rows(examples, own, source)
     rows = artifact.encode(examples)
-    return score(own, as_array(targets(rows, own)), as_array(artifact.predicted(rows, batch_size)))
+    return score(own, *compared(rows, own, artifact.predicted(rows, batch_size)))
 
 
 def _scores_on(

@@ -1,6 +1,9 @@
 """How predictions are scored. A metric is a function in `METRICS`."""
 
 import difflib
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,6 +81,47 @@ def entity_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
     return float(entity_f1_score(named[0], named[1], zero_division=0))
 
 
+def exact_match(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """Share of questions whose answer is one of the right ones, but for case, punctuation and articles.
+
+    Args:
+        labels: an array of one list of right answers per question.
+        predictions: the answers given.
+        task: of candidate answers.
+
+    Source: Zhang et al. 2018, arXiv:1810.12885, section 5, as used by Wang et al. 2019, arXiv:1905.00537.
+    """
+    return _nearest_right(lambda given, right: float(given == right), labels, predictions)
+
+
+def answer_f1(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
+    """F1 over the words that an answer shares with the right one it is nearest to, mean over questions.
+
+    Arguments and source as for `exact_match`.
+    """
+    return _nearest_right(_shared_words, labels, predictions)
+
+
+def _nearest_right(
+    measure: Callable[[list[str], list[str]], float], labels: np.ndarray, predictions: np.ndarray
+) -> float:
+    nearest = [
+        max(measure(_words(given), _words(answer)) for answer in right)
+        for right, given in zip(labels, predictions, strict=True)
+    ]
+    return float(np.mean(nearest))
+
+
+def _words(answer: str) -> list[str]:
+    plain = answer.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _shared_words(given: list[str], right: list[str]) -> float:
+    shared = (Counter(given) & Counter(right)).total()
+    return 2 * shared / (len(given) + len(right)) if shared else 0.0
+
+
 def pearson(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
     """Pearson correlation, between -1 and 1; 0 where labels or predictions are all the same."""
     return _correlation(pearsonr, labels, predictions)
@@ -102,9 +146,15 @@ METRICS: dict[str, Metric] = {
     "semeval2010_macro_f1": semeval2010_macro_f1,
     "gender_parity": gender_parity,
     "entity_f1": entity_f1,
+    "exact_match": exact_match,
+    "answer_f1": answer_f1,
     "pearson": pearson,
     "spearman": spearman,
 }
+
+
+_OF_KIND = {"regression": ("pearson", "spearman"), "answer": ("answer_f1", "exact_match")}
+"""Metrics of the kinds of task that no other metric fits, and that fit no other kind."""
 
 
 def check_metric(name: str, task: Task) -> None:
@@ -113,9 +163,9 @@ def check_metric(name: str, task: Task) -> None:
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}?" if near else f"Metrics are {', '.join(METRICS)}."
         raise ConfigError(f"evaluation.metric is {name}, which is not a known metric. {hint}")
-    correlates = name in ("pearson", "spearman")
-    if correlates != (task.kind == "regression"):
-        use = "pearson or spearman" if task.kind == "regression" else task.metrics[0]
+    kind = next((kind for kind, names in _OF_KIND.items() if name in names), None)
+    if kind != (task.kind if task.kind in _OF_KIND else None):
+        use = " or ".join(_OF_KIND.get(task.kind, task.metrics[:1]))
         raise ConfigError(
             f"evaluation.metric is {name}, which does not fit {task.name}, a task of the kind {task.kind}. Use {use}."
         )
@@ -147,8 +197,9 @@ def score(
 
     Args:
         task: names its metrics, the main one first.
-        labels: class indices or values, [N]; of tags, an array of lists of class indices.
-        predictions: the same.
+        labels: class indices or values, [N]; of tags, an array of lists of class indices; of candidate answers, one of
+            lists of right answers.
+        predictions: the same; of candidate answers, one answer each.
         names: metrics to compute; the task's own if not given.
     Returns:
         Metric name to score, in the order of `names`; between 0 and 1 (correlations between -1 and 1).
@@ -165,8 +216,9 @@ def score(
 
 
 def _as_read(name: str, values: np.ndarray) -> np.ndarray:
-    """Tags sentence by sentence for entities, word by word for everything else."""
-    return np.concatenate(values) if values.dtype == object and name != "entity_f1" else values
+    """Tags sentence by sentence for entities, word by word for everything else but answers."""
+    whole = values.dtype != object or name in ("entity_f1", *_OF_KIND["answer"])
+    return values if whole else np.concatenate(values)
 
 
 def steps_to_share(curve: Sequence[tuple[int, float]], share: float = 0.95) -> int:

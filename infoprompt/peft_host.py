@@ -91,6 +91,10 @@ def differences(config: RunConfig, task: Task, backbone: Backbone, host: Host) -
             "Here a prefix is seen from everywhere; with PEFT it is out of sight where prefix and text are longer than "
             f"the {window} positions that some layers see, and longer texts score differently."
         )
-    if host.task_type == "FEATURE_EXTRACTION" and family.segments and task.kind in ("pair", "relation", "choice"):
+    if (
+        host.task_type == "FEATURE_EXTRACTION"
+        and family.segments
+        and task.kind in ("pair", "relation", "choice", "answer")
+    ):
         found.append("PEFT drops `token_type_ids` for this class, so the second text's segment is lost on BERT models.")
     return found

@@ -92,9 +92,9 @@ def _inputs(config: RunConfig, task: Task, backbone: Backbone) -> list[str]:
     mask = " + tokenizer.mask_token" if config.head.pooling == "mask" else ""
     if task.kind == "tags":
         return ['inputs = tokenizer([["some", "words"]], is_split_into_words=True, return_tensors="pt")']
-    if task.kind == "pair" and backbone.kind == "decoder":
+    if task.kind in ("pair", "answer") and backbone.kind == "decoder":
         return ['inputs = tokenizer(["some text" + chr(10) + "its second text"], return_tensors="pt")']
-    second = ', ["its second text"]' if task.kind in ("pair", "choice") else ""
+    second = ', ["its second text"]' if task.kind in ("pair", "choice", "answer") else ""
     return [f'inputs = tokenizer(["some text"{mask}]{second}, return_tensors="pt")']
 
 

@@ -13,7 +13,7 @@ from infoprompt.data.loader import Rows
 from infoprompt.data.task import Task
 
 Target = int | float | list[int]
-"""Class index or place of the choice; value; or class index of each word."""
+"""Class index or place of the choice; value, or score of a candidate answer; or class index of each word."""
 
 
 def predicted(logits_BC: Tensor, batch: Batch, task: Task) -> list[Target]:
@@ -28,6 +28,10 @@ def predicted(logits_BC: Tensor, batch: Batch, task: Task) -> list[Target]:
         low, high = task.scale
         values: list[Target] = [low + (high - low) * value for value in logits_BC.float().squeeze(1).tolist()]
         return values
+    if task.kind == "answer":
+        wrong_B, right_B = logits_BC.float().unbind(1)
+        scores: list[Target] = (right_B - wrong_B).tolist()
+        return scores
     if batch.word_BW is not None:
         num_words = (batch.word_BW >= 0).sum(1).tolist()
         return [tags[:count] for tags, count in zip(logits_BC.argmax(2).tolist(), num_words, strict=True)]
@@ -43,8 +47,24 @@ def targets(rows: Rows, task: Task) -> list[Target]:
     return [*rows.tags] if rows.tags is not None else [*rows.labels]
 
 
-def as_array(values: Sequence[Target]) -> np.ndarray:
-    """The values as an array over examples; tags as an array of lists."""
+def compared(rows: Rows, task: Task, found: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions as metrics read them, in the rows' order.
+
+    Of candidate answers, for each question: a list of its right answers, and the text of its best scored candidate.
+    """
+    if rows.candidates is None:
+        return as_array(targets(rows, task)), as_array(found)
+    scores = np.array(found, dtype=float)
+    best: dict[str, int] = {}
+    for row, candidate in enumerate(rows.candidates):
+        if scores[row] > scores[best.setdefault(candidate.question, row)]:
+            best[candidate.question] = row
+    given = [rows.candidates[row] for row in best.values()]
+    return as_array([list(answer.right) for answer in given]), np.array([answer.text for answer in given])
+
+
+def as_array(values: Sequence[Target | list[str]]) -> np.ndarray:
+    """The values as an array over examples; tags and right answers as an array of lists."""
     if not any(isinstance(value, list) for value in values):
         return np.asarray(values)
     array = np.empty(len(values), dtype=object)

@@ -78,7 +78,7 @@ class FewShotSettings(Settings):
     """Train on a seeded sample of the training rows."""
 
     total: PositiveInt | None = None
-    """Rows in all."""
+    """Rows in all; of candidate answers, questions in all."""
 
     per_class: PositiveInt | None = None
     """Rows of each class."""

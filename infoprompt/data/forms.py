@@ -106,6 +106,32 @@ def _multirc(row: Row) -> Iterable[Row]:
         yield row
 
 
+def _record(row: Row) -> Iterable[Row]:
+    """Each entity of the passage is a candidate: the passage, and the query with the entity at its placeholder."""
+    if "passage" not in row:
+        yield row
+        return
+    passage, questions = row["passage"], row.get("qas", [row])
+    text = passage["text"] if isinstance(passage, Mapping) else passage
+    # An entity's `end` is its last character, unlike ours.
+    entities = row.get("entities") or [text[place["start"] : place["end"] + 1] for place in passage["entities"]]
+    read = _with_sentences(text)  # one string for all candidates, of which a passage has many
+    for question in questions:
+        answers = [answer if isinstance(answer, str) else answer["text"] for answer in question.get("answers", [])]
+        asked = f"{question.get('idx', text)} {question['query']}"
+        for entity in dict.fromkeys(entities):
+            candidate = {"question": asked, "text": entity, "answers": answers}
+            stated = question["query"].replace("@placeholder", entity)
+            labelled = {"candidate": candidate} if answers else {}
+            yield {"text_a": read, "text_b": stated, **labelled}
+
+
+def _with_sentences(passage: str) -> str:
+    """A news text whose highlights, lines without a full stop, are sentences."""
+    parts = [part.strip() for part in passage.split("@highlight")]
+    return " ".join(part if part[-1] in ".!?'\"" else f"{part}." for part in parts if part)
+
+
 def _spans_of_tags(row: Row) -> Iterable[Row]:
     """Each entity of a tagged sentence is a row of its own: the sentence, the span, its type."""
     if "span" in row:
@@ -128,6 +154,7 @@ FORMS: dict[str, Adapter] = {
     "wic": _wic,
     "wsc": _wsc,
     "multirc": _multirc,
+    "record": _record,
     "spans_of_tags": _spans_of_tags,
     "ace_entities": entity_rows,
     "ace_relations": relation_rows,

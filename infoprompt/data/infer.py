@@ -50,6 +50,7 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
 _METRICS: dict[str, tuple[str, ...]] = {
     "tags": ("entity_f1", "accuracy"),
     "choice": ("accuracy",),
+    "answer": ("answer_f1", "exact_match"),
     "regression": ("pearson", "spearman"),
 }
 

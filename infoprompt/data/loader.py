@@ -17,7 +17,7 @@ from torch import Tensor
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.rows import Example
+from infoprompt.data.rows import Candidate, Example
 from infoprompt.data.template import Template
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Rows:
     """Class index of each word, cut ones included; -1 where unknown."""
     values: list[float] | None = None
     """Targets of a regression, scaled to [0, 1]; NaN where unknown."""
+    candidates: list[Candidate] | None = None
+    """The candidate answer of each row; None where there are none."""
 
     @classmethod
     def encode(
@@ -73,6 +75,7 @@ class Rows:
             num_choices=len(encoded[0]) if encoded else 1,
             tags=[_tags(example, index) for example in examples] if tagged else None,
             values=None if scale is None else [_scaled(example.value, scale) for example in examples],
+            candidates=[example.candidate for example in examples if example.candidate is not None] or None,
         )
 
     def __len__(self) -> int:

@@ -122,7 +122,7 @@ def _is_labelled(path: str, task: Task) -> bool:
     adapt = adapter(task)
     for _, row in read_rows(path):
         for ours in adapt(row) if adapt else (row,):
-            return any(name in ours for name in ("label", "tags", "value"))
+            return any(name in ours for name in ("label", "tags", "value", "candidate"))
     return False
 
 

@@ -19,7 +19,18 @@ class Span:
     """Exclusive."""
 
 
-Kind = Literal["single", "pair", "relation", "span", "tags", "choice", "regression"]
+@dataclass(frozen=True)
+class Candidate:
+    """One of the answers that a question may have. Each is a row, and the best scored one is the answer given."""
+
+    question: str
+    """What the candidates of one question share, and no other row."""
+    text: str
+    right: tuple[str, ...]
+    """All right answers to the question."""
+
+
+Kind = Literal["single", "pair", "relation", "span", "tags", "choice", "answer", "regression"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Example:
     """Class of each word; None when unlabelled."""
     choices: tuple[str, ...] | None = None
     """The answers to choose from."""
+    candidate: Candidate | None = None
+    """The answer that stands in the text or the pair, and what it is scored by; None when unlabelled."""
     label: str | None = None
     """Class, or of a choice `choice1`, `choice2` ...; None when unlabelled."""
     value: float | None = None
@@ -48,18 +61,17 @@ class Example:
 
     @property
     def kind(self) -> Kind:
-        """What kind of task the example belongs to; an unlabelled one of a regression is `single` or `pair`."""
-        if self.value is not None:
-            return "regression"
-        if self.words is not None:
-            return "tags"
-        if self.choices is not None:
-            return "choice"
-        if self.span is not None:
-            return "span"
-        if self.head is not None:
-            return "relation"
-        return "single" if self.pair is None else "pair"
+        """What kind of task the example belongs to; an unlabelled regression or answer is `single` or `pair`."""
+        parts: dict[Kind, object] = {
+            "regression": self.value,
+            "tags": self.words,
+            "choice": self.choices,
+            "answer": self.candidate,
+            "span": self.span,
+            "relation": self.head,
+            "pair": self.pair,
+        }
+        return next((kind for kind, given in parts.items() if given is not None), "single")
 
     @property
     def given_labels(self) -> tuple[str, ...]:
@@ -70,7 +82,7 @@ class Example:
 
     def unlabelled(self) -> "Example":
         """The same example without what is to be predicted."""
-        return replace(self, label=None, tags=None, value=None)
+        return replace(self, label=None, tags=None, value=None, candidate=None)
 
 
 # Our columns, each with the names that are found without being told.
@@ -89,6 +101,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "words": ("words", "tokens"),
     "tags": ("tags",),
     "choices": ("choices",),
+    "candidate": ("candidate",),
     "label": ("label",),
     "value": ("value",),
 }
@@ -137,7 +150,8 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
 
     Args:
         row: column to value; entities are objects with `start` and `end`, or numbers in the columns `head_start`,
-            `head_end`, `tail_start` and `tail_end` (or `span_start` and `span_end`); words, tags and choices are lists.
+            `head_end`, `tail_start` and `tail_end` (or `span_start` and `span_end`); words, tags and choices are lists;
+            a candidate is an object with `question`, `text` and `answers`, and its label (`true` or `false`) follows.
         columns: as for `read_examples`.
         labelled: as for `read_examples`.
         where: what an error calls the row.
@@ -155,9 +169,14 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
         marked, unmarked = ("tail", "head") if head is None else ("head", "tail")
         raise ConfigError(f"{where} marks a {marked} but no {unmarked}. A relation needs both, other tasks neither.")
     value = _value(named["value"], where) if labelled and "value" in named else None
-    if labelled and value is None and "label" not in named:
-        raise _missing("label", row, where)
-    label = _label(named["label"], where) if labelled and value is None else None
+    candidate = _candidate(named.get("candidate"), where) if labelled else None
+    label = None
+    if candidate is not None:
+        label = "true" if candidate.text in candidate.right else "false"
+    elif labelled and value is None:
+        if "label" not in named:
+            raise _missing("label", row, where)
+        label = _label(named["label"], where)
     choices = _strings(named["choices"], "choices", where) if "choices" in named else None
     if choices is not None and label is not None:
         label = _choice(label, choices, where)
@@ -168,6 +187,7 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
         tail=tail,
         span=span,
         choices=choices,
+        candidate=candidate,
         label=label,
         value=value,
     )
@@ -204,6 +224,16 @@ def _choice(label: str, choices: Sequence[str], where: str) -> str:
     )
 
 
+def _candidate(value: Any, where: str) -> Candidate | None:
+    if not isinstance(value, Mapping):
+        return None
+    return Candidate(
+        _text(value.get("question"), "candidate's question", where),
+        _text(value.get("text"), "candidate's text", where),
+        _strings(value.get("answers"), "candidate's answers", where),
+    )
+
+
 def _value(value: Any, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -221,7 +251,7 @@ def _ours(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dic
             # What is to be predicted may be mapped and yet absent where none is asked for.
             if columns[name] in row:
                 named[name] = row[columns[name]]
-            elif name not in ("label", "tags", "value"):
+            elif name not in ("label", "tags", "value", "candidate"):
                 raise ConfigError(
                     f"data.columns.{name} is {columns[name]}, but {where} has no such column. It has: {', '.join(row)}."
                 )

@@ -45,17 +45,19 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     rows = _read(parts.train, settings, parts)
     task = infer_task(rows, settings)
     _check_labels(rows, task, "training", parts.train)
-    labels = _strata(rows, task, settings)
+    units = _units(rows)
+    firsts = [unit[0] for unit in units]
+    labels = _strata(firsts, task, settings)
     training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
     chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
     if chosen_on is not None:
         validation = _read_part(chosen_on, settings, task, "validation", parts)
         origin = f"from {chosen_on}"
     else:
-        training, held_out = _hold_out(rows, labels, training, settings, seed)
-        validation = [rows[row] for row in held_out]
+        training, held_out = _hold_out(firsts, labels, training, settings, seed)
+        validation = [row for unit in held_out for row in units[unit]]
         origin = f"held out of the training rows by seed {seed}"
-    train = [rows[row] for row in training]
+    train = [row for unit in training for row in units[unit]]
     if task.classifies:
         _check_classes_drawn(train, settings)
     test = _read_part(parts.test, settings, task, "test", parts) if parts.test else []
@@ -141,9 +143,17 @@ def _check_labels(examples: Sequence[Example], task: Task, part: str, source: st
                 )
 
 
+def _units(rows: Sequence[Example]) -> list[list[Example]]:
+    """Rows that are drawn together: all candidates of a question, else each row alone."""
+    units: dict[str | int, list[Example]] = {}
+    for number, row in enumerate(rows):
+        units.setdefault(number if row.candidate is None else row.candidate.question, []).append(row)
+    return list(units.values())
+
+
 def _strata(rows: Sequence[Example], task: Task, settings: DataSettings) -> list[int]:
-    """Class of each row, by which samples are drawn; all one for tags and values."""
-    if task.kind not in ("tags", "regression"):
+    """Class of each row, by which samples are drawn; all one for tags, answers and values."""
+    if task.kind not in ("tags", "answer", "regression"):
         return task.ids(rows)
     if settings.few_shot.per_class is not None:
         raise ConfigError(

@@ -15,6 +15,7 @@ KINDS: dict[str, str] = {
     "span": "types of a marked span",
     "tags": "tags of words",
     "choice": "choices between answers",
+    "answer": "candidate answers to questions",
     "regression": "values of texts or pairs",
 }
 """Kind of task to what its rows are, for people."""
@@ -70,13 +71,13 @@ class Task:
 
     @property
     def classifies(self) -> bool:
-        """Whether an example has one class out of `labels`: not a tag for each word, a choice or a value."""
-        return self.kind not in ("tags", "choice", "regression")
+        """Whether an example has one class out of `labels`: not a tag for each word, a choice, an answer or a value."""
+        return self.kind not in ("tags", "choice", "answer", "regression")
 
     def fits(self, example: Example) -> bool:
-        """Whether an example is of the task's kind; one without a value may be a regression's."""
-        if self.kind == "regression" and example.value is None:
-            return example.kind in ("single", "pair")
+        """Whether an example is of the task's kind; an unlabelled text or pair may be a regression's or an answer's."""
+        if self.kind == "regression" or (self.kind == "answer" and example.label is None):
+            return example.kind in ("single", "pair", self.kind)
         return example.kind == self.kind
 
     def ids(self, examples: Sequence[Example]) -> list[int]:
@@ -92,7 +93,7 @@ class Task:
         """
         source = self.source or Source()
         counted = [source.merged.get(label, label) for label in other.labels]
-        if other.kind != self.kind or set(counted) != set(self.labels):
+        if other.kind != self.kind or not self.classifies or set(counted) != set(self.labels):
             remedy = f" Use one trained with data.task={source.tests[0]}." if source.tests else ""
             raise ConfigError(
                 f"{self.name} has {KINDS[self.kind]} of the classes {', '.join(self.labels)}, but this prompt was "

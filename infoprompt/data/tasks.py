@@ -209,6 +209,7 @@ _ROWS = (
         form="copa",
     ),
     _row("multirc", _BINARY, "pair", "f1 accuracy", hub="aps/super_glue@multirc", labels=_BOOLS, form="multirc"),
+    _row("record", _BINARY, "answer", "answer_f1 exact_match", hub="aps/super_glue@record", form="record"),
     _row("wic", _BINARY, "pair", "accuracy", hub="aps/super_glue@wic", labels=_BOOLS, form="wic"),
     _row("wsc", _BINARY, "relation", "accuracy", hub="aps/super_glue@wsc", labels=_BOOLS, form="wsc"),
     # Diagnostics of GLUE and SuperGLUE, which are only tested on

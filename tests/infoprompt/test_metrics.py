@@ -80,6 +80,29 @@ def test_the_official_scorer_prints_the_same_figure() -> None:
     assert round(100 * official(labels, predictions), 2) == 83.62
 
 
+ANSWERS = TASKS["record"]
+
+
+def answered(*pairs: tuple[list[str], str]) -> dict[str, float]:
+    labels = np.empty(len(pairs), dtype=object)
+    labels[:] = [right for right, _ in pairs]
+    return score(ANSWERS, labels, np.array([given for _, given in pairs]))
+
+
+def test_answers_are_equal_but_for_case_punctuation_and_articles() -> None:
+    assert answered((["U.S. Army"], "the US army"), (["Theo", "Bob"], "bob!")) == {"answer_f1": 1, "exact_match": 1}
+    assert answered((["Theo"], "o"), (["cat"], "dog")) == {"answer_f1": 0, "exact_match": 0}  # "the" only as a word
+    assert answered((["The"], "cat")) == {"answer_f1": 0, "exact_match": 0}  # nothing is left of the right one
+
+
+def test_an_answer_is_compared_with_the_right_one_it_is_nearest_to() -> None:
+    # 1 of 1 and 2 words shared; against "Bob Hope" nothing. A word counts as often as it stands in both.
+    assert answered((["Bob Hope", "Ann Lee"], "Ann")) == pytest.approx({"answer_f1": 2 / 3, "exact_match": 0})
+    assert answered((["New York"], "New New York")) == pytest.approx({"answer_f1": 4 / 5, "exact_match": 0})
+    found = answered((["Ann Lee"], "Ann"), (["Bob"], "Bob"))
+    assert found == pytest.approx({"answer_f1": (2 / 3 + 1) / 2, "exact_match": 1 / 2})
+
+
 def test_gender_parity_counts_pairs_predicted_the_same_right_or_wrong() -> None:
     axg, labels = TASKS["axg"], np.array([0, 0, 1, 1, 0, 0])
     found = score(axg, labels, np.array([0, 0, 0, 0, 1, 0]))
@@ -152,6 +175,9 @@ def test_a_metric_that_does_not_fit_the_task_is_refused(name: str, message: str)
     [
         ("pearson", BINARY, "does not fit binary, a task of the kind single. Use accuracy"),
         ("accuracy", VALUES, "does not fit similarity, a task of the kind regression. Use pearson or spearman"),
+        ("accuracy", ANSWERS, "does not fit record, a task of the kind answer. Use answer_f1 or exact_match"),
+        ("exact_match", VALUES, "does not fit similarity, a task of the kind regression. Use pearson or spearman"),
+        ("answer_f1", BINARY, "does not fit binary, a task of the kind single. Use accuracy"),
         ("entity_f1", BINARY, "needs words tagged B-type"),
         ("entity_f1", Task("pos", ("DET", "NOUN"), ("a", "b"), ("accuracy",), "tags"), "but pos has DET, NOUN"),
     ],

@@ -8,12 +8,14 @@ import torch
 from infoprompt.data.batch import Batch
 from infoprompt.data.encoded import EncodedText
 from infoprompt.data.loader import Rows
+from infoprompt.data.rows import Candidate
 from infoprompt.data.task import Task
 from infoprompt.objective.task import task_loss
-from infoprompt.predictions import as_array, completed, predicted, targets
+from infoprompt.predictions import as_array, compared, completed, predicted, targets
 
 CLASSES = Task("c", ("a", "b"), ("a", "b"), ("accuracy",), "single")
 TAGS = Task("t", ("B-x", "O"), ("x", "o"), ("entity_f1",), "tags")
+ANSWERS = Task("a", ("false", "true"), ("no", "yes"), ("answer_f1",), "answer")
 VALUES = Task("v", (), (), ("pearson",), "regression", (1.0, 5.0))
 
 
@@ -56,6 +58,25 @@ def test_predictions_come_back_in_the_tasks_own_terms():
     assert predicted(torch.tensor([[0.25], [1.0]]), batch(), VALUES) == [2.0, 5.0]
     words = batch(word_BW=torch.tensor([[0, 1], [2, -1]]))
     assert predicted(torch.stack([scores, scores]), words, TAGS) == [[1, 0], [1]]
+
+
+def test_the_best_scored_candidate_answers_its_question():
+    candidates = [
+        Candidate(question, text, right)
+        for question, text, right in (
+            ("q", "Ann", ("Bob",)),
+            ("r", "Ann", ("Ann", "Ann Lee")),
+            ("q", "Bob", ("Bob",)),
+            ("r", "Cem", ("Ann", "Ann Lee")),
+        )
+    ]
+    scores = predicted(torch.tensor([[0.0, 1.0], [2.0, 0.0], [9.0, 9.5], [1.0, -1.0]]), batch(4), ANSWERS)
+    assert scores == [1.0, -2.0, 0.5, -2.0]
+    rows = Rows([EncodedText([7], [-1], [0], 0, False)] * 4, [0, 1, 1, 0], 0, candidates=candidates)
+    labels, answers = compared(rows, ANSWERS, scores)
+    assert labels.tolist() == [["Bob"], ["Ann", "Ann Lee"]]
+    assert answers.tolist() == ["Ann", "Ann"]  # of equally good ones, the first
+    assert compared(replace(rows, candidates=None), CLASSES, [1, 1, 0, 0])[0].tolist() == [0, 1, 1, 0]
 
 
 def test_words_that_were_cut_off_count_as_outside():

@@ -97,6 +97,37 @@ def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_pat
         assert math.isclose(sum(prediction.probabilities.values()), 1, rel_tol=1e-5)
 
 
+def record_row(picks: random.Random, number: int) -> dict:
+    """A news text with three entities, of which a good thing is the answer, as SuperGLUE publishes it."""
+    names = [picks.choice(kinds) for kinds in (("good", "great"), ("tree", "car"), ("bank", "card"))]
+    picks.shuffle(names)
+    text = f"{' '.join(picks.choices(FILL, k=3))}\n@highlight\n{' '.join(names)}"
+    places = [{"start": text.index(name), "end": text.index(name) + len(name) - 1} for name in names]
+    answers = [{"text": name} for name in names if name in ("good", "great")]
+    asked = {"query": "it was @placeholder", "answers": answers, "idx": number}
+    return {"source": "x", "passage": {"text": text, "entities": places}, "qas": [asked], "idx": number}
+
+
+def test_answers_are_learnt_by_candidate_and_scored_by_question(toy_settings, tmp_path):
+    picks = random.Random(0)
+    (tmp_path / "ReCoRD").mkdir()
+    for part, count in (("train", 64), ("val", 24)):
+        rows = "".join(json.dumps(record_row(picks, number)) + "\n" for number in range(count))
+        (tmp_path / "ReCoRD" / f"{part}.jsonl").write_text(rows)
+    data = {"task": "record", "folder": str(tmp_path), "batch_size": 8}
+    result = run(build_config({**toy_settings, "data": data, "optim": {"lr": 2e-2, "epochs": 6}}))
+    assert result.metric == "answer_f1"
+    assert result.test["exact_match"] == result.test["answer_f1"] >= 0.9  # by chance 1 of 3
+    kept = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert len(kept["labels"]) == len(kept["predictions"]) == 24
+    right = [given in answers for given, answers in zip(kept["predictions"], kept["labels"], strict=True)]
+    assert sum(right) / 24 == result.test["exact_match"]
+    artifact = Artifact.from_pretrained(result.artifact)
+    assert evaluate_artifact(artifact, str(tmp_path / "ReCoRD" / "val.jsonl"), {}) == pytest.approx(result.test)
+    (prediction,) = artifact.predict([Example("the film. good car.", pair="it was good")])
+    assert prediction.probabilities.keys() == {"false", "true"}
+
+
 def test_an_artifact_names_the_columns_that_an_example_lacks(toy_settings):
     artifact = Artifact.from_pretrained(run(build_config({**toy_settings, "optim": {"max_steps": 1}})).artifact)
     with pytest.raises(ValueError, match="Example 1 is of the kind choice, but this prompt reads `text`"):

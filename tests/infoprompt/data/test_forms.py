@@ -76,6 +76,61 @@ def test_multirc_has_a_pair_for_each_answer() -> None:
     assert examples("multirc", {"paragraph": "p", "question": "q?", "answer": "Yes", "label": "True"}) == expected[:1]
 
 
+PASSAGE = "Ann Lee met Bob in the U.S.\n@highlight\nAnn won\n@highlight\nBob lost!"
+PLACES = [{"start": 0, "end": 6}, {"start": 12, "end": 14}, {"start": 23, "end": 26}, {"start": 39, "end": 41}]
+QUERIES = [
+    {"idx": 7, "query": "@placeholder, who lost, met her", "answers": [{"start": 12, "end": 14, "text": "Bob"}]},
+    {
+        "idx": 8,
+        "query": "They say @placeholder won",
+        "answers": [{"start": 0, "end": 6, "text": "Ann Lee"}, {"start": 39, "end": 41, "text": "Ann"}],
+    },
+]
+
+
+def test_record_has_a_row_for_each_entity_at_the_placeholder() -> None:
+    entities = ["Ann Lee", "Bob", "U.S.", "Ann"]
+    bob_again = {"start": 58, "end": 60}
+    archive = {"source": "s", "idx": 3, "passage": {"text": PASSAGE, "entities": [*PLACES, bob_again]}, "qas": QUERIES}
+    found = examples("record", archive)
+    assert [found[row].pair for row in (0, 1, 4)] == [
+        "Ann Lee, who lost, met her",
+        "Bob, who lost, met her",
+        "They say Ann Lee won",
+    ]
+    assert {example.text for example in found} == {"Ann Lee met Bob in the U.S. Ann won. Bob lost!"}
+    asked = [example.candidate for example in found if example.candidate is not None]
+    assert [candidate.text for candidate in asked] == entities * 2
+    assert [example.label for example in found] == [
+        *("false", "true", "false", "false"),
+        *("true", "false", "false", "true"),
+    ]
+    assert [asked[0].right, asked[4].right] == [("Bob",), ("Ann Lee", "Ann")]
+    assert len({candidate.question for candidate in asked}) == 2
+    hub = [
+        {
+            "passage": PASSAGE,
+            "query": query["query"],
+            "entities": entities,
+            "entity_spans": {},
+            "idx": {"query": number},
+        }
+        | {"answers": [answer["text"] for answer in query["answers"]]}
+        for number, query in enumerate(QUERIES)
+    ]
+    of_hub = [example for row in hub for example in examples("record", row)]
+    assert [(e.text, e.pair, e.label) for e in of_hub] == [(e.text, e.pair, e.label) for e in found]
+
+
+def test_record_without_answers_is_not_labelled() -> None:
+    hidden = {"passage": {"text": PASSAGE, "entities": PLACES}, "qas": [{"idx": 7, "query": "@placeholder lost"}]}
+    adapt = adapter(TASKS["record"])
+    assert adapt is not None
+    assert [sorted(row) for row in adapt(hidden)] == [["text_a", "text_b"]] * 4
+    with pytest.raises(ConfigError, match="row 1 has no column label"):
+        examples("record", hidden)
+
+
 def test_each_entity_of_tagged_words_is_a_span() -> None:
     tokens = ["Empire", "State", "in", "Rome", "Paris", "x"]
     tags = ["B-location", "I-location", "O", "B-person", "B-person", "I-group"]

@@ -222,6 +222,16 @@ def test_a_column_setting_at_fault_is_named() -> None:
         one({"text": "x", "label": "a"}, {"lable": "label"})
 
 
+def test_a_candidate_is_right_if_it_is_one_of_the_answers() -> None:
+    asked = {"question": "Who lost?", "text": "Bob"}
+    right = one({"text": "Bob lost", "candidate": {**asked, "answers": ["Ann", "Bob"]}})
+    assert (right.kind, right.label) == ("answer", "true")
+    assert one({"text": "Bob lost", "candidate": {**asked, "answers": ["Ann"]}}).label == "false"
+    assert right.unlabelled() == Example("Bob lost")
+    with pytest.raises(ConfigError, match=r"The candidate's answers of row 7 .* is None, but must be a list"):
+        one({"text": "Bob lost", "candidate": asked})
+
+
 def test_a_missing_file_is_named_in_full_with_the_form_of_hub_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

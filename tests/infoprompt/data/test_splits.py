@@ -64,6 +64,38 @@ def test_a_seed_gives_the_same_rows_and_another_seed_others(train: str) -> None:
     assert load_splits(settings, 5).validation != load_splits(settings, 6).validation
 
 
+def questions(folder: Path, count: int) -> str:
+    def candidates(number: int) -> list[dict[str, Any]]:
+        names = [f"name {place}" for place in range(2 + number % 3)]
+        asked = {"question": f"question {number}", "answers": [names[number % 2]]}
+        return [{"text": f"{number} {name}", "candidate": {**asked, "text": name}} for name in names]
+
+    return write(folder, "train", [row for number in range(count) for row in candidates(number)])
+
+
+def by_question(part: list[Example]) -> Counter[str]:
+    return Counter(example.candidate.question for example in part if example.candidate is not None)
+
+
+@pytest.mark.parametrize(("settings", "sizes"), [({"few_shot": {"total": 8}}, (8, 8)), ({}, (27, 3))])
+def test_candidates_of_a_question_stay_together(
+    settings: dict[str, Any], sizes: tuple[int, int], tmp_path: Path
+) -> None:
+    splits = load_splits(DataSettings(train=questions(tmp_path, 30), **settings), 0)
+    parts = by_question(splits.train), by_question(splits.validation)
+    assert tuple(map(len, parts)) == sizes
+    assert not parts[0] & parts[1]
+    for question, found in (parts[0] + parts[1]).items():
+        assert found == 2 + int(question.split()[1]) % 3
+    assert (splits.task.kind, splits.task.labels) == ("answer", ("false", "true"))
+
+
+def test_questions_have_no_class_each(tmp_path: Path) -> None:
+    settings = DataSettings(train=questions(tmp_path, 6), few_shot={"per_class": 2})
+    with pytest.raises(ConfigError, match="candidate answers to questions and have no class each"):
+        load_splits(settings, 0)
+
+
 def test_given_validation_and_test_rows_are_used_as_they_are(tmp_path: Path, train: str) -> None:
     rows = [{"text": "text 0", "label": "yes"}, {"text": "another", "label": "no"}]
     validation, test = write(tmp_path, "validation", rows), write(tmp_path, "test", rows[:1])
@@ -108,6 +140,9 @@ def test_parts_of_different_kinds_are_refused(tmp_path: Path, train: str) -> Non
     rows = [{"text": "x", "pair": "y", "label": "yes"}]
     with pytest.raises(ConfigError, match=r"The test row 1 .* is of the kind pair, but the task is of the kind single"):
         load_splits(DataSettings(train=train, test=write(tmp_path, "test", rows)), 0)
+    rows = [{"text": "x", "pair": "y", "label": "true"}]
+    with pytest.raises(ConfigError, match=r"The test row 1 .* is of the kind pair, but the task is of the kind answer"):
+        load_splits(DataSettings(train=questions(tmp_path, 9), test=write(tmp_path, "test", rows)), 0)
 
 
 def test_a_sample_of_one_class_is_refused(train: str) -> None:

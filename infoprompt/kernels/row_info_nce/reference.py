@@ -1,6 +1,6 @@
 """InfoNCE with one positive and own negatives per row: the formulas in plain torch.
 
-Letters: B rows, K negatives.
+Letters: B rows, K negatives, L tokens, V vocabulary, E embedding width.
 """
 
 import math
@@ -9,22 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from infoprompt.kernels.row_info_nce.philox import gaussian_draws
+
 
 def row_info_nce_reference(positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None = None) -> Tensor:
     """InfoNCE loss of each row against its own negatives.
 
-        loss_i = -log( exp(p_i) / (exp(p_i) + sum_k exp(n_ik)) )
+        loss_i = -log( exp(p_i) / (exp(p_i) + sum_k c_ik exp(n_ik)) )
 
     Args:
         positive_B: score of the true pair, [B], any float dtype.
         negative_BK: scores of the K false pairs, [B, K], same dtype.
-        keep_BK: which negatives count, [B, K], bool; all if not given.
+        keep_BK: c, which negatives count (bool), or how often each does (integer, from 0), [B, K]; all once if not
+            given.
     Returns:
         Loss in nats, [B], float32 or wider; 0 for a row without negatives. log(K + 1) - loss.mean() bounds the
         mutual information from below.
     Source: van den Oord et al. 2018, arXiv:1807.03748, equations 4 and 5.
     """
-    return _against(positive_B, _log_sum_exp(_wide(negative_BK), keep_BK))
+    return against(_log_sum_exp(wide(negative_BK), keep_BK) - wide(positive_B))
 
 
 def gaussian_row_info_nce_reference(positive_B: Tensor, mean_B: Tensor, std_B: Tensor, noise_BK: Tensor) -> Tensor:
@@ -40,8 +43,26 @@ def gaussian_row_info_nce_reference(positive_B: Tensor, mean_B: Tensor, std_B: T
     Returns:
         Loss in nats, [B], float32 or wider.
     """
-    mean_B1, std_B1 = _wide(mean_B).unsqueeze(1), _wide(std_B).unsqueeze(1)
+    mean_B1, std_B1 = wide(mean_B).unsqueeze(1), wide(std_B).unsqueeze(1)
     return row_info_nce_reference(positive_B, mean_B1 + std_B1 * noise_BK.to(mean_B1.dtype))
+
+
+def drawn_gaussian_row_info_nce_reference(
+    positive_B: Tensor, mean_B: Tensor, std_B: Tensor, num_negatives: int, seed: int, offset: int, first_row: int
+) -> Tensor:
+    """As `gaussian_row_info_nce_reference`, with the draws of `gaussian_draws`.
+
+    Args:
+        positive_B, mean_B, std_B: as above, [B].
+        num_negatives: K.
+        seed, offset: what the draws are a function of, beside row and k.
+        first_row: number of the first row.
+    Returns:
+        Loss in nats, [B], float32 or wider.
+    """
+    rows, columns = range(first_row, first_row + len(positive_B)), range(num_negatives)
+    noise_BK = gaussian_draws(seed, offset, rows, columns, wide(std_B).dtype, std_B.device)
+    return gaussian_row_info_nce_reference(positive_B, mean_B, std_B, noise_BK)
 
 
 def exact_gaussian_row_info_nce_reference(
@@ -60,22 +81,59 @@ def exact_gaussian_row_info_nce_reference(
     Returns:
         Loss in nats, [B], float32 or wider.
     """
-    return _against(positive_B, math.log(num_negatives) + _wide(mean_B) + _wide(std_B).square() / 2)
+    return against(math.log(num_negatives) + wide(mean_B) + wide(std_B).square() / 2 - wide(positive_B))
 
 
-def _against(positive_B: Tensor, log_sum_B: Tensor) -> Tensor:
-    # -log(e^p / (e^p + e^l)) = softplus(l - p): exact under a common offset, which is gone before any exp.
-    return F.softplus(log_sum_B - _wide(positive_B), threshold=40)
+def embedded_row_info_nce_reference(
+    positive_B: Tensor, embeddings_BLE: Tensor, keep_BL: Tensor | None, direction_E: Tensor
+) -> Tensor:
+    """InfoNCE loss of each row against the scores of its own vectors, n_il = e_il . u.
+
+    Args:
+        positive_B: score of the true pair, [B].
+        embeddings_BLE: the row's vectors e, [B, L, E].
+        keep_BL: which of them count, or how often, [B, L]; all once if not given.
+        direction_E: u, [E].
+    Returns:
+        Loss in nats, [B], float32 or wider; 0 for a row without negatives.
+    """
+    dtype = torch.promote_types(wide(embeddings_BLE).dtype, wide(direction_E).dtype)
+    return row_info_nce_reference(positive_B, embeddings_BLE.to(dtype) @ direction_E.to(dtype), keep_BL)
+
+
+def token_row_info_nce_reference(
+    positive_B: Tensor, token_ids_BL: Tensor, keep_BL: Tensor | None, table_VE: Tensor, direction_E: Tensor
+) -> Tensor:
+    """As `embedded_row_info_nce_reference`, the vectors being rows of a table.
+
+    Args:
+        positive_B, keep_BL, direction_E: as above.
+        token_ids_BL: rows of the table, [B, L], integer; where a position does not count, anything.
+        table_VE: [V, E].
+    Returns:
+        Loss in nats, [B], float32 or wider; 0 for a row without negatives.
+    """
+    ids_BL = token_ids_BL if keep_BL is None else token_ids_BL.masked_fill(keep_BL == 0, 0)
+    return embedded_row_info_nce_reference(positive_B, table_VE[ids_BL], keep_BL, direction_E)
+
+
+def against(log_odds_B: Tensor) -> Tensor:
+    """Loss of log( sum_k exp(n_ik) ) - p_i, the log odds against the positive, [B]."""
+    # -log(e^p / (e^p + e^l)) = softplus(l - p), which neither overflows nor, where p wins, rounds to zero early
+    return F.softplus(log_odds_B, threshold=40)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is that."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _log_sum_exp(score_BK: Tensor, keep_BK: Tensor | None) -> Tensor:
     if keep_BK is None:
         return score_BK.logsumexp(1)
     # A row without negatives would give -inf, whose gradient is NaN; its log-sum is set aside instead.
-    empty_B = ~keep_BK.any(1)
-    masked_BK = score_BK.masked_fill(~keep_BK & ~empty_B.unsqueeze(1), -torch.inf)
-    return masked_BK.logsumexp(1).masked_fill(empty_B, -torch.inf)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    empty_B = ~(keep_BK != 0).any(1)
+    log_count_BK = keep_BK.to(score_BK.dtype).clamp(min=1).log()
+    counted_BK = score_BK.masked_fill(keep_BK == 0, -torch.inf) + log_count_BK
+    whole_BK = torch.where(empty_B.unsqueeze(1), 0.0, counted_BK)
+    return whole_BK.logsumexp(1).masked_fill(empty_B, -torch.inf)

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from infoprompt.kernels.row_info_nce.op import (
+    embedded_row_info_nce,
     exact_gaussian_row_info_nce,
     gaussian_row_info_nce,
     row_info_nce,
+    token_row_info_nce,
     token_scores,
 )
 
@@ -98,6 +100,39 @@ def test_the_exact_loss_bounds_the_expected_sampled_one_from_above():
     assert sampled < exact < sampled + 0.1
 
 
+def test_a_negative_may_count_more_than_once():
+    positive_B, negative_BK = scores(2, 3)
+    twice_BK = torch.tensor([[2, 0, 1], [1, 1, 3]])
+    spelled_out = [negative_BK[0, [0, 0, 2]].unsqueeze(0), negative_BK[1, [0, 1, 2, 2, 2]].unsqueeze(0)]
+    loss_B = row_info_nce(positive_B, negative_BK, twice_BK)
+    for row, alone in enumerate(spelled_out):
+        torch.testing.assert_close(loss_B[row : row + 1], row_info_nce(positive_B[row : row + 1], alone))
+
+
+@pytest.mark.parametrize("vocabulary", [5, 500])  # fewer rows than tokens are scored once, more are looked up first
+def test_tokens_and_their_vectors_and_the_scores_of_those_give_one_loss(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    table_VE = torch.randn(vocabulary, 6, generator=generator, dtype=torch.float64)
+    ids_BL = torch.randint(0, vocabulary, (4, 7), generator=generator)
+    keep_BL = torch.rand(4, 7, generator=generator) < 0.7
+    positive_B, direction_E = scores(4, 6)[0], scores(1, 6)[1].detach().squeeze(0).requires_grad_()
+    losses = [
+        row_info_nce(positive_B, token_scores(table_VE[ids_BL], direction_E), keep_BL, impl="reference"),
+        embedded_row_info_nce(positive_B, table_VE[ids_BL], keep_BL, direction_E),
+        token_row_info_nce(positive_B, ids_BL, keep_BL, table_VE, direction_E),
+    ]
+    gradients = [torch.autograd.grad(loss_B.square().sum(), (positive_B, direction_E)) for loss_B in losses]
+    for i in (1, 2):
+        torch.testing.assert_close(losses[i], losses[0])
+        torch.testing.assert_close(gradients[i], gradients[0])
+
+
+def test_tokens_that_are_all_the_same_word_are_as_many_equal_scores():
+    table_VE, direction_E = torch.eye(3), torch.tensor([0.5, 1.5, -2.0])
+    loss_B = token_row_info_nce(torch.tensor([1.5]), torch.ones(1, 9, dtype=torch.long), None, table_VE, direction_E)
+    assert loss_B.item() == pytest.approx(math.log(10))
+
+
 def test_token_scores_are_dot_products():
     embeddings_BLE = torch.arange(12.0).reshape(1, 3, 4)
     direction_E = torch.tensor([1.0, 0.0, 0.0, 2.0])
@@ -115,3 +150,16 @@ def test_errors_name_the_culprit():
         row_info_nce(torch.zeros(2), torch.zeros(2, 4), impl="cuda")
     with pytest.raises(ValueError, match="direction_E has 3 entries"):
         token_scores(torch.zeros(1, 2, 4), torch.zeros(3))
+    with pytest.raises(ValueError, match="embeddings_BLE is 4 wide"):
+        embedded_row_info_nce(torch.zeros(1), torch.zeros(1, 2, 4), None, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"keep_BL is \[1, 3\], but must have the shape \[1, 2\]"):
+        embedded_row_info_nce(torch.zeros(1), torch.zeros(1, 2, 4), torch.ones(1, 3), torch.zeros(4))
+    ids_BL, table_VE = torch.zeros(1, 2, dtype=torch.long), torch.zeros(3, 4, requires_grad=True)
+    with pytest.raises(ValueError, match="table_VE requires a gradient"):
+        token_row_info_nce(torch.zeros(1), ids_BL, None, table_VE, torch.zeros(4))
+    with pytest.raises(ValueError, match="table_VE is 4 wide"):
+        token_row_info_nce(torch.zeros(1), ids_BL, None, table_VE.detach(), torch.zeros(3))
+    with pytest.raises(ValueError, match="noise_BK requires a gradient"):
+        gaussian_row_info_nce(torch.zeros(1), torch.zeros(1), torch.ones(1), torch.zeros(1, 2, requires_grad=True))
+    with pytest.raises(ValueError, match="impl is 'triton', but float64 has no Triton kernels"):
+        row_info_nce(torch.zeros(2).double(), torch.zeros(2, 4), impl="triton")

@@ -143,7 +143,8 @@ def _run_row(job: Job) -> RunRow:
         return row
     predictions = job.predictions()
     test, majority = test_score(job), predictions.get("majority", {}).get(result["metric"])
-    predicted = predictions.get("predictions", [])
+    # of tags and of values there is no class that a whole row is given
+    predicted = [] if majority is None else predictions["predictions"]
     margin = job.cell.study.config.collapsed_margin
     measured = {
         "metric": result["metric"],

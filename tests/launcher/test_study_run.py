@@ -161,6 +161,18 @@ def test_a_study_trains_chooses_and_reports(study_file, tmp_path, workers, capsy
     assert "10 of 10" in capsys.readouterr().out
 
 
+def test_a_study_of_tags_has_no_share_of_a_class(study_file, tmp_path, pretending, monkeypatch):
+    def tagged(order: Order) -> None:
+        pretended(order)
+        tags = {"classes": ["O", "B-x"], "labels": [[0, 1], [0]], "predictions": [[0, 0], [1]], "majority": {}}
+        (Path(order.config.run.output_dir) / "predictions.json").write_text(json.dumps(tags))
+
+    monkeypatch.setattr(pretending, "train", staticmethod(tagged))
+    start_study(study_file)
+    assert {(row["state"], row["largest_share"]) for row in table_of(tmp_path / "out", "runs.csv")} == {("finished", "")}
+    assert table_of(tmp_path / "out")[1]["mean"]
+
+
 def test_a_second_start_trains_only_what_is_missing_or_changed(study_file, tmp_path, pretending):
     start_study(study_file)
     assert len(pretending.started) == 8

@@ -314,6 +314,11 @@ class ObjectiveSettings(Settings):
     latent_size: PositiveInt = 32
     """Width of the Gaussian latent."""
 
+    kernels: Literal["auto", "triton", "chunked", "reference"] = "auto"
+    """Implementation of the information losses where they are InfoNCE: `triton` kernels, torch in parts (`chunked`), or
+    the plain formula (`reference`); `auto` takes the first on a GPU, the second elsewhere. Their gradients are the same
+    but for rounding. Other estimators are plain torch."""
+
     @model_validator(mode="after")
     def _estimators_fit(self) -> "ObjectiveSettings":
         if self.representation_negatives == "exact" and self.representation_estimator in _NEED_SAMPLES:

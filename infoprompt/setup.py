@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from infoprompt.artifact import make_template, needs_unprompted_states
-from infoprompt.config import RunConfig
+from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
@@ -14,6 +14,7 @@ from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import Engine, build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
+from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.encoding import Encoding
@@ -67,6 +68,9 @@ class Setup:
 
 def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     """Data, model and engine, in the order of the data flow; every rank calls it."""
+    obstacle = triton_obstacle(ranks.device.type)
+    if config.objective.kernels == "triton" and obstacle:
+        raise ConfigError(f"objective.kernels is triton, but {obstacle}. Use auto or chunked.")
     splits = load_splits(config.data, config.data_seed)
     task = _scored_by(config.evaluation.metric, splits.task)
     if ranks.is_first:

@@ -9,7 +9,7 @@ from torch import Tensor
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
-from infoprompt.kernels.row_info_nce.op import row_info_nce, token_scores
+from infoprompt.kernels.row_info_nce.op import embedded_row_info_nce, token_scores
 from infoprompt.model.encoding import Encoding
 from infoprompt.objective.running_means import FIRST, RunningMeans
 from infoprompt.objective.terms import InformationTerm, baseline_of, build_estimator
@@ -29,17 +29,20 @@ def head_information(
     assert encoding.head_direction_E is not None
     assert encoding.token_embeddings_BLE is not None
     positive_B = token_scores(encoding.prompt_BPE.mean(1, keepdim=True), encoding.head_direction_E).squeeze(1)
-    scores_BL = token_scores(encoding.token_embeddings_BLE, encoding.head_direction_E)
-    negative_BK = scores_BL
-    keep_BK: Tensor | None = batch.real_BL
+    drawn_BK = None
     if settings.head_negatives == "sampled_tokens":
         assert batch.uniform_BK is not None
-        negative_BK = scores_BL.gather(1, drawn_tokens(batch.real_BL, batch.uniform_BK))
-        keep_BK = None
+        drawn_BK = drawn_tokens(batch.real_BL, batch.uniform_BK)
     if settings.head_estimator == "infonce":
-        loss_B = row_info_nce(positive_B, negative_BK, keep_BK)
-        num_negatives_B = torch.full_like(batch.label_B, negative_BK.shape[1]) if keep_BK is None else keep_BK.sum(1)
-        return InformationTerm.from_rows(loss_B, num_negatives_B, settings.head_loss_cap)
+        counts_BL = batch.real_BL if drawn_BK is None else times_drawn(drawn_BK, batch.real_BL.shape[1])
+        loss_B = embedded_row_info_nce(
+            positive_B, encoding.token_embeddings_BLE, counts_BL, encoding.head_direction_E, impl=settings.kernels
+        )
+        return InformationTerm.from_rows(loss_B, counts_BL.sum(1), settings.head_loss_cap)
+    negative_BK = token_scores(encoding.token_embeddings_BLE, encoding.head_direction_E)
+    keep_BK: Tensor | None = batch.real_BL
+    if drawn_BK is not None:
+        negative_BK, keep_BK = negative_BK.gather(1, drawn_BK), None
     estimator = build_estimator(settings.head_estimator, settings)
     baseline_B = baseline_of(estimator, encoding.head_baseline_B, positive_B)
     scores = RowScores.from_samples(positive_B, negative_BK, keep_BK, baseline_B)
@@ -58,3 +61,9 @@ def drawn_tokens(real_BL: Tensor, uniform_BK: Tensor) -> Tensor:
     # a stable sort puts the real positions first, in order
     order_BL = torch.argsort((~real_BL).long(), dim=1, stable=True)
     return order_BL.gather(1, rank_BK)
+
+
+def times_drawn(drawn_BK: Tensor, length: int) -> Tensor:
+    """How often each of `length` positions was drawn, [B, L] int64."""
+    zeros_BL = drawn_BK.new_zeros(len(drawn_BK), length)
+    return zeros_BL.scatter_add(1, drawn_BK, torch.ones_like(drawn_BK))

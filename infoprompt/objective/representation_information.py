@@ -45,7 +45,7 @@ def representation_information(
     if settings.representation_negatives == "exact":
         loss_B = exact_gaussian_row_info_nce(positive_B, mean_B, unprompted_std_B, settings.negatives)
     else:
-        loss_B = gaussian_row_info_nce(positive_B, mean_B, unprompted_std_B, noise_BK)
+        loss_B = gaussian_row_info_nce(positive_B, mean_B, unprompted_std_B, noise_BK, impl=settings.kernels)
     num_negatives_B = torch.full_like(batch.label_B, settings.negatives)
     return InformationTerm.from_rows(loss_B, num_negatives_B, settings.representation_loss_cap)
 

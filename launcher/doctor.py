@@ -93,6 +93,21 @@ def _torch() -> Iterator[Check]:
     )
 
 
+def _kernels() -> Iterator[Check]:
+    import torch
+
+    from infoprompt.kernels.implementation import automatic, triton_obstacle
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    obstacle = triton_obstacle(device)
+    slow = device == "cuda" and obstacle is not None
+    detail = f"objective.kernels=auto takes {automatic(device, obstacle)} on the {device}; " + (
+        f"triton {_version('triton')}" if obstacle is None else f"not triton, as {obstacle}"
+    )
+    remedy = "The information losses would be slower than they could be. Install triton." if slow else ""
+    yield Check("kernels", "warn" if slow else "ok", detail, remedy)
+
+
 def _deepspeed() -> Iterator[Check]:
     if _version("deepspeed") is None:
         yield Check("deepspeed", "warn", "not installed", "engine.kind=deepspeed would fail; use engine.kind=plain.")
@@ -216,6 +231,7 @@ def _loopback() -> Iterator[Check]:
 EXAMINATIONS: tuple[Callable[[], Iterator[Check]], ...] = (
     _python,
     _torch,
+    _kernels,
     _deepspeed,
     _ray,
     _mlflow,

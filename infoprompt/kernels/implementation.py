@@ -35,10 +35,15 @@ def choose(op: str, impl: str, device: torch.device, unfit: str | None = None) -
         if obstacle:
             raise ValueError(f"impl is 'triton', but {obstacle}, so {op} cannot run so. Use 'auto' or 'chunked'.")
         return "triton"
-    # the interpreter is for tests of the kernels: thousands of times slower than torch, so never chosen
-    chosen: Chosen = "triton" if obstacle is None and device.type == "cuda" else "chunked"
+    chosen = automatic(device.type, obstacle)
     _say_once(op, chosen, device.type, obstacle)
     return chosen
+
+
+def automatic(device_type: str, obstacle: str | None) -> Chosen:
+    """What `auto` takes, given why the Triton kernels cannot run, if they cannot."""
+    # the interpreter is for tests of the kernels: thousands of times slower than torch, so never chosen
+    return "triton" if obstacle is None and device_type == "cuda" else "chunked"
 
 
 def triton_obstacle(device_type: str) -> str | None:

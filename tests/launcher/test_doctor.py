@@ -4,7 +4,7 @@ import os
 import pytest
 
 from launcher import doctor
-from launcher.doctor import Check, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
+from launcher.doctor import Check, _kernels, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
 from launcher.processes import held_port
 
 
@@ -14,6 +14,23 @@ def test_a_broken_package_is_a_finding_and_not_a_crash():
 
     (check,) = _safely(_wheel)
     assert (check.name, check.status, check.detail) == ("wheel", "fail", "ImportError: no wheel")
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "has_triton", "status", "told"),
+    [
+        (False, True, "ok", "auto takes chunked on the cpu"),
+        (True, True, "ok", "auto takes triton on the cuda"),
+        (True, False, "warn", "auto takes chunked on the cuda; not triton, as the package triton is not installed"),
+    ],
+)
+def test_the_implementation_of_the_kernels_is_told(monkeypatch, has_gpu, has_triton, status, told):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: has_triton or None)
+    (check,) = _kernels()
+    assert check.status == status
+    assert told in check.detail
+    assert bool(check.remedy) == (status == "warn")
 
 
 def test_two_versions_of_ninja_are_told(monkeypatch, tmp_path):

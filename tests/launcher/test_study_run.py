@@ -169,7 +169,8 @@ def test_a_study_of_tags_has_no_share_of_a_class(study_file, tmp_path, pretendin
 
     monkeypatch.setattr(pretending, "train", staticmethod(tagged))
     start_study(study_file)
-    assert {(row["state"], row["largest_share"]) for row in table_of(tmp_path / "out", "runs.csv")} == {("finished", "")}
+    runs = table_of(tmp_path / "out", "runs.csv")
+    assert {(row["state"], row["largest_share"]) for row in runs} == {("finished", "")}
     assert table_of(tmp_path / "out")[1]["mean"]
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
+from infoprompt.kernels.frozen_linear_cross_entropy.op import frozen_linear_cross_entropy
 from infoprompt.model.attention_masks import attention_mask
 from infoprompt.model.deberta_attention import take_distances
 from infoprompt.model.deep_layers import (
@@ -188,8 +189,13 @@ class Backbone(nn.Module):
         body: Any = self.body
         return body.get_input_embeddings()
 
+    @property
+    def _softcap(self) -> float | None:
+        cap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return cap
+
     def _capped(self, logits: Tensor) -> Tensor:
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        cap = self._softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def _states(
@@ -282,8 +288,20 @@ class Backbone(nn.Module):
         model: Any = self.model
         if getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             states_BTD = states_BTD * self.hidden_size**-0.5
-        logits_BTV = self._capped(model.get_output_embeddings()(states_BTD).float())
-        logits_BTV = logits_BTV + getattr(model, "final_logits_bias", 0.0)  # BART
+        head, last_bias_1V = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)  # BART
+        if self.frozen:
+            # Under ZeRO-3, reading the weight makes it whole until the end of the pass; the op's backward needs none.
+            loss_N = frozen_linear_cross_entropy(
+                states_BTD.flatten(0, 1),
+                head.weight,
+                token_T.repeat(len(states_BTD)),
+                head.bias if last_bias_1V is None else last_bias_1V.squeeze(0),
+                softcap=self._softcap,
+                reduction="none",
+            )
+            return -loss_N.view(states_BTD.shape[:2])
+        logits_BTV = self._capped(head(states_BTD).float())
+        logits_BTV = logits_BTV if last_bias_1V is None else logits_BTV + last_bias_1V
         index_BT1 = token_T.expand(len(states_BTD), -1).unsqueeze(-1)
         return logits_BTV.log_softmax(-1).gather(2, index_BT1).squeeze(2)
 

@@ -148,7 +148,7 @@ def _shifted(score_RK: Tensor, positive_R: Tensor, keep_RK: Tensor | None) -> Te
         return shifted_RK
     if keep_RK.dtype != torch.bool:
         shifted_RK += keep_RK.to(positive_R.dtype).log()
-    return shifted_RK.masked_fill_(keep_RK == 0, -torch.inf)
+    return shifted_RK.masked_fill_(keep_RK.logical_not(), -torch.inf)
 
 
 def _shares(shifted_RK: Tensor, log_sum_R: Tensor) -> Tensor:

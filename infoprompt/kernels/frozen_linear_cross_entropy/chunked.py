@@ -48,7 +48,7 @@ def others_in_tiles(
         zeros(num_rows, dtype=wide),
         zeros(hidden_ND.shape, dtype=wide) if with_grad else None,
         zeros(num_rows, dtype=wide) if with_mean else None,
-        zeros(hidden_ND.shape, dtype=wide) if with_mean and with_grad else None,
+        zeros(num_rows if with_grad else 0, hidden_ND.shape[1], dtype=wide) if with_mean else None,
     )
     for top in range(0, num_rows, panel):
         at = slice(top, top + panel)

@@ -23,7 +23,7 @@ class Others(NamedTuple):
     """Sums over the words that are not the row's target, and means over all words; float32 or wider."""
 
     max_N: Tensor
-    """The largest logit."""
+    """max_{v != y} l_v, or a very negative number where there is no other word."""
     sum_N: Tensor
     """sum_{v != y} exp(l_v - max): at least 1, or 0 where there is no other word."""
     weighted_ND: Tensor | None
@@ -31,7 +31,7 @@ class Others(NamedTuple):
     mean_N: Tensor | None = None
     """Mean capped logit; None unless asked for."""
     mean_ND: Tensor | None = None
-    """Its gradient."""
+    """Its gradient; without rows unless that is wanted."""
 
 
 class RowStatistics(NamedTuple):
@@ -68,7 +68,7 @@ def row_statistics(
     """Statistics of rows whose other words are summed; all but w_y are 0 for an ignored row.
 
     Args:
-        others: of these rows.
+        others: of these rows; used up, for `weighted_ND` becomes `others_GD`.
         hidden_ND, weight_VD, target_N, bias_V: as for the op; a target out of range has a probability of 0.
         ignore_index, softcap: as for the op.
         with_gap: whether `gap_N` is wanted.
@@ -95,8 +95,8 @@ def row_statistics(
         none, no_rows = (torch.empty_like(tensor[:0]) for tensor in (odds_N, wide_ND))
         return RowStatistics(loss_N, lse_N, gap_N, no_rows, target_ND[:0], none, none.clone(), mean_MD)
     rest_N = odds_N.sigmoid().where(kept_N, 0.0)
-    others_ND = others.weighted_ND * (rest_N / others.sum_N.clamp(min=1)).unsqueeze(1)
-    others_ND = others_ND.where(kept_N.unsqueeze(1), 0.0)
+    others_ND = others.weighted_ND.mul_((rest_N / others.sum_N.clamp(min=1)).unsqueeze(1))
+    others_ND.masked_fill_(~kept_N.unsqueeze(1), 0.0)
     return RowStatistics(loss_N, lse_N, gap_N, others_ND, target_ND, slope_N, rest_N, mean_MD)
 
 
@@ -110,9 +110,8 @@ def _gap(
     index_N: Tensor,
 ) -> tuple[Tensor, Tensor]:
     if others.mean_N is not None:
-        return logit_N - others.mean_N, hidden_ND.new_empty(
-            0, hidden_ND.shape[1]
-        ) if others.mean_ND is None else others.mean_ND
+        assert others.mean_ND is not None
+        return logit_N - others.mean_N, others.mean_ND
     mean_1D = weight_VD.mean(0, keepdim=True, dtype=hidden_ND.dtype)
     gap_N = (hidden_ND * (target_ND - mean_1D)).sum(1)
     if bias_V is not None:

@@ -51,7 +51,7 @@ def _share_kernel(
     WITH_GRAD: tl.constexpr,
     DOT_UPCAST: tl.constexpr,
 ):
-    # rows stand in columns: the matrix then is the operand with 64 rows that wgmma wants, and few rows are enough
+    # rows stand in columns, for wgmma wants 64 rows in one operand: the matrix has them, and 16 columns are enough
     share, num_shares = tl.program_id(0), tl.num_programs(0)
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     in_rows, in_width = rows < num_rows, columns < width

@@ -73,6 +73,17 @@ def test_a_capped_logit_never_passes_its_cap_and_z_loss_is_the_squared_log_sum(i
     torch.testing.assert_close(loss_N, lse - torch.tensor([2.0, -2.0]) + 0.5 * lse**2)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_cap_far_above_the_logits_changes_nothing(impl):
+    hidden_ND, weight_VD, target_N, _ = head(5, 70, 4)
+    free_N, capped_N = (
+        frozen_linear_cross_entropy(hidden_ND, weight_VD, target_N, softcap=cap, reduction="none", impl=impl)
+        for cap in (None, 1e4)
+    )
+    torch.testing.assert_close(free_N, capped_N, rtol=1e-6, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), hidden_ND)[0] for loss in (free_N, capped_N)))
+
+
 @pytest.mark.parametrize("offset", [1e4, -1e4])
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_common_offset_changes_nothing(impl, offset):

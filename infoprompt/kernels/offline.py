@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MODULES: tuple[str, ...] = ("row_info_nce", "frozen_linear_cross_entropy")
+MODULES: tuple[str, ...] = ("row_info_nce", "frozen_linear_cross_entropy", "pair_stats")
 """Folders whose `triton_kernels.py` has a list `SHIPPED`."""
 
 HOPPER_SHARED_BYTES = 227 * 1024

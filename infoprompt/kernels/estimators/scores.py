@@ -16,6 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from infoprompt.kernels.pair_stats.reference import PairStats
+
 
 @dataclass(frozen=True)
 class RowScores:
@@ -81,6 +83,20 @@ class RowScores:
         positive_B = _wide(positive_B)
         num_negatives_B = torch.full_like(positive_B, num_negatives, requires_grad=False)
         return cls(positive_B, _wide(log_mean_exp_B), num_negatives_B, baseline_B=baseline_B)
+
+    @classmethod
+    def from_pair_stats(cls, stats: PairStats, num_negatives: int, baseline_B: Tensor | None = None) -> "RowScores":
+        """Rows of a matrix of scores that was never stored.
+
+        Args:
+            stats: `pair_stats(..., exclude_positive=True)`; its `transposed()` for the columns.
+            num_negatives: keys less the positive, and less those that a bias masks.
+            baseline_B: learned baseline, [B], in nats.
+        Raises:
+            ValueError: shapes disagree, or K is below 1.
+        """
+        mean_B = stats.row_lse_N - math.log(max(num_negatives, 1))
+        return cls.from_log_mean_exp(stats.positive_N, mean_B, num_negatives, baseline_B)
 
     @classmethod
     def from_matrix(cls, score_NN: Tensor, baseline_N: Tensor | None = None) -> "RowScores":

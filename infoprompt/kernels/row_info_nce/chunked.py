@@ -71,31 +71,34 @@ def vector_log_odds(
 
     The vectors e are [B, L, E], or with token ids rows of a table, [V, E].
     """
+    exact = vectors.dtype == direction_E.dtype
     if token_ids_BL is None:
-        return _of_gathered(positive_B, vectors.__getitem__, vectors.shape[1], keep_BL, direction_E, with_mean)
+        # what is read where it is takes no memory but for its scores
+        row_bytes = vectors.shape[1] * (direction_E.element_size() if exact else direction_E.nbytes)
+        return _of_gathered(positive_B, vectors.__getitem__, row_bytes, keep_BL, direction_E, with_mean)
     ids_BL = token_ids_BL if keep_BL is None else token_ids_BL.masked_fill(keep_BL == 0, 0)
     # embedding_bag sums rows of the table as it reads them, but in the table's dtype
-    sums_exactly = vectors.dtype == direction_E.dtype
-    if ids_BL.numel() > len(vectors) and (sums_exactly or not with_mean):
+    if ids_BL.numel() > len(vectors) and (exact or not with_mean):
         return _of_scored_table(positive_B, ids_BL, keep_BL, vectors, direction_E, with_mean)
 
     def rows(part: slice) -> Tensor:
         return F.embedding(ids_BL[part], vectors)
 
-    return _of_gathered(positive_B, rows, ids_BL.shape[1], keep_BL, direction_E, with_mean)
+    row_bytes = ids_BL.shape[1] * direction_E.nbytes
+    return _of_gathered(positive_B, rows, row_bytes, keep_BL, direction_E, with_mean)
 
 
 def _of_gathered(
     positive_B: Tensor,
     vectors: Callable[[slice], Tensor],
-    length: int,
+    row_bytes: int,
     keep_BL: Tensor | None,
     direction_E: Tensor,
     with_mean: bool,
 ) -> tuple[Tensor, Tensor]:
     """The rows' vectors, a part at a time."""
     log_odds_B, mean_BE = torch.empty_like(positive_B), _mean_like(positive_B, direction_E, with_mean)
-    for part in _parts(len(positive_B), length * direction_E.nbytes):
+    for part in _parts(len(positive_B), row_bytes):
         vector_RLE = vectors(part).to(direction_E.dtype)
         shifted_RL = _shifted(vector_RLE @ direction_E, positive_B[part], _at(keep_BL, part))
         log_odds_B[part] = shifted_RL.logsumexp(1)

@@ -57,6 +57,8 @@ def pair_stats(
     Source: van den Oord et al. 2018, arXiv:1807.03748 (rows); Radford et al. 2021, arXiv:2103.00020 (rows and columns).
     """
     pairs = checked_pairs(query_ND, key_MD, scale, row_bias_N, col_bias_M, positive_N)
+    if clamp is not None and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in pairs):
+        raise ValueError(f"clamp is {clamp}, but a clamped log-sum-exp has no gradient here. Use torch.no_grad().")
     if impl == "reference":
         score_NM = pair_scores(*pairs[:5])
         return pair_stats_reference(score_NM, pairs.positive_N, exclude_positive, clamp)
@@ -138,9 +140,7 @@ def _(*inputs):  # type: ignore[no-untyped-def]
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:6], *output)
-    ctx.exclude_positive, clamp, ctx.impl = inputs[6:]
-    if clamp is not None:
-        raise ValueError(f"clamp is {clamp}, but a clamped log-sum-exp has no gradient here. Use torch.no_grad().")
+    ctx.exclude_positive, _, ctx.impl = inputs[6:]
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

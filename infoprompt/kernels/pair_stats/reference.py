@@ -86,7 +86,7 @@ def _is_positive(score_NM: Tensor, positive_N: Tensor) -> Tensor:
 
 def _positive_scores(score_NM: Tensor, positive_N: Tensor) -> Tensor:
     score_N = score_NM.gather(1, positive_N.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return score_N.masked_fill(positive_N < 0, -torch.inf)
+    return score_N.masked_fill((positive_N < 0) | (score_N == -torch.inf), -torch.inf)  # a masked one has no gradient
 
 
 def _log_sum_exp(score_NM: Tensor, dim: int) -> Tensor:

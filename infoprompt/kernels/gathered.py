@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from infoprompt.kernels.pair_stats.gradients import Needs
 from infoprompt.kernels.pair_stats.op import pair_stats_backward_op, pair_stats_op
-from infoprompt.kernels.pair_stats.pairs import Pairs, checked_pairs
+from infoprompt.kernels.pair_stats.pairs import Pairs, check_positives, checked_pairs
 from infoprompt.kernels.pair_stats.reference import PairStats
 
 Exchange = Literal["gradients", "statistics"]
@@ -44,11 +44,12 @@ def gathered_pair_stats(
 
     The keys are gathered. Backward, either their gradients are summed over the ranks, in the dtype of sums; or only
     statistics and queries are exchanged, and each rank makes the scores of its own keys again: a quarter more
-    arithmetic for no gradients on the wire, bitwise the same whatever the order of a reduction. Ranks may have
+    arithmetic for no gradients on the wire, which pays where links are slow or a rank has few rows. Ranks may have
     different N and M, also none. Runs eagerly, not under torch.compile.
 
     Args:
-        query_ND, key_MD, row_bias_N, col_bias_M, scale, exclude_positive, impl: as in `pair_stats`, of this rank.
+        query_ND, key_MD, row_bias_N, col_bias_M, scale, exclude_positive: as in `pair_stats`, of this rank.
+        impl: as in `pair_stats`; `reference` is taken as `chunked`.
         positive_N: column among this rank's own keys, -1 for none; row i's is key i if not given.
         exchange: what crosses the ranks backward.
         group: its ranks take part; all if not given. Without a process group this is `pair_stats`.
@@ -59,6 +60,7 @@ def gathered_pair_stats(
     if exchange not in ("gradients", "statistics"):
         raise ValueError(f"exchange is {exchange!r}, but must be 'gradients' or 'statistics'.")
     pairs = checked_pairs(query_ND, key_MD, scale, row_bias_N, col_bias_M, positive_N)
+    check_positives(pairs)  # beyond this rank's keys lie those of others
     if not dist.is_initialized():
         return PairStats(*pair_stats_op(*pairs, exclude_positive, None, impl))
     if sizes is None:

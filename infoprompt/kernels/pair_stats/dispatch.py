@@ -18,7 +18,7 @@ from infoprompt.kernels.pair_stats.pairs import Pairs
 def implementation_of(op: str, pairs: Pairs, impl: str) -> ModuleType:
     """The module whose functions run; Triton is imported only where it is taken."""
     unfit = "float64 has no place in the kernels" if pairs.wide == torch.float64 else None
-    if choose(op, impl, pairs.query_ND.device, unfit) == "chunked":
+    if choose(op, impl, pairs.query_ND.device, unfit) != "triton":
         return chunked
     from infoprompt.kernels.pair_stats import triton_launch
 

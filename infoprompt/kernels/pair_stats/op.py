@@ -120,6 +120,9 @@ def pair_stats_backward_op(
     implementation = implementation_of("pair_stats", pairs, impl)
     if is_empty(pairs):
         return zero_gradients(pairs, Needs(*needs))
+    # what estimators make of nothing may be no number, and it has no gradient either way
+    grad_row_N = None if grad_row_N is None else grad_row_N.masked_fill(row_lse_N == -torch.inf, 0)
+    grad_col_M = None if grad_col_M is None else grad_col_M.masked_fill(col_lse_M == -torch.inf, 0)
     coefficient_N = torch.zeros_like(row_lse_N) if grad_positive_N is None else grad_positive_N
     if not exclude_positive and grad_row_N is not None:
         coefficient_N = coefficient_N + grad_row_N * (positive_score_N - row_lse_N).exp()

@@ -29,6 +29,7 @@ SHORT_STUDY = [
     "optim.max_steps=3",
     "evaluation.every_steps=3",
 ]
+SHORT_BENCHMARK = ["--size", "tiny", "--seconds", "0", "--without", "compile"]
 
 # These run elsewhere: `make` in continuous integration, the sweeps in tests/launcher/test_ray_run.py.
 ELSEWHERE = ("make ", "infoprompt sweep", "export RAY_AUTH_MODE", "ray ")
@@ -63,6 +64,7 @@ def test_every_command_runs_as_written(folder):
             continue
         words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
         words += SHORT_STUDY if command.startswith("infoprompt study") else []
+        words += SHORT_BENCHMARK if "kernels.benchmark" in command else []
         done = subprocess.run(
             words, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
         )

@@ -4,7 +4,7 @@
     weighted_i = sum_{v != y} exp(l_v - max_i) l'_v w_v
 
 The words come tile by tile. Where a tile raises the maximum, what was summed before shrinks by exp(old - new), so each
-tile of the matrix is read once for both products, and the block of logits stays in the cache of a core.
+tile of the matrix is read once for both products.
 
 Letters: N rows, V words, D hidden width, R rows of a panel, T words of a tile.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from infoprompt.kernels.frozen_linear_cross_entropy.rows import Others
 
-# On a CPU: logits and tiles of the matrix that caches hold from one pass over them to the next, with rows enough for a
-# fast product. On a GPU: few, large launches.
-CPU_ROWS, CPU_LOGIT_BYTES, CPU_TILE_BYTES = 512, 4 << 20, 8 << 20
+# On a CPU: rows enough for a fast product, logits that a shared cache may hold from one pass to the next, and no less:
+# on a busy machine the threads wait for each other after every pass. On a GPU: few, large launches.
+CPU_ROWS, CPU_LOGIT_BYTES, CPU_TILE_BYTES = 512, 16 << 20, 32 << 20
 GPU_ROWS, GPU_LOGIT_BYTES = 2048, 256 << 20
 LEAST_WORDS = 64
 

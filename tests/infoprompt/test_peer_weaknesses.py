@@ -81,6 +81,7 @@ import ast
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -90,6 +91,7 @@ from infoprompt.config import BackboneSettings, ConfigError, build_config
 from infoprompt.data.rows import Example
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import start_ranks
+from infoprompt.model import language_model
 from infoprompt.model.backbone import load_backbone
 from infoprompt.model.prompted import build_model
 
@@ -142,9 +144,13 @@ def test_the_language_model_head_reads_no_more_states_than_it_must(
 ):
     artifact = make_artifact(tiny_backbones[family], prompt=STATIC, head={"kind": head, "pooling": pooling})
     backbone, sizes = artifact.model.backbone, []
-    module = backbone.model.cls.predictions.transform if family == "bert" else backbone.model.get_output_embeddings()
-    module.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
-    artifact.predict(TEXTS)
+    if family == "bert":
+        module = backbone.model.cls.predictions.transform
+        module.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
+    head_loss = language_model.frozen_linear_cross_entropy
+    with mock.patch.object(language_model, "frozen_linear_cross_entropy", wraps=head_loss) as text_head:
+        artifact.predict(TEXTS)
+    sizes += [len(call.args[0]) for call in text_head.call_args_list]
     tokens = 1 if family == "bert" else sum(len(ids) for ids in artifact.model.head.token_ids)
     assert sizes == [len(TEXTS) * tokens]
 

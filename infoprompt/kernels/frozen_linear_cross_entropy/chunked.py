@@ -14,9 +14,9 @@ from torch import Tensor
 
 from infoprompt.kernels.frozen_linear_cross_entropy.rows import Others
 
-# On a CPU: rows enough for a fast product, logits that a shared cache may hold from one pass to the next, and no less:
-# on a busy machine the threads wait for each other after every pass. On a GPU: few, large launches.
-CPU_ROWS, CPU_LOGIT_BYTES, CPU_TILE_BYTES = 512, 16 << 20, 32 << 20
+# On a CPU: few passes, for its threads wait for each other after each, and on a busy machine that takes long; smaller
+# blocks, which caches hold, were no faster. On a GPU: few, large launches.
+CPU_ROWS, CPU_LOGIT_BYTES, CPU_TILE_BYTES = 1024, 64 << 20, 32 << 20
 GPU_ROWS, GPU_LOGIT_BYTES = 2048, 256 << 20
 LEAST_WORDS = 64
 
@@ -50,6 +50,8 @@ def others_in_tiles(
         zeros(num_rows, dtype=wide) if with_mean else None,
         zeros(num_rows if with_grad else 0, hidden_ND.shape[1], dtype=wide) if with_mean else None,
     )
+    # a CPU's memory is mapped anew, page by page, at every allocation of that size
+    room = None if weight_VD.is_cuda else hidden_ND.new_empty(panel * min(tile, num_words), dtype=wide)
     for top in range(0, num_rows, panel):
         at = slice(top, top + panel)
         here = Others(rows.max_N[at], rows.sum_N[at], *(part if part is None else part[at] for part in rows[2:]))
@@ -57,7 +59,7 @@ def others_in_tiles(
         for first in range(0, num_words, tile):
             words = slice(first, first + tile)
             bias_T = None if bias_V is None else bias_V[words]
-            _add_tile(here, hidden_RD, _operand(weight_VD[words]), bias_T, target_R - first, softcap)
+            _add_tile(here, hidden_RD, _operand(weight_VD[words]), bias_T, target_R - first, softcap, room)
     for total in (rows.mean_N, rows.mean_ND):
         if total is not None:
             total.div_(num_words)
@@ -71,8 +73,9 @@ def _add_tile(
     bias_T: Tensor | None,
     target_R: Tensor,
     softcap: float | None,
+    room: Tensor | None,
 ) -> None:
-    logits_RT = wide_product(hidden_RD, weight_TD.T)
+    logits_RT = wide_product(hidden_RD, weight_TD.T, room)
     if bias_T is not None:
         logits_RT.add_(bias_T)
     slope_RT = None
@@ -106,12 +109,18 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, summed and returned in float32 or wider; `left` takes the dtype of `right`."""
+def wide_product(left: Tensor, right: Tensor, room: Tensor | None = None) -> Tensor:
+    """left @ right, summed and returned in float32 or wider; `left` takes the dtype of `right`.
+
+    Args:
+        left, right: matrices.
+        room: where the product goes, if given: a vector of numbers enough, float32 or wider.
+    """
     if right.is_cuda and right.dtype.itemsize < 4:
         return torch.mm(left.to(right.dtype), right, out_dtype=torch.float32)
-    wide = wide_dtype(right.dtype)
-    return torch.mm(left.to(wide), right.to(wide))
+    wide, shape = wide_dtype(right.dtype), (len(left), right.shape[1])
+    out = None if room is None else room[: shape[0] * shape[1]].view(shape)
+    return torch.mm(left.to(wide), right.to(wide), out=out)
 
 
 def _operand(matrix: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from infoprompt.kernels.pair_stats.gradients import Needs, of_inputs, panels
 from infoprompt.kernels.pair_stats.pairs import Pairs
 from infoprompt.kernels.pair_stats.reference import PairSoftplus, PairStats
 
-# What stays in a core's cache next to the keys; a GPU's matrix product wants more rows.
-PANEL_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+# What suits a core's cache: with more rows it is read from memory, with fewer the threads wait for each other.
+THREAD_BYTES = 4 << 20
+GPU_BYTES = 256 << 20
 MIN_PANEL_ROWS = 64
 
 
@@ -130,5 +131,5 @@ def _widened(pairs: Pairs) -> Pairs:
 
 
 def _panel_rows(pairs: Pairs) -> int:
-    row_bytes = len(pairs.key_MD) * pairs.wide.itemsize
-    return max(MIN_PANEL_ROWS, PANEL_BYTES.get(pairs.key_MD.device.type, 4 << 20) // row_bytes)
+    panel_bytes = GPU_BYTES if pairs.key_MD.is_cuda else THREAD_BYTES * torch.get_num_threads()
+    return max(MIN_PANEL_ROWS, panel_bytes // (len(pairs.key_MD) * pairs.wide.itemsize))

@@ -21,6 +21,7 @@ import itertools
 import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -309,9 +310,13 @@ def softplus_weights(
         _store_weights(value, weight, weight_stride, positive, row, column, num_rows)
 
 
-# (rows, keys, width of a step, warps, stages) by bytes of a number. float32 is exact without tensor cores, so its
-# tiles are what plain multiplications leave of the registers.
-TILES = {2: (128, 256, 64, 8, 3), 4: (64, 64, 32, 4, 2)}
+# (rows, keys, width of a step, warps, stages). float16 stores its weights in float32, which takes registers; float32 is
+# exact without tensor cores, so its tiles are what plain multiplications leave of them.
+TILES = {
+    torch.bfloat16: (128, 256, 64, 8, 3),
+    torch.float16: (128, 128, 64, 8, 3),
+    torch.float32: (64, 64, 32, 4, 2),
+}
 MERGE_BLOCK = 128
 ALIGNED = frozenset({"query_stride", "key_stride", "weight_stride", "width"})
 
@@ -325,8 +330,9 @@ def _shipped() -> list[ShippedKernel]:
         (softplus_weights, {}),
     ]
     found = [ShippedKernel("pair_stats.merge", merge, _signature(merge, "fp32"), {"BLOCK": MERGE_BLOCK})]
-    for (kernel, flags), dtype, whole in itertools.product(variants, ("bf16", "fp16", "fp32"), (True, False)):
-        rows, keys, step, warps, stages = TILES[4 if dtype == "fp32" else 2]
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+    for (kernel, flags), (kind, tile), whole in itertools.product(variants, TILES.items(), (True, False)):
+        dtype, (rows, keys, step, warps, stages) = names[kind], tile
         blocks = {"BLOCK_N": rows, "BLOCK_M": keys, "BLOCK_D": step, "WHOLE_STEPS": whole, "DOT_UPCAST": False}
         said = " ".join([*(flag.lower() for flag, on in flags.items() if on), *([] if whole else ["ragged"])])
         found.append(

@@ -125,7 +125,7 @@ def _ready(pairs: Pairs) -> Pairs:
 
 
 def _tile(pairs: Pairs) -> tuple[int, int, int, int, int]:
-    return triton_kernels.TILES[pairs.query_ND.dtype.itemsize]
+    return triton_kernels.TILES[pairs.query_ND.dtype]
 
 
 def _panel_rows(pairs: Pairs, row_bytes: int) -> int:

@@ -77,7 +77,7 @@ def test_panels_of_their_true_size_are_no_worse_than_plain_torch(dtype, op):
     compare(case(300, 9000, 32, dtype), op, "chunked")
 
 
-# Tiles hold 64 x 64 pairs in float32, else 128 x 256; steps 32 or 64 of the width.
+# Tiles hold 64 x 64 pairs in float32, 128 x 128 in float16, 128 x 256 in bfloat16; steps 32 or 64 of the width.
 @pytest.mark.parametrize(
     ("rows", "keys", "width", "dtype"),
     [
@@ -100,7 +100,7 @@ def test_kernels_are_no_worse_than_plain_torch(rows, keys, width, dtype, op, dev
 def test_kernels_take_rows_panel_by_panel_and_in_groups_of_tiles(op, device, monkeypatch):
     from infoprompt.kernels.pair_stats import triton_kernels, triton_launch
 
-    monkeypatch.setitem(triton_kernels.TILES, 4, (16, 32, 16, 4, 2))
+    monkeypatch.setitem(triton_kernels.TILES, torch.float32, (16, 32, 16, 4, 2))
     compare(case(150, 40, 16, torch.float32, device), op, "triton")  # 10 tiles of rows: a group of 8 and a rest
     monkeypatch.setattr(triton_launch, "PANEL_BYTES", 1)
     compare(case(40, 40, 16, torch.float32, device), op, "triton")

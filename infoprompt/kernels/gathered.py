@@ -22,6 +22,10 @@ from infoprompt.kernels.pair_stats.op import pair_stats_backward_op, pair_stats_
 from infoprompt.kernels.pair_stats.pairs import Pairs, check_positives, checked_pairs
 from infoprompt.kernels.pair_stats.reference import PairStats
 
+# torch 2.13 renamed them, and warns of the old names
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 Exchange = Literal["gradients", "statistics"]
 GradReduction = Literal["mean", "sum"]
 
@@ -210,7 +214,7 @@ def _gathered(rows: Tensor, counts: Sequence[int], group: dist.ProcessGroup | No
     """The rows of all ranks, without gradient."""
     most = max(counts)
     of_all = rows.new_empty(most * len(counts), *rows.shape[1:])
-    dist.all_gather_into_tensor(of_all, _padded([rows], most), group=group)
+    _all_gather(of_all, _padded([rows], most), group=group)
     if min(counts) == most:
         return of_all
     return torch.cat([part[:count] for part, count in zip(of_all.split(most), counts, strict=True)])
@@ -220,7 +224,7 @@ def _summed_own(rows_of_all: Tensor, counts: Sequence[int], group: dist.ProcessG
     """The sum over the ranks of what each has for this rank's rows."""
     most = max(counts)
     own = rows_of_all.new_empty(most, *rows_of_all.shape[1:])
-    dist.reduce_scatter_tensor(own, _padded(rows_of_all.split(counts), most), group=group)
+    _reduce_scatter(own, _padded(rows_of_all.split(counts), most), group=group)
     return own[: counts[dist.get_rank(group)]]
 
 

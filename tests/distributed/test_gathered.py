@@ -145,7 +145,9 @@ def measure():
             found["ours_with_reduced_scale"] = against(reduced(gradients), truth)
         elif scheme is ours_for_a_sum:
             found["ours_for_a_sum_summed"] = against(reduced(gradients, by_sum=True), truth)
-    return found, measure_uneven(), measure_softplus()
+    results = found, measure_uneven(), measure_softplus()
+    dist.destroy_process_group()
+    return results
 
 
 def measure_uneven():

@@ -1,6 +1,8 @@
 """The processes of a run, and the few things they say to each other outside the engines."""
 
+import atexit
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -25,6 +27,7 @@ class _Process:
     """Where the ranks find each other. It lives as long as the process: a second run's ranks would else race for
     the port that the first run's store is about to leave."""
     num_starts: int = 0
+    awaits_gloo: bool = False
 
 
 _process = _Process()
@@ -110,6 +113,9 @@ def start_ranks(settings: EngineSettings) -> Ranks:
         store = _new_store(rank, world_size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         _process.owns_group = True
+        if not _process.awaits_gloo:
+            atexit.register(_await_gloo)
+            _process.awaits_gloo = True
     if settings.kind == "deepspeed":
         from infoprompt.engine.deepspeed_ops import start_communication
 
@@ -124,6 +130,15 @@ def stop_ranks() -> None:
 
         stop_communication()
     _process.owns_group = False
+
+
+def _await_gloo() -> None:
+    """Let gloo's threads drop the tensors of the last collectives while the interpreter still lets them.
+
+    A thread that does so while the interpreter is taken down aborts the process (pytorch pull request 179291). The
+    threads only end with their process group, which DeepSpeed and torch's own default arguments keep alive.
+    """
+    time.sleep(0.2)
 
 
 _ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 # What a rank runs: load the test's file, call its function, keep what it returns.
 WORKER = """
-import importlib.util, pickle, sys
+import importlib.util, os, pickle, sys
 path, name, arguments, result = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("worker_functions", path)
 module = importlib.util.module_from_spec(spec)
@@ -27,6 +27,9 @@ with open(arguments, "rb") as file:
 returned = getattr(module, name)(*values)
 with open(result, "wb") as file:
     pickle.dump(returned, file)
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(0)  # gloo's threads may abort an interpreter that is taken down
 """
 
 

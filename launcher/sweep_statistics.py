@@ -148,8 +148,17 @@ def is_number(value: Any) -> bool:
 
 
 def is_log(numbers: Sequence[float]) -> bool:
-    """Whether numbers are read by their logarithm: all positive, and spread over more than a factor of ten."""
-    return bool(numbers) and min(numbers) > 0 and max(numbers) > 10 * min(numbers)
+    """Whether numbers are read by their logarithm.
+
+    They are all positive and spread over more than a factor of ten, and their median is no nearer to the middle of the
+    linear scale: even draws from 0 to 0.5 spread over more than that too.
+    """
+    if not numbers or min(numbers) <= 0 or max(numbers) <= 10 * min(numbers):
+        return False
+    off_middle = []
+    for values in (sorted(map(math.log, numbers)), sorted(numbers)):
+        off_middle.append(abs((statistics.median(values) - values[0]) / (values[-1] - values[0]) - 0.5))
+    return off_middle[0] <= off_middle[1] + ROUNDING
 
 
 def importance(trials: Sequence[TrialScores], direction: Direction) -> dict[str, float]:
@@ -159,7 +168,7 @@ def importance(trials: Sequence[TrialScores], direction: Direction) -> dict[str,
     settings (Optuna's fANOVA). What only settings together explain is left out, and the rest sums to one: the shares
     rank the settings, they do not say that any of them matters. With few trials they follow luck of the seed.
 
-    - Numbers that are all positive and spread over more than a factor of ten enter by their logarithm.
+    - Numbers enter by their logarithm where that is their scale (`is_log`).
     - Text, true and false, null and lists are categories.
     - A setting that a condition switched off in some trials has the category "not set" there; its numbers, if more than
       four, become quarters of them. It shares the credit of its condition, which trials cannot tell from it.

@@ -179,6 +179,8 @@ def test_searched_settings_come_in_the_order_in_which_they_are_met():
 
 def test_numbers_are_read_by_their_logarithm_over_more_than_a_factor_of_ten():
     assert is_log([1e-4, 1e-2])
+    assert is_log([1e-4, 1e-3, 1e-2])
+    assert not is_log([1, 20, 40, 60])  # even as they are
     assert not is_log([1e-3, 1e-2])
     assert not is_log([0.0, 1.0])
     assert not is_log([-1.0, 100.0])

@@ -1,6 +1,10 @@
-"""How far a run is."""
+"""How far a run is, and whether it goes on."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Verdict = Literal["go", "pause", "stop"]
+"""What becomes of a run: it goes on, keeps its state and leaves its place to another, or is not worth finishing."""
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,23 @@ from infoprompt.objective.running_means import RunningMeans
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
-from infoprompt.progress import Progress, due
+from infoprompt.progress import Progress, Verdict, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.tracking import Tracker, shown_uri
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[Progress, dict[str, float]], None]
+Report = Callable[[Progress, dict[str, float]], Verdict | None]
+"""Called on every rank after an evaluation; the verdict must be the same on all, None means `go`."""
+
+
+class LeftOff(Exception):
+    """The report's verdict was not to go on. A paused run goes on with `resume="auto"`; a stopped one has its end."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"The run was told to {verdict}.")
+        self.verdict = verdict
 
 
 class TrainingStopped(RuntimeError):
@@ -117,13 +126,14 @@ def run(
         resume: `auto` goes on from the newest resume state in the output folder, if there is one.
         parent_run_id: MLflow run of the sweep that this run is part of.
         tags: further MLflow tags.
-        report: called on every rank after each evaluation with progress and dev scores.
+        report: called on every rank after each evaluation with progress and dev scores; see `Verdict`.
         show_progress: whether the first rank shows a progress bar.
     Returns:
         The result, also written to `result.json` in the output folder.
     Raises:
         ConfigError: a setting, a file or the data do not fit; nothing was trained.
         TrainingStopped: the loss is not finite.
+        LeftOff: `report` said not to go on.
     """
     ranks = start_ranks(config.engine)
     output_dir = Path(config.run.output_dir)
@@ -151,6 +161,10 @@ def run(
         with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar:
             train(setup, course, tracker, bar, report)
         result = _finish(setup, course, tracker)
+    except LeftOff as left:
+        tracker.close(None if left.verdict == "pause" else "FINISHED")
+        setup.engine.close()
+        raise
     except KeyboardInterrupt:
         tracker.close("KILLED")
         raise
@@ -163,7 +177,7 @@ def run(
 
 
 def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
-    """The training loop; on return `course` holds the best state."""
+    """The training loop; on return `course` holds the best state. Raises `LeftOff` if `report` says so."""
     config, engine = setup.config, setup.engine
     evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
     save_every = config.checkpoint.every_steps or evaluate_every
@@ -191,15 +205,18 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
         bar.update(progress)
+        verdict: Verdict = "go"
         if due(evaluate_every, progress):  # all ranks take part
             scores = _evaluate_dev(setup, course)
             tracker.log({f"dev/{name}": value for name, value in scores.items()}, progress.step)
             bar.update(progress, score=scores[setup.metric])
             if report:
-                report(progress, {**scores, "score": scores[setup.metric]})
-        if config.checkpoint.enabled and due(save_every, progress):  # all ranks take part
-            course.seconds = clock.seconds
+                verdict = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
+        course.seconds = clock.seconds
+        if verdict == "pause" or (config.checkpoint.enabled and due(save_every, progress)):  # all ranks take part
             save(setup, course)
+        if verdict != "go":
+            raise LeftOff(verdict)
     course.seconds = clock.seconds
 
 
@@ -233,6 +250,26 @@ def save(setup: Setup, course: Course) -> None:
     problem = ranks.broadcast_object(problem)
     if problem:
         raise TrainingStopped(f"{problem}. Make room or give another run.output_dir, then go on with --resume auto.")
+
+
+def take_over(config: RunConfig, source: Path) -> None:
+    """Make another run's newest state the one that `run(config, resume="auto")` goes on from; one process calls it.
+
+    The prompt, the optimiser's moments, the position in the data and the best state are the other run's, the settings
+    this one's. Does nothing where this run has gone on with these settings already.
+    Raises:
+        ConfigError: the other run has no state.
+    """
+    folder = Path(config.run.output_dir) / "checkpoints"
+    own, other = newest_resume_state(folder), newest_resume_state(source / "checkpoints")
+    if own is not None and not _changed_settings(config, own):
+        return
+    if other is None:
+        raise ConfigError(
+            f"There is no resume state in {source}, whose prompt {config.run.output_dir} is to take over."
+        )
+    kept = {"run_id": own.values["run_id"] if own else None, "config": config.model_dump(mode="json")}
+    save_resume_state(folder, ResumeState(other.tensors, {**other.values, **kept}), config.checkpoint.keep)
 
 
 def _start_course(setup: Setup, saved: ResumeState | None) -> Course:
@@ -364,15 +401,18 @@ def _predictions(setup: Setup, tested: Evaluation) -> dict[str, Any]:
 
 
 def _check_same_run(config: RunConfig, saved: ResumeState) -> None:
-    free = ("run.", "engine.", "tracking.", "checkpoint.")
-    before, now = flatten(build_config(saved.values["config"])), flatten(config)
-    changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
-    if changed:
-        key = changed[0]
+    for key, (before, now) in _changed_settings(config, saved).items():
         raise ConfigError(
-            f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
+            f"{key} is {now}, but the run to go on with was started with {before}. "
             "Go on with the same settings, or start anew in another run.output_dir."
         )
+
+
+def _changed_settings(config: RunConfig, saved: ResumeState) -> dict[str, tuple[Any, Any]]:
+    """What decides the outcome and differs from the settings that a state was saved with: before and now."""
+    free = ("run.", "engine.", "tracking.", "checkpoint.")
+    before, now = flatten(build_config(saved.values["config"])), flatten(config)
+    return {key: (before.get(key), now[key]) for key in now if not key.startswith(free) and before.get(key) != now[key]}
 
 
 class _Clock:

@@ -260,13 +260,18 @@ def sweep(
         Path, typer.Argument(help="Sweep file, such as configs/sweeps/quickstart.yaml.", show_default=False)
     ],
     overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in its output folder; finished trials stay.")
+    ] = False,
     json_output: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train one run for each point of a search space, on Ray, and name the best."""
+    """Search settings over many trials and seeds, on Ray, and name the best."""
     from launcher.sweep import start_sweep
 
-    start_sweep(file, split_overrides([*(overrides or []), *context.args]), json_output=json_output, debug=debug)
+    changes = split_overrides([*(overrides or []), *context.args])
+    start_sweep(file, changes, resume=resume, json_output=json_output, quiet=quiet, debug=debug)
 
 
 @app.command(context_settings=WITH_OVERRIDES)

@@ -13,7 +13,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, FewShotSettings, RunConfig, compose_config, read_settings
 from launcher.study_settings import StudyConfig, read_study, size_name
-from launcher.sweep_plan import as_number, show_values
+from launcher.sweep_space import as_number, show_values
 
 # What a study decides for each of its runs; an override of these would be lost, or break the comparison.
 DECIDED = (

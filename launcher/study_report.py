@@ -8,7 +8,7 @@ from launcher.study_markdown import budget_lines, row_cells
 from launcher.study_plan import Setting, Study, show_setting
 from launcher.study_settings import size_name
 from launcher.study_table import TableRow
-from launcher.sweep_plan import show_value
+from launcher.sweep_space import show_value
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,32 +21,43 @@ from launcher.sweep_plan import load_sweep
 
 
 class SweepFailed(RuntimeError):
-    """Every trial failed."""
+    """No trial finished."""
 
 
-def start_sweep(path: Path, overrides: Sequence[str], *, json_output: bool = False, debug: bool = False) -> None:
+def start_sweep(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    resume: bool = False,
+    json_output: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
     """Run a sweep file on Ray and show what came out.
 
     Raises:
-        ConfigError: see `load_sweep` and `concurrent_trials`.
+        ConfigError: see `load_sweep`, `concurrent_trials` and `earlier_trials`.
         SweepFailed: no trial finished.
     """
-    say = console(json_output).print
+    screen = console(json_output)
     home = job_home()
     if home:
         # What a job writes beside itself goes when Ray removes its copy of the working directory.
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        say(f"what this job writes goes to {home} (INFOPROMPT_HOME)")
-    sweep, trials = load_sweep(path, overrides, home)
-    prepare_environment(sweep.workers_per_trial)
+        screen.print(f"what this job writes goes to {home} (INFOPROMPT_HOME)")
+    sweep = load_sweep(path, overrides, home)
+    prepare_environment(sweep.settings.workers_per_trial)
     configure_logging(quiet=False, debug=debug)
     from launcher.ray_run import run_sweep
     from launcher.sweep_outcome import report_sweep
+    from launcher.sweep_view import View
 
-    outcome = run_sweep(sweep, trials, say=say, debug=debug)
-    report_sweep(sweep, outcome, trials[0].config, json_output=json_output)
-    if not any(trial.result for trial in outcome.trials):
-        raise SweepFailed(f"Every trial failed; the first because: {outcome.trials[0].reason}")
+    view = View(screen, live=screen.is_terminal and not quiet)
+    outcome = run_sweep(sweep, view=view, resume=resume, debug=debug)
+    report_sweep(sweep, outcome, json_output=json_output)
+    failed = [trial for trial in outcome.trials if trial.status == "failed"]
+    if failed and outcome.best is None:
+        raise SweepFailed(f"No trial finished; the first failed because: {failed[0].reason}")
 
 
 def job_home() -> Path | None:
@@ -63,7 +74,14 @@ def job_home() -> Path | None:
 
 @guarded
 def _command(options: argparse.Namespace, *, debug: bool) -> None:
-    start_sweep(options.file, split_overrides(options.overrides), json_output=options.json, debug=debug)
+    start_sweep(
+        options.file,
+        split_overrides(options.overrides),
+        resume=options.resume,
+        json_output=options.json,
+        quiet=options.quiet,
+        debug=debug,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep in its output folder")
+    parser.add_argument("--quiet", action="store_true", help="lines in place of the live table")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of standard output")
     parser.add_argument("--debug", action="store_true", help="tracebacks, and more log lines")
     options = parser.parse_intermixed_args(arguments)

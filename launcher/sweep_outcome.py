@@ -1,114 +1,263 @@
-"""What came out of a sweep: the trials, the best of them, and how they are shown."""
+"""What came out of a sweep: the ranking and how far it can be trusted, what it cost, and the files that keep it."""
 
 import json
+import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from infoprompt.config import RunConfig
+import yaml
+
+from infoprompt.config import dump_config
 from launcher.report import console, mlflow_command, relative
-from launcher.sweep_plan import SweepSettings, show_value, show_values
+from launcher.sweep_plan import Sweep
+from launcher.sweep_settings import SweepSettings
+from launcher.sweep_space import show_value, show_values
+from launcher.sweep_state import RunState, TrialState
+from launcher.sweep_statistics import TrialScores, group_mean, importance, interval, ranking, told_apart
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-@dataclass(frozen=True)
-class TrialOutcome:
-    """What came out of a trial."""
-
-    number: int
-    trial_id: str
-    values: dict[str, Any]
-    status: Literal["finished", "failed"]
-    reason: str | None
-    """Why it failed."""
-    result: dict[str, Any] | None
-    """The `RunResult` as plain values."""
-
-    def value(self, metric: str) -> float | None:
-        """Its value of `dev/score` or `dev/<name>`; None if it failed or has none such."""
-        if self.result is None:
-            return None
-        name = metric.removeprefix("dev/")
-        value = self.result["dev"].get(self.result["metric"] if name == "score" else name)
-        return None if value is None else float(value)
+RECORD_NAME = "sweep.json"
+MOST_ROWS = 40
 
 
-@dataclass(frozen=True)
+@dataclass
 class SweepOutcome:
-    """What came out of all trials, in the order of the plan."""
+    """What came out of all trials, in the order of their numbers."""
 
-    trials: list[TrialOutcome]
+    settings: SweepSettings
+    trials: list[TrialState]
+    batch_size: int
     parent_run_id: str | None
-    """MLflow's id of the run that the trials are part of."""
+    """MLflow's run of the sweep."""
+    exhausted: str | None = None
+    """Which part of the budget ended it."""
+    version: int | None = None
+    """Of the best artifact in MLflow's registry."""
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better."""
+        return 1 if self.settings.direction == "max" else -1
+
+    @cached_property
+    def scores(self) -> list[TrialScores]:
+        """What statistics and figures read."""
+        return [_scores(trial, self.settings.metric_name) for trial in self.trials]
+
+    @cached_property
+    def ranked(self) -> list[TrialScores]:
+        """Finished trials, the best first."""
+        return ranking(self.scores, self.settings.direction)
+
+    @property
+    def best(self) -> TrialState | None:
+        """The finished trial with the best mean, the earlier one of equals."""
+        return next((trial for trial in self.trials if self.ranked and trial.number == self.ranked[0].number), None)
+
+    @property
+    def sentence(self) -> str | None:
+        """Whether the best two can be told apart."""
+        if len(self.ranked) < 2:
+            return None
+        return told_apart(self.ranked[0], self.ranked[1], self.settings.direction).sentence
+
+    @property
+    def examples(self) -> int:
+        """Training examples seen by all trials, the cost that does not depend on the machine."""
+        return self.batch_size * sum(run.step for trial in self.trials for run in trial.runs)
+
+    @property
+    def overheads(self) -> list[float]:
+        """Seconds of each finished run that were not training or evaluation on dev: loading, test, saving."""
+        runs = [run for trial in self.trials for run in trial.runs if run.result]
+        return [run.wall_seconds - run.result["seconds"] for run in runs if run.result]
 
 
-def best_trial(sweep: SweepSettings, outcomes: Sequence[TrialOutcome]) -> TrialOutcome | None:
-    """The finished trial with the best metric, the earlier one of equals; None if there is none."""
-    scored = [(value, outcome) for outcome in outcomes if (value := outcome.value(sweep.metric)) is not None]
-    sign = 1 if sweep.direction == "max" else -1
-    return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
+def outcome_of(
+    sweep: Sweep, trials: Sequence[TrialState], parent_run_id: str | None, exhausted: str | None = None
+) -> SweepOutcome:
+    """The outcome of a sweep's trials."""
+    return SweepOutcome(sweep.settings, list(trials), sweep.first.data.batch_size, parent_run_id, exhausted)
 
 
-def sweep_as_json(sweep: SweepSettings, outcome: SweepOutcome) -> dict[str, Any]:
+def final_score(run: RunState, metric: str) -> float | None:
+    """The metric of a finished run, that of its best state."""
+    if run.result is None:
+        return None
+    value = run.result["dev"].get(run.result["metric"] if metric == "score" else metric)
+    return None if value is None else float(value)
+
+
+def _scores(trial: TrialState, metric: str) -> TrialScores:
+    final = {run.seed: score for run in trial.runs if (score := final_score(run, metric)) is not None}
+    status = trial.status if trial.over else "unfinished"
+    return TrialScores(
+        number=trial.number,
+        values=trial.current,
+        status=status,  # type: ignore[arg-type]
+        final=final if status == "finished" else {},
+        curve={run.seed: list(run.curve) for run in trial.runs},
+    )
+
+
+def as_json(outcome: SweepOutcome) -> dict[str, Any]:
     """Everything that came out, as plain values."""
-    best = best_trial(sweep, outcome.trials)
+    settings, best = outcome.settings, outcome.best
     return {
-        "name": sweep.sweep_name,
-        "metric": sweep.metric,
+        "name": settings.sweep_name,
+        "metric": settings.metric,
+        "direction": settings.direction,
         "parent_run_id": outcome.parent_run_id,
-        "output_dir": sweep.output_dir,
-        "best": best.trial_id if best else None,
-        "trials": [{**asdict(trial), "score": trial.value(sweep.metric)} for trial in outcome.trials],
+        "output_dir": settings.output_dir,
+        "best": best.number if best else None,
+        "verdict": outcome.sentence,
+        "exhausted": outcome.exhausted,
+        "registered_version": outcome.version,
+        "importance": importance(outcome.scores, settings.direction),
+        "examples": outcome.examples,
+        "overhead_seconds": statistics.median(outcome.overheads) if outcome.overheads else None,
+        "trials": [_trial_json(trial, settings.metric_name) for trial in outcome.trials],
     }
 
 
-def report_sweep(sweep: SweepSettings, outcome: SweepOutcome, config: RunConfig, *, json_output: bool) -> None:
-    """Keep the outcome as `sweep.json`, show the table of trials and the best one."""
-    values = sweep_as_json(sweep, outcome)
-    path = Path(sweep.output_dir) / "sweep.json"
-    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+def _trial_json(trial: TrialState, metric: str) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "values": trial.current,
+        "status": trial.status if trial.over else "unfinished",
+        "reason": trial.reason,
+        "score": trial.score,
+        "seeds": {
+            str(run.seed): {
+                "score": final_score(run, metric),
+                "steps": run.step,
+                "deaths": run.deaths,
+                "wall_seconds": round(run.wall_seconds, 3),
+                "result": run.result,
+            }
+            for run in trial.runs
+        },
+    }
+
+
+def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
+    """Write record, space, best config and pictures below the output folder; each with its folder in MLflow."""
+    from launcher.sweep_figures import (
+        importance_bars,
+        learning_curves_of_trials,
+        parallel_coordinates,
+        score_by_setting,
+    )
+
+    settings, folder = outcome.settings, Path(outcome.settings.output_dir)
+    kind: dict[str, Any] = {"metric": settings.metric, "direction": settings.direction}
+    values = as_json(outcome)
+    (folder / RECORD_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    plan = settings.model_dump(mode="json", exclude_none=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    files = {folder / RECORD_NAME: "", folder / "sweep.yaml": ""}
+    if outcome.best is not None:
+        best = dump_config(sweep.config(outcome.best.current))
+        (folder / "best.yaml").write_text(best, encoding="utf-8")
+        files[folder / "best.yaml"] = ""
+    pictures = {
+        "parallel_coordinates": parallel_coordinates(outcome.scores, **kind),
+        "learning_curves": learning_curves_of_trials(outcome.scores, **kind),
+        "score_by_setting": score_by_setting(outcome.scores, metric=settings.metric),
+    }
+    if values["importance"]:
+        pictures["importance"] = importance_bars(values["importance"], metric=settings.metric)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in pictures.items():
+        path = folder / "figures" / f"{name}.png"
+        figure.savefig(path, dpi=150)
+        files[path] = "figures"
+    return files
+
+
+def report_sweep(sweep: Sweep, outcome: SweepOutcome, *, json_output: bool) -> None:
+    """Show the ranking, the best trial, what it can be trusted for, and where everything is."""
     screen = console(json_output)
-    screen.print(trial_table(sweep, outcome.trials), soft_wrap=False)
-    best = best_trial(sweep, outcome.trials)
-    if best and best.result:
-        screen.print(f"best      {best.trial_id}: {show_values(best.values)}")
-        if best.result["artifact"]:
-            screen.print(f"artifact  {relative(best.result['artifact'])}")
-    screen.print(f"record    {relative(str(path))}")
-    if config.tracking.enabled:
-        screen.print(f"curves    {mlflow_command(config)}")
+    screen.print(trial_table(outcome), soft_wrap=False)
+    for line in _lines(sweep, outcome):
+        screen.print(line)
     if json_output:
-        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.write(json.dumps(as_json(outcome)) + "\n")
         sys.stdout.flush()
 
 
-def trial_table(sweep: SweepSettings, trials: Sequence[TrialOutcome]) -> "Table":
-    """A row per trial: what it tried, its scores, its cost."""
+def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
+    settings, best = outcome.settings, outcome.best
+    lines = []
+    if outcome.sentence:
+        lines.append(outcome.sentence)
+    if outcome.exhausted:
+        left = sum(not trial.over for trial in outcome.trials)
+        lines.append(
+            f"The budget ended it ({outcome.exhausted}), {left} trials keep their state: raise it and --resume."
+        )
+    if outcome.overheads:
+        lines.append(
+            f"{outcome.examples:,} training examples; {statistics.median(outcome.overheads):.1f} s a run beside "
+            "training (median: loading, test, saving)"
+        )
+    if best is not None:
+        lines.append(f"best      trial {best.number}: {show_values(best.current)}")
+        run = max(best.runs, key=lambda run: run.best(outcome.sign))
+        if run.result and run.result["artifact"]:
+            seed = f" (seed {run.seed}, the best of {len(best.runs)})" if len(best.runs) > 1 else ""
+            lines.append(f"artifact  {relative(run.result['artifact'])}{seed}")
+        lines.append(f"config    {relative(str(Path(settings.output_dir) / 'best.yaml'))}")
+    if outcome.version is not None:
+        lines.append(f"registry  models:/{settings.register_as}@{settings.register_alias} (version {outcome.version})")
+    lines.append(f"record    {relative(str(Path(settings.output_dir) / RECORD_NAME))}")
+    if sweep.first.tracking.enabled:
+        lines.append(f"curves    {mlflow_command(sweep.first)}")
+    return lines
+
+
+def trial_table(outcome: SweepOutcome) -> "Table":
+    """A row per trial, the best first: what it tried, mean and interval over its seeds, how it ended."""
     from rich.table import Table
 
-    table = Table(title=f"{sweep.sweep_name}: best {sweep.metric} of each trial", title_justify="left")
-    table.add_column("trial")
-    for key in sweep.space:
+    settings = outcome.settings
+    several = any(len(trial.runs) > 1 for trial in outcome.trials)
+    by_number = {trial.number: trial for trial in outcome.trials}
+    ranked = [by_number[one.number] for one in outcome.ranked]
+    rest = [trial for trial in outcome.trials if trial not in ranked]
+    shown, title = [*ranked, *rest], f"{settings.sweep_name}: {settings.metric}"
+    if len(shown) > MOST_ROWS:
+        title += f"; {MOST_ROWS} of {len(shown)} trials, all of them in {RECORD_NAME}"
+        shown = shown[:MOST_ROWS]
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial", justify="right")
+    for key in settings.space:
         table.add_column(key, justify="right")
-    tested = any(trial.result and trial.result["test"] for trial in trials)
-    for heading in (sweep.metric, *(["test"] if tested else []), "seconds"):
+    headings = ["mean", "95 % interval", "seeds"] if several else [settings.metric]
+    for heading in (*headings, "updates", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("status", overflow="fold")
-    for trial in trials:
-        shown = [show_value(trial.values[key]) for key in sweep.space]
-        table.add_row(trial.trial_id, *shown, *_cells(trial, sweep.metric, tested))
+    scores = {one.number: one for one in outcome.scores}
+    for trial in shown:
+        values = [show_value(trial.current[key]) if key in trial.current else "" for key in settings.space]
+        table.add_row(str(trial.number), *values, *_cells(trial, scores, several))
     return table
 
 
-def _cells(trial: TrialOutcome, metric: str, tested: bool) -> list[str]:
-    if trial.result is None:
-        return [*["-"] * (3 if tested else 2), f"{trial.status}: {trial.reason}"]
-    values = [trial.value(metric)]
-    if tested:
-        values.append(trial.result["test"].get(trial.result["metric"]))
-    scores = ["-" if value is None else f"{value:.4f}" for value in values]
-    return [*scores, f"{trial.result['seconds']:.1f}", trial.status]
+def _cells(trial: TrialState, scores: Mapping[int, TrialScores], several: bool) -> list[str]:
+    mean = group_mean(scores[trial.number])
+    cells = ["-" if mean is None else f"{mean:.4f}"]
+    if several:
+        between = interval(list(scores[trial.number].final.values()))
+        cells.append("-" if between is None else f"{between[0]:.4f} .. {between[1]:.4f}")
+        cells.append(str(len(trial.runs)))
+    status = trial.status if trial.over else "unfinished"
+    reason = f": {trial.reason}" if trial.reason else ""
+    seconds = sum(run.wall_seconds for run in trial.runs)
+    return [*cells, str(sum(run.step for run in trial.runs)), f"{seconds:.1f}", f"{status}{reason}"]

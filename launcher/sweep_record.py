@@ -1,59 +1,234 @@
-"""What MLflow has of a sweep: a parent run, and an end for every trial, also for those that were killed."""
+"""What MLflow has of a sweep: a run for the sweep, one for each trial of several seeds, and how each of them ended.
+
+    sweep -> trial -> seed      where a trial has several seeds
+    sweep -> trial              where it has one
+
+The runs at the bottom record themselves. Whatever MLflow does, the sweep goes on; what its own runs miss is in the
+sweep's folder.
+"""
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from infoprompt.config import TrackingSettings
-from infoprompt.tracking import end_run, prepare_tracking, start_parent_run
+from infoprompt.tracking import (
+    connect,
+    describe_run,
+    end_run,
+    log_files,
+    prepare_tracking,
+    register_artifact,
+    start_parent_run,
+    tracking_uri,
+)
 from infoprompt.tracking.spool import LEDGER_NAME
-from launcher.sweep_outcome import TrialOutcome
-from launcher.sweep_plan import SweepSettings
+from launcher.sweep_dispatch import Event
+from launcher.sweep_plan import Sweep
+from launcher.sweep_settings import SweepSettings
+from launcher.sweep_state import TrialState
+
+if TYPE_CHECKING:
+    from launcher.sweep_outcome import SweepOutcome
+
+log = logging.getLogger(__name__)
+
+PARENT_NAME = "mlflow_run.json"
+PATIENCE_SECONDS = 60.0
+"""How long MLflow is left alone after it did not answer."""
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+_ENDED: dict[str, EndStatus] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
 @dataclass
 class Record:
-    """The parent run, and the trials whose own runs nobody else ends."""
+    """The sweep's own run and those of its trials."""
 
+    settings: SweepSettings
+    tracking: TrackingSettings
     parent_run_id: str | None
-    abandoned: list[str]
-    """Ids of trials that began and are not known to have ended."""
-    status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
+    status: EndStatus = "KILLED"
+    trials: dict[int, TrialState] = field(default_factory=dict)
+    """Those that anything was heard of, as they were last seen."""
+    _num_ended: int = 0
+    _silent_until: float = 0.0
+    _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "sweep-record"))
+    _client: Any = None
 
-    def finish(self, outcomes: Sequence[TrialOutcome]) -> None:
-        """All trials ended; a failed one may have been killed before it could say so."""
-        self.abandoned = [outcome.trial_id for outcome in outcomes if outcome.result is None]
-        self.status = "FINISHED" if any(outcome.result for outcome in outcomes) else "FAILED"
+    @property
+    def groups(self) -> bool:
+        """Whether a trial of several seeds gets a run of its own."""
+        return self.parent_run_id is not None
+
+    def open_trial(self, trial: TrialState) -> str | None:
+        """MLflow's run of a trial of several seeds; None if MLflow does not answer."""
+        if self.parent_run_id is None or time.monotonic() < self._silent_until:
+            return None
+        tags = {**_tags(self.settings, trial), "mlflow.parentRunId": self.parent_run_id}
+        params = {key: str(value) for key, value in trial.values.items()}
+        name = f"{self.settings.sweep_name}-{trial.name}"
+        run_id = start_parent_run(self.tracking, name, tags, params=params)
+        if run_id is None:
+            self._silent_until = time.monotonic() + PATIENCE_SECONDS
+        return run_id
+
+    def note(self, event: Event, trial: TrialState | None) -> None:
+        """Bring an event to MLflow, in a thread of its own."""
+        if trial is None or self.parent_run_id is None:
+            return
+        self.trials[trial.number] = trial
+        parent = self.parent_run_id
+        own = trial.parent_run_id if trial.parent_run_id != parent else None
+        if event.kind == "compared" and own and event.step is not None and event.score is not None:
+            metrics = {f"{self.settings.metric}_mean": event.score}
+            self._later(lambda client: describe_run(client, own, metrics=metrics, step=event.step or 0))
+        if event.kind == "ended":
+            self._num_ended += 1
+            finished = [one.score for one in self.trials.values() if one.score is not None]
+            best = (max if self.settings.direction == "max" else min)(finished, default=None)
+            metrics = {"sweep/trials_ended": float(self._num_ended)}
+            if best is not None:
+                metrics[f"sweep/best_{self.settings.metric_name}"] = best
+            step = self._num_ended
+            self._later(lambda client: describe_run(client, parent, metrics=metrics, step=step))
+            if own:
+                self._later(lambda client: _end_trial(client, own, trial, self.settings))
+
+    def finish(self, trials: Sequence[TrialState]) -> None:
+        """All that could be done is done."""
+        self.trials = {trial.number: trial for trial in trials}
+        over = all(trial.over for trial in trials)
+        done = any(trial.status == "finished" for trial in trials)
+        self.status = "FAILED" if not done else "FINISHED" if over else "KILLED"
+
+    def conclude(self, sweep: Sweep, outcome: "SweepOutcome") -> None:
+        """Write the pictures, the space and the best config beside the trials, and bring them to MLflow."""
+        from launcher.sweep_outcome import write_files
+
+        files = write_files(sweep, outcome)
+        log_files(self.tracking, self.parent_run_id, files)
+        best = outcome.best
+        if self.settings.register_as and best is not None and self.parent_run_id is not None:
+            run = max(best.runs, key=lambda run: run.best(outcome.sign))
+            run_id = (run.result or {}).get("run_id")
+            if run_id:
+                outcome.version = register_artifact(
+                    self.tracking, run_id, self.settings.register_as, self.settings.register_alias
+                )
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is on its way to MLflow."""
+        self._calls.shutdown(wait=True)
+
+    def _later(self, call: Callable[[Any], None]) -> None:
+        def work() -> None:
+            if time.monotonic() < self._silent_until:
+                return
+            try:
+                self._client = self._client or connect(tracking_uri(self.tracking))
+                call(self._client)
+            except Exception as error:  # whatever a server may do, the sweep goes on
+                self._silent_until = time.monotonic() + PATIENCE_SECONDS
+                log.warning("MLflow does not take the sweep's own records now (%s).", str(error).partition("\n")[0])
+
+        with contextlib.suppress(RuntimeError):  # after the end
+            self._calls.submit(work)
 
 
 @contextlib.contextmanager
-def recorded(sweep: SweepSettings, tracking: TrackingSettings, trial_ids: Mapping[int, str]) -> Iterator[Record]:
-    """A parent run that ends as the body does; `trial_ids` are those of the trials that have begun by then."""
+def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState]) -> Iterator[Record]:
+    """The sweep's run in MLflow, which ends as the body does; an earlier start's is gone on with."""
+    settings = sweep.settings
     prepare_tracking(tracking)
-    tags = {"sweep.file": sweep.base, "sweep.metric": sweep.metric}
-    record = Record(start_parent_run(tracking, sweep.sweep_name, tags), [])
-    finished = False
+    folder = Path(settings.output_dir)
+    parent = start_parent_run(
+        tracking, settings.sweep_name, _sweep_tags(sweep), _earlier_parent(folder), _sweep_params(sweep)
+    )
+    if parent:
+        (folder / PARENT_NAME).write_text(json.dumps({"run_id": parent}), encoding="utf-8")
+    record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past})
     try:
         yield record
-        finished = True
     except Exception:
         record.status = "FAILED"
         raise
     finally:
-        for trial_id in record.abandoned if finished else trial_ids.values():
-            folder = Path(sweep.output_dir) / "trials" / trial_id
-            if not (folder / "result.json").exists():
-                end_run(tracking, recorded_run_id(folder), "FAILED" if finished else record.status)
+        record.close()
+        for trial in record.trials.values():
+            _end_left_over(folder, tracking, trial, record.status)
         end_run(tracking, record.parent_run_id, record.status)
 
 
 def recorded_run_id(folder: Path) -> str | None:
-    """The trial's run in MLflow; None if it failed before it had one, or on a node whose folder is not here."""
+    """The run of an output folder in MLflow; None if it failed before it had one."""
+    run_id: str | None = _ledger(folder).get("run_id")
+    return run_id
+
+
+def _end_left_over(folder: Path, tracking: TrackingSettings, trial: TrialState, status: EndStatus) -> None:
+    """End the runs of a trial that could not do so themselves: they were paused or killed."""
+    for run in trial.runs:
+        ledger = _ledger(folder / "trials" / trial.run_name(run))
+        if ledger.get("run_id") and not ledger.get("ended"):
+            end_run(tracking, ledger["run_id"], _ENDED.get(trial.status, status))
+
+
+def _ledger(folder: Path) -> dict[str, Any]:
     try:
-        run_id: str | None = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))["run_id"]
+        values = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _end_trial(client: Any, run_id: str, trial: TrialState, settings: SweepSettings) -> None:
+    metrics: dict[str, float] = {}
+    if trial.score is not None:
+        metrics = {f"{settings.metric}_mean": trial.score, "seeds": float(len(trial.runs))}
+    tags = {"sweep.ended": trial.status, **({"sweep.reason": trial.reason} if trial.reason else {})}
+    describe_run(client, run_id, tags=tags, metrics=metrics, step=max(run.step for run in trial.runs))
+    client.set_terminated(run_id, _ENDED[trial.status])
+
+
+def _tags(settings: SweepSettings, trial: TrialState) -> dict[str, str]:
+    return {"sweep": settings.sweep_name, "sweep.trial": str(trial.number), "sweep.kind": "trial"}
+
+
+def _sweep_tags(sweep: Sweep) -> dict[str, str]:
+    settings = sweep.settings
+    return {
+        "sweep": settings.sweep_name,
+        "sweep.kind": "sweep",
+        "sweep.file": settings.base,
+        "sweep.metric": settings.metric,
+        "sweep.space": ", ".join(settings.space),
+    }
+
+
+def _sweep_params(sweep: Sweep) -> Mapping[str, str]:
+    settings = sweep.settings.model_dump(mode="json", exclude={"space", "overrides"}, exclude_defaults=True)
+    return {**{key: str(value) for key, value in _flat(settings).items()}, "searcher": sweep.settings.search}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _earlier_parent(folder: Path) -> str | None:
+    try:
+        run_id: str | None = json.loads((folder / PARENT_NAME).read_text(encoding="utf-8"))["run_id"]
     except (OSError, ValueError, KeyError):
         return None
     return run_id

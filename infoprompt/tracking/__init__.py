@@ -4,9 +4,12 @@ tracker.py (what a run calls) -> spool.py (its folder) -> delivery.py (MLflow, e
 """
 
 from infoprompt.tracking.client import (
+    connect,
+    describe_run,
     end_run,
     log_files,
     prepare_tracking,
+    register_artifact,
     shown_uri,
     start_parent_run,
     tracking_uri,
@@ -18,11 +21,14 @@ from infoprompt.tracking.tracker import Tracker
 __all__ = [
     "DeliveryReport",
     "Tracker",
+    "connect",
     "deliver",
+    "describe_run",
     "end_run",
     "log_files",
     "prepare_tracking",
     "read_history",
+    "register_artifact",
     "shown_uri",
     "start_parent_run",
     "tracking_uri",

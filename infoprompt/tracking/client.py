@@ -9,8 +9,10 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from filelock import FileLock
@@ -20,6 +22,8 @@ from infoprompt.config import ConfigError, TrackingSettings
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+MAX_PARAM_LENGTH = 6000  # MLflow cuts the value of a param here
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 DRIVER_SECONDS = 60.0  # for one call before or after a run; a fresh database takes up to 10
@@ -162,7 +166,11 @@ def prepare_tracking(settings: TrackingSettings) -> str | None:
 
 
 def start_parent_run(
-    settings: TrackingSettings, name: str, tags: Mapping[str, str], run_id: str | None = None
+    settings: TrackingSettings,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    params: Mapping[str, str] = NOTHING,
 ) -> str | None:
     """Make the run that others name as their parent, as for a sweep; None, with a warning, if that fails.
 
@@ -177,6 +185,7 @@ def start_parent_run(
         if run_id is not None and _reopened(client, run_id):
             return run_id
         run = client.create_run(find_experiment(client, uri, settings.experiment), tags=dict(tags), run_name=name)
+        describe_run(client, run.info.run_id, params=params)
         return str(run.info.run_id)
 
     try:
@@ -185,6 +194,53 @@ def start_parent_run(
         raise
     except Exception as error:
         logger.warning("No parent run in MLflow at %s (%s); its runs stand alone.", shown_uri(uri), reason(error))
+        return None
+
+
+def describe_run(
+    client: Any,
+    run_id: str,
+    *,
+    params: Mapping[str, str] = NOTHING,
+    tags: Mapping[str, str] = NOTHING,
+    metrics: Mapping[str, float] = NOTHING,
+    step: int = 0,
+) -> None:
+    """Log to a run that no `Tracker` keeps, such as a sweep's, in one call; raises what the client raises."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = round(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
+        params=[Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+        synchronous=True,
+    )
+
+
+def register_artifact(settings: TrackingSettings, run_id: str, name: str, alias: str) -> int | None:
+    """Make the artifact of a run a new version in MLflow's model registry; a warning, and None, if that fails."""
+    uri = tracking_uri(settings)
+
+    def register() -> int:
+        from mlflow.exceptions import MlflowException
+
+        client = connect(uri)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(run_id).info.artifact_uri}/artifact"
+        version = client.create_model_version(name, source, run_id=run_id)
+        client.set_registered_model_alias(name, alias, version.version)
+        return int(version.version)
+
+    try:
+        return within(DRIVER_SECONDS, register)
+    except Exception as error:
+        logger.warning("MLflow at %s does not register %s (%s).", shown_uri(uri), name, reason(error))
         return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infoprompt.tracking.client import connect, find_experiment, reason, shown_uri
+from infoprompt.tracking.client import MAX_PARAM_LENGTH, connect, find_experiment, reason, shown_uri
 from infoprompt.tracking.spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,6 @@ Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000  # MLflow's limit
 ENTRIES_PER_CALL = 100  # MLflow's limit on params, and on tags
-MAX_VALUE_LENGTH = 6000  # MLflow cuts the value of a param here
 RUN_KEY_TAG = "infoprompt.run_key"
 
 
@@ -152,7 +151,7 @@ class Delivery:
         from mlflow.entities import Param, RunTag
 
         run = self._client.get_run(self._ledger.run_id).data
-        wanted = {key: value[:MAX_VALUE_LENGTH] for key, value in self._ledger.params.items()}
+        wanted = {key: value[:MAX_PARAM_LENGTH] for key, value in self._ledger.params.items()}
         new = [Param(key, value) for key, value in wanted.items() if key not in run.params]
         changed = {
             f"changed.{key}": value

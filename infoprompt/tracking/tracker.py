@@ -154,11 +154,15 @@ class Tracker:
         """All records so far as rows `{"step": 10, "train/loss": 0.7}`; none on other ranks than the first."""
         return read_history(self._folder) if self._spool is not None else []
 
-    def close(self, status: Status = "FINISHED", wait_seconds: float = CLOSE_SECONDS) -> None:
-        """Set the final status and wait, at most so long, until MLflow has everything; else warn."""
+    def close(self, status: Status | None = "FINISHED", wait_seconds: float = CLOSE_SECONDS) -> None:
+        """Set the final status and wait, at most so long, until MLflow has everything; else warn.
+
+        None leaves the run as it is, to go on later.
+        """
         if self._courier is None or self._ledger is None:
             return
-        self._ledger.update(status=status)
+        if status is not None:
+            self._ledger.update(status=status)
         self._courier.finish(wait_seconds)
         self._courier = None
 

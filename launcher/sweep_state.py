@@ -1,0 +1,116 @@
+"""What is known of a sweep's trials and runs, and its journal on disk.
+
+A trial is a point of the space; it has a run for each of its seeds. `trials/0003/trial.json` holds one whole, written
+at every change that a resume needs, under another name and then renamed.
+"""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+RunStatus = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
+TrialStatus = Literal["opening", "open", "finished", "stopped", "failed"]
+
+JOURNAL_NAME = "trial.json"
+
+
+@dataclass
+class RunState:
+    """The run of one seed."""
+
+    seed: int
+    status: RunStatus = "ready"
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """Step and metric of every evaluation."""
+    result: dict[str, Any] | None = None
+    """The `RunResult` as plain values, once finished."""
+    deaths: int = 0
+    """How often its workers were killed."""
+    wall_seconds: float = 0.0
+    """Time that worker groups spent on it, from being asked for work to the end of the run."""
+
+    def best(self, sign: int, step: float = math.inf) -> float:
+        """The best metric up to the first evaluation at or after `step`; `sign` is -1 where less is better."""
+        reached = []
+        for evaluated, score in self.curve:
+            reached.append(sign * score)
+            if evaluated >= step:
+                break
+        return sign * max(reached)
+
+    @property
+    def step(self) -> int:
+        """Of its last evaluation."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+@dataclass
+class TrialState:
+    """One point of the space."""
+
+    number: int
+    values: dict[str, Any]
+    runs: list[RunState]
+    status: TrialStatus = "open"
+    reason: str | None = None
+    """Why it failed or was stopped."""
+    stage: int = 0
+    """Comparisons it has passed."""
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    """Step and mean over the seeds of every comparison."""
+    score: float | None = None
+    """The mean of the metric over its finished runs."""
+    taken_over: list[dict[str, Any]] = field(default_factory=list)
+    """By `pbt`: step, the trial whose prompts it took over, and its values from then on."""
+    parent_run_id: str | None = None
+    """MLflow's run that its seeds are part of."""
+
+    @property
+    def name(self) -> str:
+        """Its folder below `trials/`."""
+        return f"{self.number:04d}"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.status in ("finished", "stopped", "failed")
+
+    @property
+    def current(self) -> dict[str, Any]:
+        """Its values now."""
+        return self.taken_over[-1]["values"] if self.taken_over else self.values
+
+    def run_name(self, run: RunState) -> str:
+        """Folder of a run below `trials/`."""
+        return f"{self.name}/seed_{run.seed}"
+
+    def mean_at(self, step: int, sign: int) -> float:
+        """Mean over the seeds of the best metric up to a step; of a run that ended before, up to its end."""
+        return statistics.fmean(run.best(sign, step) for run in self.runs)
+
+
+def save_trial(folder: Path, trial: TrialState) -> None:
+    """Write the journal of one trial below the sweep's folder."""
+    place = folder / "trials" / trial.name
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = place / f".{JOURNAL_NAME}-{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(trial)), encoding="utf-8")
+    temporary.replace(place / JOURNAL_NAME)
+
+
+def load_trials(folder: Path) -> list[TrialState]:
+    """Every trial that the journal knows, by number."""
+    return sorted(_loaded(folder), key=lambda trial: trial.number)
+
+
+def _loaded(folder: Path) -> Iterator[TrialState]:
+    for path in folder.glob(f"trials/*/{JOURNAL_NAME}"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        runs = [RunState(**{**run, "curve": [tuple(pair) for pair in run["curve"]]}) for run in values.pop("runs")]
+        values["scores"] = [tuple(pair) for pair in values["scores"]]
+        yield TrialState(runs=runs, **values)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from infoprompt.config import TrackingSettings
+from launcher.doctor_ray import ray_version, token, upload
 from launcher.processes import prepare_environment
 
 ANSWER_SECONDS = 2.0
@@ -118,22 +119,16 @@ def _deepspeed() -> Iterator[Check]:
 
 
 def _ray() -> Iterator[Check]:
-    version = _version("ray")
+    version = ray_version()
     if version is None:
         yield Check("ray", "warn", "not installed", "`infoprompt sweep` would fail. Install infoprompt[ray].")
         return
-    token = bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path.home() / ".ray" / "auth_token").exists()
-    mode = os.environ.get("RAY_AUTH_MODE", "not set")
-    detail = f"{version}, address {os.environ.get('RAY_ADDRESS', 'not set: a sweep starts its own')}"
-    if token and mode != "token":
-        yield Check(
-            "ray",
-            "warn",
-            f"{detail}; there is a token, and RAY_AUTH_MODE is {mode}",
-            "`ray job submit` would be refused by a cluster that has a token. Set RAY_AUTH_MODE=token.",
-        )
-    else:
-        yield Check("ray", "ok", detail)
+    well, found, remedy = token()
+    yield Check("ray", "ok" if well else "warn", f"{version}, {found}", remedy)
+    job = upload(Path.cwd())
+    if job is not None:
+        well, found, remedy = job
+        yield Check("ray job", "ok" if well else "warn", found, remedy)
 
 
 def _mlflow() -> Iterator[Check]:

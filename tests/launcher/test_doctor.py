@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -46,14 +49,61 @@ def test_two_versions_of_ninja_are_told(monkeypatch, tmp_path):
     assert "1.13" in check.detail
 
 
-def test_a_token_without_the_mode_that_sends_it_is_told(monkeypatch, tmp_path):
+@pytest.fixture
+def no_ray(monkeypatch, tmp_path):
+    """A client that has nothing to do with Ray yet, in an empty folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_token_without_the_mode_that_sends_it_is_told(monkeypatch, no_ray):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
     (check,) = _ray()
     assert check.status == "warn"
     assert "RAY_AUTH_MODE=token" in check.remedy
     assert "canary" not in f"{check}"
+
+
+def test_a_mode_without_a_token_is_told(monkeypatch, no_ray):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    (check,) = _ray()
+    assert (check.status, "get-auth-token --generate" in check.remedy) == ("warn", True)
+
+
+@pytest.mark.parametrize(("code", "status"), [(401, "warn"), (200, "ok")])
+def test_both_sides_of_a_job_server_are_told(monkeypatch, no_ray, code, status):
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+        (check,) = _ray()
+        server.shutdown()
+    assert check.status == status
+    assert ("asks for a token" if code == 401 else "asks for no token") in check.detail
+    assert "no token, RAY_AUTH_MODE is not set" in check.detail
+
+
+def test_a_working_directory_that_ray_would_refuse_is_told_with_its_largest_files(no_ray, tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "small.txt").write_text("x")
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(150 * 2**20)
+    _, check = _ray()
+    assert check.status == "warn"
+    assert "150.0 MiB" in check.detail
+    assert "weights.bin (150 MiB)" in check.remedy
+    assert ".rayignore" in check.remedy
+    (tmp_path / ".gitignore").write_text("*.bin\n")
+    assert [check.status for check in _ray()] == ["ok", "ok"]
 
 
 def test_a_tracking_server_that_is_down_is_a_warning(monkeypatch):

@@ -101,7 +101,7 @@ class TestRayLauncher:
 
 
 class TestKubernetes:
-    FILES = ("kuberay_shared.yaml", "kuberay_cluster.yaml", "kuberay_job.yaml")
+    FILES = ("kuberay_shared.yaml", "kuberay_cluster.yaml", "kuberay_job.yaml", "kubernetes_mlflow.yaml")
 
     @staticmethod
     def complaints(document: dict[str, Any]) -> list[str]:
@@ -380,6 +380,21 @@ class TestMlflowServer:
             assert self.example()[secret] == ""
         assert ".env" in (CLUSTER / "mlflow" / ".gitignore").read_text().split()
 
+    def test_kubernetes_starts_the_server_by_the_same_options(self):
+        deployment, service = yaml.safe_load_all((CLUSTER / "kubernetes_mlflow.yaml").read_text())
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+
+        def names(command: list[str]) -> list[str]:
+            return [word.partition("=")[0] for word in command]
+
+        assert names(container["command"]) == names(self.compose()["services"]["mlflow"]["command"])
+        assert container["image"].endswith(f":{pinned('mlflow')}")
+        assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+        _, variables = yaml.safe_load_all((CLUSTER / "kuberay_shared.yaml").read_text())
+        (allowed,) = (word for word in container["command"] if word.startswith("--allowed-hosts="))
+        host = variables["data"]["MLFLOW_TRACKING_URI"].removeprefix("http://")
+        assert host in allowed.partition("=")[2].split(",")
+
     def test_only_the_server_is_reached_and_by_default_from_this_machine_alone(self):
         published = {
             name: service["ports"] for name, service in self.compose()["services"].items() if "ports" in service
@@ -410,7 +425,11 @@ class TestMlflowServer:
             options.append(f"{name}={here.get(name, value)}" if value else name)
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *options],
-            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/runs.db"},
+            env={
+                **os.environ,
+                "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/runs.db",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes of their own, which take as long to start
+            },
             cwd=tmp_path,
             stdout=(log := (tmp_path / "log").open("w")),
             stderr=subprocess.STDOUT,
@@ -426,6 +445,8 @@ class TestMlflowServer:
             experiment = "/api/2.0/mlflow/experiments/get?experiment_id=0"
             assert self.asked(port, experiment) == 200
             assert self.asked(port, experiment, host="elsewhere.example.com") == 403
+            # Kubernetes asks a pod whether it is well by its address, which is no name that the server knows.
+            assert self.asked(port, "/health", host="10.1.2.3:5000") == 200
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()

@@ -186,7 +186,7 @@ def report_sweep(sweep: Sweep, outcome: SweepOutcome, *, json_output: bool) -> N
     screen = console(json_output)
     screen.print(trial_table(outcome), soft_wrap=False)
     for line in _lines(sweep, outcome):
-        screen.print(line)
+        screen.print(line, markup=False)
     if json_output:
         sys.stdout.write(json.dumps(as_json(outcome)) + "\n")
         sys.stdout.flush()
@@ -225,6 +225,7 @@ def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
 def trial_table(outcome: SweepOutcome) -> "Table":
     """A row per trial, the best first: what it tried, mean and interval over its seeds, how it ended."""
     from rich.table import Table
+    from rich.text import Text
 
     settings = outcome.settings
     several = any(len(trial.runs) > 1 for trial in outcome.trials)
@@ -246,7 +247,8 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     scores = {one.number: one for one in outcome.scores}
     for trial in shown:
         values = [show_value(trial.current[key]) if key in trial.current else "" for key in settings.space]
-        table.add_row(str(trial.number), *values, *_cells(trial, scores, several))
+        cells = [str(trial.number), *values, *_cells(trial, scores, several)]
+        table.add_row(*(Text(cell) for cell in cells))  # a reason may have brackets, which are no markup
     return table
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infoprompt.config import load_config
 from launcher.processes import held_port
-from launcher.sweep_plan import Trial, load_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -21,9 +19,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 STUB = """
 import sys
 from pathlib import Path
-from launcher.ray_run import TrialStopped, run_sweep
+from launcher.ray_crew import TrialStopped
+from launcher.ray_run import run_sweep
+from launcher.report import console
 from launcher.sweep_outcome import report_sweep
 from launcher.sweep_plan import load_sweep
+from launcher.sweep_view import View
 
 def main():
     def train(config, parent_run_id, tags, report):
@@ -43,13 +44,20 @@ def main():
         if config.seed == 3 and dist.get_rank() == 1 and not folder.exists():
             folder.mkdir(parents=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == 4 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
         scores = {"accuracy": 0.5 + config.seed / 10}
-        report(Progress(2, 2, 1), {**scores, "score": scores["accuracy"]})
-        return {"dev": scores, "test": scores, "metric": "accuracy", "seconds": 1.0, "artifact": str(folder)}
+        assert report(Progress(2, 2, 1), {**scores, "score": scores["accuracy"]}) == "go"
+        return {
+            "dev": scores, "test": scores, "metric": "accuracy", "seconds": 1.0, "artifact": str(folder), "steps": 1,
+            "pid": os.getpid(),
+        }
 
-    sweep, trials = load_sweep(Path(sys.argv[1]), ["space={seed: {grid: [1, 2, 3]}}", "max_concurrent=2"])
-    outcome = run_sweep(sweep, trials, say=lambda line: sys.stderr.write(line + "\\n"), train=train)
-    report_sweep(sweep, outcome, trials[0].config, json_output=True)
+    changes = ["space={seed: {grid: [0, 1, 2, 3, 4, 5]}}", "retries=1"]
+    sweep = load_sweep(Path(sys.argv[1]), changes)
+    outcome = run_sweep(sweep, view=View(console(True), live=False), train=train)
+    report_sweep(sweep, outcome, json_output=True)
 
 main()
 """
@@ -66,35 +74,193 @@ def test_every_way_a_trial_can_end(tiny_sweep, tmp_path):
     assert done.returncode == 0, done.stderr
     outcome = last_json(done.stdout)
     ended = [(trial["status"], trial["reason"]) for trial in outcome["trials"]]
-    assert ended == [
+    assert ended[:4] == [
+        ("finished", None),
         ("failed", "the loss is not finite"),
         ("failed", "rank 1: ValueError: boom on purpose"),
         ("finished", None),  # a worker was killed once, and the group started again
     ]
-    assert outcome["best"] == outcome["trials"][2]["trial_id"]
-    assert "dev/score 0.8000" in done.stderr
+    assert ended[4][0] == "failed"
+    assert ended[4][1].startswith("its workers were killed 2 times (retries is 1)")
+    assert ended[5] == ("finished", None)
+    assert outcome["best"] == 5
+    assert outcome["trials"][3]["seeds"]["3"]["deaths"] == 1
+    assert "trial 3 seed 3 update 1: 0.8000" in done.stderr
+    # the same processes go on after a run that ended in good order, for better or worse
+    assert "trial 1 failed: the loss is not finite" in done.stderr
 
 
-def test_trials_run_side_by_side_and_are_children_of_the_sweep_in_mlflow(infoprompt, tiny_sweep, tmp_path):
-    tracking = ["tracking.enabled=true", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
-    done = infoprompt("sweep", tiny_sweep, "--json", "workers_per_trial=1", *tracking, seconds=300)
-    assert done.returncode == 0, done.stderr
-    outcome = last_json(done.stdout)
-    assert [trial["status"] for trial in outcome["trials"]] == ["finished", "finished"]
-    assert "2 at a time" in done.stderr
-    assert "best " in done.stderr
+def runs_in_mlflow(uri: str) -> dict[str, dict]:
+    """Name to status, parent, world size and the steps of the dev score."""
     code = (
         "import json, sys\nfrom mlflow import MlflowClient\nclient = MlflowClient(sys.argv[1])\n"
         "ids = [e.experiment_id for e in client.search_experiments()]\n"
-        "print(json.dumps({run.info.run_name: [run.info.status, run.data.tags.get('mlflow.parentRunId'), "
-        "run.data.tags.get('world_size')] for run in client.search_runs(ids)}))"
+        "print(json.dumps({run.info.run_name: {'id': run.info.run_id, 'status': run.info.status, "
+        "'parent': run.data.tags.get('mlflow.parentRunId'), 'world_size': run.data.tags.get('world_size'), "
+        "'metrics': run.data.metrics, 'files': [f.path for f in client.list_artifacts(run.info.run_id)], "
+        "'steps': [m.step for m in client.get_metric_history(run.info.run_id, 'dev/accuracy')]} "
+        "for run in client.search_runs(ids)}))"
     )
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     shown = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, timeout=100, check=True)
-    runs = last_json(shown.stdout)
-    assert runs.pop("sweep") == ["FINISHED", None, None]
-    parent = outcome["parent_run_id"]
-    assert runs == {trial["trial_id"]: ["FINISHED", parent, "1"] for trial in outcome["trials"]}
+    return last_json(shown.stdout)
+
+
+def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(infoprompt, tiny_sweep, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking = ["tracking.enabled=true", f"tracking.uri={uri}"]
+    changes = ["workers_per_trial=1", "space={optim.lr: {grid: [0.003, 0.01]}}", "seeds=[0, 1]"]
+    done = infoprompt("sweep", tiny_sweep, "--json", *changes, "register_as=tiny", *tracking, seconds=300)
+    assert done.returncode == 0, done.stderr
+    outcome = last_json(done.stdout)
+    assert [trial["status"] for trial in outcome["trials"]] == ["finished", "finished"]
+    assert "2 trials x 2 seeds; 2 at a time with 1 worker each" in done.stderr
+    assert "models:/tiny@champion (version 1)" in done.stderr
+    best = outcome["trials"][outcome["best"]]
+    assert best["score"] == pytest.approx(sum(seed["score"] for seed in best["seeds"].values()) / 2)
+    runs = runs_in_mlflow(uri)
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    sweep = runs.pop("sweep")
+    assert sweep["id"] == outcome["parent_run_id"]
+    assert {"sweep.json", "sweep.yaml", "best.yaml", "figures"} <= set(sweep["files"])
+    for trial in ("sweep-0000", "sweep-0001"):
+        assert runs[trial]["parent"] == sweep["id"]
+        seeds = [runs[f"{trial}-seed_{seed}"] for seed in (0, 1)]
+        assert all(seed["parent"] == runs[trial]["id"] and seed["world_size"] == "1" for seed in seeds)
+        mean = sum(seed["metrics"]["best/dev_accuracy"] for seed in seeds) / 2
+        assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
+
+
+def test_a_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    changes = [
+        "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=60",
+        "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}",
+    ]  # fmt: skip
+    folder = tmp_path / "sweep"
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", str(tiny_sweep), *changes]
+    with (tmp_path / "first.log").open("w") as log:
+        driver = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            _wait_until(lambda: _curve(folder, 1), driver, tmp_path / "first.log")
+        finally:
+            driver.kill()
+            driver.wait(timeout=60)
+    before = json.loads((folder / "trials/0000/seed_0/result.json").read_text())
+    finished_at = (folder / "trials/0000/seed_0/result.json").stat().st_mtime
+
+    refused = infoprompt("sweep", tiny_sweep, *changes)
+    assert refused.returncode == 2
+    assert "Add --resume to go on with it" in refused.stderr
+    other = infoprompt("sweep", tiny_sweep, "--resume", "space={seed: {grid: [0, 2, 1]}}", *changes[1:])
+    assert other.returncode == 2
+    assert "which is not what this file plans" in other.stderr
+
+    done = infoprompt("sweep", tiny_sweep, "--resume", "--json", *changes, seconds=300)
+    assert done.returncode == 0, done.stderr
+    assert "trial 1 seed 1 goes on from update" in done.stderr
+    outcome = last_json(done.stdout)
+    assert [trial["status"] for trial in outcome["trials"]] == ["finished"] * 3
+    assert {"state": "finished", **outcome["trials"][0]["seeds"]["0"]["result"]} == before
+    assert (folder / "trials/0000/seed_0/result.json").stat().st_mtime == finished_at
+    runs = runs_in_mlflow(uri)
+    assert len(runs) == 4
+    for run in runs.values():
+        assert run["status"] == "FINISHED"
+        assert len(set(run["steps"])) == len(run["steps"])
+    assert infoprompt("train", tmp_path / "tiny.yaml", "seed=1", "optim.max_steps=60").returncode == 0
+    undisturbed = json.loads((tmp_path / "run/result.json").read_text())
+    assert outcome["trials"][1]["seeds"]["1"]["result"]["dev"] == undisturbed["dev"]
+
+
+def _curve(folder: Path, trial: int) -> list:
+    """The evaluations of a trial's first run so far; none after its end."""
+    path = folder / f"trials/{trial:04d}/trial.json"
+    run = json.loads(path.read_text())["runs"][0] if path.exists() else {"status": "ready", "curve": []}
+    return run["curve"] if run["status"] == "running" else []
+
+
+def _wait_until(condition, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+# Stages, places and a node that is lost, on a cluster of two nodes in one process.
+NODES = """
+import json, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from launcher.ray_run import run_sweep
+from launcher.report import console
+from launcher.sweep_plan import load_sweep
+from launcher.sweep_view import View
+
+def main():
+    def train(config, parent_run_id, tags, report):
+        import os, time
+        from infoprompt.progress import Progress
+        from infoprompt.train import LeftOff
+        import ray
+
+        folder = Path(config.run.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = folder / "step"
+        step = int(state.read_text()) if state.exists() else 0
+        while step < 9:
+            step += 1
+            time.sleep(0.1)
+            score = config.optim.lr * step / 9
+            verdict = report(Progress(9, 9, step), {"score": score, "accuracy": score})
+            if verdict != "stop":
+                state.write_text(str(step))
+            if verdict != "go":
+                raise LeftOff(verdict)
+        scores = {"accuracy": score}
+        return {"dev": scores, "test": {}, "metric": "accuracy", "seconds": 1.0, "artifact": "", "steps": 9}
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    import os
+    os.environ["RAY_ADDRESS"] = cluster.address
+    rates = ", ".join(str(rate / 100) for rate in range(9, 0, -1))
+    changes = ["workers_per_trial=1", f"space={{optim.lr: {{grid: [{rates}]}}}}", "output_dir=" + sys.argv[2]]
+    sweep = load_sweep(Path(sys.argv[1]), [*changes, "scheduler={kind: asha, grace_steps: 1, reduction_factor: 3}"])
+
+    class Losing(View):
+        def update(self, news):
+            super().update(news)
+            if second in cluster.worker_nodes and len([t for t in self._trials.values() if t.over]) >= 2:
+                cluster.remove_node(second)  # from the thread that made it
+
+    outcome = run_sweep(sweep, view=Losing(console(True), live=False), train=train)
+    ray.init(address=cluster.address, logging_level="ERROR")
+    time.sleep(1)
+    print(json.dumps({
+        "status": [trial.status for trial in outcome.trials], "best": outcome.best.number,
+        "updates": sum(run.step for trial in outcome.trials for run in trial.runs),
+        "free": ray.available_resources().get("CPU"), "has": ray.cluster_resources().get("CPU"),
+    }))
+    ray.shutdown()
+    cluster.shutdown()
+
+main()
+"""
+
+
+def test_a_lost_node_costs_no_trial_and_stopped_ones_leave_their_places(tiny_sweep, tmp_path):
+    (tmp_path / "nodes.py").write_text(NODES)
+    command = [sys.executable, str(tmp_path / "nodes.py"), str(tiny_sweep), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = last_json(done.stdout)
+    assert outcome["best"] == 0, done.stderr
+    assert set(outcome["status"]) <= {"finished", "stopped"}
+    assert outcome["status"].count("stopped") >= 3
+    assert outcome["updates"] < 9 * 9
+    assert outcome["free"] == outcome["has"] == 1  # of the node that is left, without a dashboard to ask
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +307,7 @@ def test_a_sweep_is_submitted_as_a_job_to_a_cluster_with_a_token(cluster, tiny_s
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert [trial["status"] for trial in outcome["trials"]] == ["finished"]
-    assert outcome["trials"][0]["result"]["steps"] == 4
+    assert outcome["trials"][0]["seeds"]["0"]["result"]["steps"] == 4
 
 
 def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_sweep):
@@ -151,16 +317,3 @@ def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_s
     done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode != 0
     assert "a trial needs 3 CPUs, but the cluster has 2" in done.stdout + done.stderr
-
-
-def test_a_trial_has_its_own_folder_and_is_bound_to_the_cpu(tiny_sweep, tmp_path):
-    from launcher.ray_run import trial_config
-
-    sweep, trials = load_sweep(tiny_sweep)
-    config = trial_config(sweep, trials[1], "abc_1")
-    assert config.run.output_dir == str(tmp_path / "sweep/trials/abc_1")
-    assert config.run_name == "abc_1"
-    assert config.engine.device == "cpu"
-    gpu = sweep.model_copy(update={"gpus_per_worker": 1})
-    assert trial_config(gpu, trials[1], "abc_1").engine.device == "auto"
-    assert trials[1] == Trial(1, {"seed": 1}, load_config(tmp_path / "tiny.yaml", ["seed=1"]))

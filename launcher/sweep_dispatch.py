@@ -7,26 +7,25 @@ each other: the last to arrive goes on at once if the mean is worth it, the othe
 states, on whichever crew is free. A sweep is resumed by giving the journal's trials to a new dispatcher.
 """
 
-import logging
 import math
-import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from infoprompt.config import ConfigError
 from infoprompt.progress import Verdict
+from launcher.sweep_crews import Answer, Crew, Crews, Job
+from launcher.sweep_exchange import awaited, exchange, exchange_step
 from launcher.sweep_plan import Sweep
-from launcher.sweep_state import RunState, TrialState, save_trial
+from launcher.sweep_space import is_point, show_values
+from launcher.sweep_state import RunState, RunStatus, TrialState, save_trial
 
-log = logging.getLogger(__name__)
-
-MOST_EMPTY_STARTS = 6
-"""After so many starts of a crew without a report, it is given up."""
+MOST_IDLE_STARTS = 6
+"""After so many starts of a crew without coming to ask for work, it is given up."""
 
 
 class Searching(Protocol):
@@ -36,25 +35,7 @@ class Searching(Protocol):
 
     def worth(self, number: int, step: int, score: float) -> bool: ...
 
-    def end(
-        self, number: int, ending: Literal["finished", "stopped", "failed"], values: dict[str, Any], score: float | None
-    ) -> None: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a crew is to do: start a run, or go on with it."""
-
-    token: str
-    """Names this attempt; a report with an older one is not heard."""
-    trial: int
-    seed: int
-    config: dict[str, Any]
-    """The `RunConfig` as plain values."""
-    parent_run_id: str | None
-    tags: dict[str, str]
-    take_over: str | None = None
-    """Output folder of the run whose newest state it goes on from, unless it has done so before."""
+    def end(self, number: int, ending: Literal["finished", "stopped", "failed"], score: float | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -66,26 +47,6 @@ class Event:
     text: str
     step: int | None = None
     score: float | None = None
-
-
-Answer = Job | Literal["wait", "leave"]
-
-
-@dataclass
-class _Crew:
-    """A group of workers."""
-
-    incarnation: int = 0
-    job: Job | None = None
-    asked: float = 0.0
-    """When it asked for its work; the time until the run ends counts for the run."""
-    heard: float = 0.0
-    empty_starts: int = 0
-    raised: list[tuple[int, str, bool]] = field(default_factory=list)
-    """What ranks raised in the job: rank, text, and whether only a connection to another rank broke."""
-    places: list[str] = field(default_factory=list)
-    """Nodes of its ranks."""
-    given_up: bool = False
 
 
 class Dispatcher:
@@ -117,12 +78,12 @@ class Dispatcher:
         self._parent_run_id, self._group_runs, self._now = parent_run_id, group_runs, now
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
-        self._crews: dict[str, _Crew] = {}
+        self._crews = Crews()
         self._ready: deque[tuple[int, int]] = deque()
         self._num_jobs = 0
-        self._num_started = 0
+        self._searched = False
+        """Whether the search has nothing new to propose."""
         self._started_at = self._progress_at = now()
-        self._exhausted: str | None = None
         for trial in past:
             self._take_up(trial)
         self._exchange_if_all_came()
@@ -134,56 +95,52 @@ class Dispatcher:
 
     def hello(self, crew: str, incarnation: int, places: Sequence[str]) -> None:
         """A crew's workers have started, for the first time or again after they were killed."""
-        one = self._crews.setdefault(crew, _Crew())
+        one = self._crews[crew]
         self._return_job(one, "its workers were killed", counts=True)
         one.incarnation, one.places, one.heard = incarnation, list(places), self._now()
-        one.empty_starts += 1
-        if one.empty_starts > MOST_EMPTY_STARTS:
+        one.idle_starts += 1
+        if one.idle_starts > MOST_IDLE_STARTS and not one.given_up:
             one.given_up = True
-            self._say("crew", None, f"crew {crew} started {MOST_EMPTY_STARTS} times and never came to report; given up")
+            self._say("crew", None, f"crew {crew} started {MOST_IDLE_STARTS} times and never asked for work; given up")
 
     def beat(self, crew: str, incarnation: int) -> None:
         """A crew is alive."""
-        one = self._crews.get(crew)
-        if one and one.incarnation == incarnation:
-            one.heard = self._now()
+        self._crews.beat(crew, incarnation, self._now())
 
     def next(self, crew: str, incarnation: int) -> Answer:
         """What a crew shall do now."""
         one = self._crews[crew]
         if one.incarnation != incarnation or one.given_up or self.done:
             return "leave"
-        one.heard = one.asked = self._now()
+        one.heard, one.idle_starts = self._now(), 0
         while not self._ready and not self._opening() and self._propose():
             pass
-        if not self._ready or self._exhausted:
+        pair = None if self.exhausted else self._first_ready()
+        if pair is None:
             return "wait"
-        number, seed = self._ready.popleft()
-        one.job = self._job(self.trials[number], self._run(number, seed))
-        return one.job
+        job = self._job(self.trials[pair[0]], self._run(*pair))
+        one.take(job, self._now())
+        return job
 
     def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Verdict:
         """A run has evaluated; `last`: it is about to end by itself."""
-        found = self._by_token(token)
-        if found is None:
+        one = self._crews.with_token(token)
+        if one is None:
             return "stop"
-        one, trial, run = found
+        trial, run = self._at(one)
         metric = self._settings.metric_name
         if metric not in scores:
-            self._fail(trial, f"metric is dev/{metric}, but its runs report {', '.join(sorted(scores))}.")
+            self._fail(trial, f"metric is dev/{metric}, but its runs report {_named(scores)}. Use one of these.")
             return "stop"
-        one.heard, one.empty_starts = self._now(), 0
+        one.heard = self._now()
         run.curve = [pair for pair in run.curve if pair[0] < step] + [(step, scores[metric])]
+        run.takes_over, run.ending = False, last
         self._say("scored", trial.number, f"seed {run.seed}", step, scores[metric])
-        if trial.over:
-            return "stop"
-        if last:
-            return "go"
-        verdict = self._compare(trial, run)
-        if verdict == "go" and self.exhausted:
+        verdict: Verdict = "stop" if trial.over else "go" if last else self._compare(trial, run)
+        if verdict == "go" and not last and self.exhausted:
             verdict = "pause"
-        if verdict == "go":
-            save_trial(self._folder, trial)
+        # before the run saves its state: a resume must not take it for less far than that
+        save_trial(self._folder, trial)
         return verdict
 
     def finished(self, token: str, result: dict[str, Any]) -> None:
@@ -192,15 +149,15 @@ class Dispatcher:
         if found is None:
             return
         trial, run = found
-        run.result, run.status = result, "finished"
-        metric = self._settings.metric_name
-        score = float(result["dev"][result["metric"] if metric == "score" else metric])
-        if not run.curve:
+        run.result, run.status, run.takes_over = result, "finished", False
+        score = run.final(self._settings.metric_name)
+        if score is None:
+            self._fail(trial, f"metric is {self._settings.metric}, but its runs report {_named(result['dev'])}.")
+        elif not run.curve:
             run.curve.append((result["steps"], score))
         if not trial.over:
             self._compare(trial, run)
-        if not trial.over:
-            self._maybe_finish(trial)
+        self._maybe_finish(trial)
         self._exchange_if_all_came()
         save_trial(self._folder, trial)
 
@@ -210,9 +167,8 @@ class Dispatcher:
         if found is None:
             return
         trial, run = found
-        if run.status == "running":  # else the comparison has been decided meanwhile
-            run.status = "stopped" if trial.over or verdict == "stop" else "paused"
-        if run.status == "paused" and self._may_go_on(trial, run):
+        run.status = "stopped" if trial.over or verdict == "stop" else "paused"
+        if run.status == "paused" and self._may_go_on(trial, run):  # it has been decided meanwhile
             self._make_ready(trial, run)
         self._exchange_if_all_came()
         save_trial(self._folder, trial)
@@ -227,13 +183,14 @@ class Dispatcher:
             connection: only the connection to another rank broke; that one has the reason, or was killed.
             ends_group: the crew's workers end with it, and the next `hello` settles what becomes of the run.
         """
-        found = self._by_token(token)
-        if found is None:
+        one = self._crews.with_token(token)
+        if one is None:
             return
-        one, trial, _ = found
-        one.raised.append((rank, text, connection))
+        one.raised.append((text, connection))
         if not ends_group:
+            trial, run = self._at(one)
             self._release(token)
+            run.status = "failed"
             self._fail(trial, text)
 
     # ---- what the driver says
@@ -241,50 +198,52 @@ class Dispatcher:
     def opened(self, number: int, run_id: str | None) -> None:
         """MLflow's run of a trial with several seeds is there, or will not be."""
         trial = self.trials[number]
+        if trial.status != "opening":
+            return
         trial.parent_run_id = run_id or self._parent_run_id
         trial.status = "open"
         self._enqueue_all(trial)
+        save_trial(self._folder, trial)
 
     def lost(self, crew: str, why: str) -> None:
         """A crew's node is gone, or nothing was heard of it: others go on with its run."""
-        one = self._crews.get(crew)
-        if one and one.job:
+        one = self._crews[crew]
+        if one.job:
             self._say("crew", one.job.trial, f"crew {crew} was lost ({why}); its run goes on elsewhere")
             self._return_job(one, why, counts=False)
             one.incarnation = -1  # should it be alive after all, nothing it says is heard
 
     def silent(self, seconds: float) -> list[str]:
         """Crews with work that nothing was heard of for so long."""
-        return [name for name, one in self._crews.items() if one.job and self._now() - one.heard > seconds]
+        return self._crews.silent(seconds, self._now())
 
     def on(self, nodes: set[str]) -> list[str]:
         """Crews with work that have a rank on one of these nodes."""
-        return [name for name, one in self._crews.items() if one.job and nodes.intersection(one.places)]
+        return self._crews.on(nodes)
 
     @property
     def done(self) -> bool:
         """Whether nothing is left that may be done."""
-        busy = any(one.job for one in self._crews.values())
-        if self.exhausted:
-            return not busy
-        left = self._ready or any(not trial.over for trial in self.trials.values())
-        return not busy and not left and not self._may_propose()
+        return not self._crews.busy and (not self._left() or self.exhausted is not None)
 
     @property
     def exhausted(self) -> str | None:
-        """Which part of the budget is used up."""
+        """Which part of the budget is used up, where more could be done."""
         budget = self._settings.budget
+        if not self._left():
+            cut = budget.trials is not None and len(self.trials) < self._sweep.num_trials and not self._searched
+            return f"budget.trials is {budget.trials}" if cut else None
         if budget.hours is not None and self._now() - self._started_at > budget.hours * 3600:
-            self._exhausted = f"budget.hours is {budget.hours:g}"
+            return f"budget.hours is {budget.hours:g}"
         if budget.device_hours is not None and self.device_hours > budget.device_hours:
-            self._exhausted = f"budget.device_hours is {budget.device_hours:g}"
-        return self._exhausted
+            return f"budget.device_hours is {budget.device_hours:g}"
+        return None
 
     @property
     def device_hours(self) -> float:
         """Hours of work times workers, over all starts."""
         seconds = sum(run.wall_seconds for trial in self.trials.values() for run in trial.runs)
-        seconds += sum(self._now() - one.asked for one in self._crews.values() if one.job)
+        seconds += sum(self._now() - one.asked for one in self._crews.busy)
         return seconds * self._settings.workers_per_trial / 3600
 
     @property
@@ -294,22 +253,27 @@ class Dispatcher:
 
     def crews(self) -> dict[str, str]:
         """What each crew is at."""
-        return {
-            name: f"trial {one.job.trial} seed {one.job.seed}" if one.job else "idle"
-            for name, one in self._crews.items()
-            if not one.given_up
-        }
+        return self._crews.shown()
 
     # ---- trials
 
+    def _left(self) -> bool:
+        """Whether anything of the sweep is still to be done, whatever the budget says."""
+        return any(not trial.over for trial in self.trials.values()) or self._may_propose()
+
     def _may_propose(self) -> bool:
         most = self._settings.budget.trials
-        return len(self.trials) < (self._sweep.num_trials if most is None else min(most, self._sweep.num_trials))
+        num_trials = self._sweep.num_trials if most is None else min(most, self._sweep.num_trials)
+        return not self._searched and len(self.trials) < num_trials
 
     def _propose(self) -> bool:
         """Open the next trial, if there is one."""
-        proposal = self._search.propose() if self._may_propose() and not self.exhausted else None
+        if not self._may_propose() or self.exhausted:
+            return False
+        proposal = self._search.propose()
         if proposal is None:
+            self._searched = True
+            self._say("crew", None, f"every point of the space was tried: the sweep has {len(self.trials)} trials")
             return False
         number, values = proposal
         trial = TrialState(number, values, [RunState(seed) for seed in self._sweep.seeds_of(values)])
@@ -323,7 +287,7 @@ class Dispatcher:
             return
         for run in trial.runs:
             if run.status == "running":
-                run.status = "ready"
+                run.status = self._after_death(trial, run)
         if len(trial.runs) > 1 and self._group_runs and trial.parent_run_id is None:
             trial.status = "opening"
             self._say("opened", trial.number, "")
@@ -331,6 +295,7 @@ class Dispatcher:
             trial.parent_run_id = trial.parent_run_id or self._parent_run_id
             trial.status = "open"
             self._enqueue_all(trial)
+            self._maybe_finish(trial)  # it may have failed for its score alone
         save_trial(self._folder, trial)
 
     def _opening(self) -> bool:
@@ -340,10 +305,25 @@ class Dispatcher:
         for run in trial.runs:
             if run.status == "ready" or (run.status == "paused" and self._may_go_on(trial, run)):
                 run.status = "ready"
-                self._ready.append((trial.number, run.seed))
+                if (trial.number, run.seed) not in self._ready:
+                    self._ready.append((trial.number, run.seed))
+
+    def _first_ready(self) -> tuple[int, int] | None:
+        """Take the next run from those that are ready."""
+        trials = list(self.trials.values())
+        for pair in self._ready:
+            if not awaited(trials, self.trials[pair[0]], pair[1]):
+                self._ready.remove(pair)
+                return pair
+        return None
 
     def _run(self, number: int, seed: int) -> RunState:
         return next(run for run in self.trials[number].runs if run.seed == seed)
+
+    def _at(self, one: Crew) -> tuple[TrialState, RunState]:
+        """What a crew is at."""
+        assert one.job is not None
+        return self.trials[one.job.trial], self._run(one.job.trial, one.job.seed)
 
     def _job(self, trial: TrialState, run: RunState) -> Job:
         self._num_jobs += 1
@@ -353,7 +333,7 @@ class Dispatcher:
         self._say("resumed" if run.curve else "started", trial.number, f"seed {run.seed}", run.step)
         run.status = "running"
         save_trial(self._folder, trial)
-        source = trial.taken_over[-1]["from"] if trial.taken_over else None
+        source = trial.taken_over[-1]["from"] if run.takes_over else None
         return Job(
             token=f"{trial.number}-{run.seed}-{self._num_jobs}-{self._started_at:.0f}",
             trial=trial.number,
@@ -368,11 +348,13 @@ class Dispatcher:
         """What becomes of a run that has evaluated or ended, and of those that waited for it."""
         if self._settings.scheduler.kind == "pbt":  # the exchange is when all have left off
             return "go" if self._may_go_on(trial, run) else "pause"
-        while (step := self._comparison(trial)) is not None and (run.status == "finished" or run.step >= step):
-            if any(other.status != "finished" and other.step < step for other in trial.runs):
-                return "pause"
-            if all(other.status == "finished" for other in trial.runs):
-                return "go"
+        verdict: Verdict = "go"
+        while (step := self._comparison(trial)) is not None and (run.ended or run.step >= step):
+            if any(not other.ended and other.step < step for other in trial.runs):
+                verdict = "pause"
+                break
+            if all(other.ended for other in trial.runs):
+                break
             score = trial.mean_at(step, self._sign)
             trial.scores.append((step, score))
             trial.stage += 1
@@ -381,9 +363,9 @@ class Dispatcher:
                 self._end(trial, "stopped", f"stopped at update {step} with a mean of {score:.4f}")
                 return "stop"
         for other in trial.runs:
-            if other is not run and other.status == "paused":
+            if other is not run and other.status == "paused" and self._may_go_on(trial, other):
                 self._make_ready(trial, other)
-        return "go"
+        return verdict
 
     def _comparison(self, trial: TrialState) -> int | None:
         """The step of a trial's next comparison; None where there is no scheduler."""
@@ -392,29 +374,34 @@ class Dispatcher:
             return grace * int(scheduler.reduction_factor**trial.stage)
         if scheduler.kind == "median":
             return grace * (trial.stage + 1)
-        if scheduler.kind == "pbt":
-            return int(scheduler.interval_steps or 1) * (trial.stage + 1)
-        return None
+        return exchange_step(self._settings, trial) if scheduler.kind == "pbt" else None
 
     def _may_go_on(self, trial: TrialState, run: RunState) -> bool:
         """Whether a paused run waits for nobody."""
         step = self._comparison(trial)
         return step is None or run.step < step
 
+    def _after_death(self, trial: TrialState, run: RunState) -> RunStatus:
+        """What a run is whose workers are gone: its newest state may, or may not, be that of its last evaluation."""
+        if run.ending or self._settings.scheduler.kind == "pbt" or self._may_go_on(trial, run):
+            return "ready"  # `pbt` needs the state itself, at the cost of going past the exchange if it is there
+        return "paused"
+
     def _make_ready(self, trial: TrialState, run: RunState) -> None:
         run.status = "ready"
         self._ready.appendleft((trial.number, run.seed))  # what was begun ends before something new begins
 
     def _maybe_finish(self, trial: TrialState) -> None:
-        if all(run.status == "finished" for run in trial.runs):
-            metric = self._settings.metric_name
-            scores = [
-                run.result["dev"][run.result["metric"] if metric == "score" else metric]
-                for run in trial.runs
-                if run.result
-            ]
-            trial.score = statistics.fmean(scores)
-            self._end(trial, "finished", None)
+        if trial.over or any(run.status != "finished" for run in trial.runs):
+            return
+        finals = {run.seed: run.final(self._settings.metric_name) for run in trial.runs}
+        bad = {seed: score for seed, score in finals.items() if score is None or not math.isfinite(score)}
+        if bad:
+            said = ", ".join(f"{score} with seed {seed}" for seed, score in bad.items())
+            self._fail(trial, f"{self._settings.metric} is {said}, which cannot be compared.")
+            return
+        trial.score = statistics.fmean(score for score in finals.values() if score is not None)
+        self._end(trial, "finished", None)
 
     def _fail(self, trial: TrialState, reason: str) -> None:
         if not trial.over:
@@ -427,82 +414,45 @@ class Dispatcher:
             if run.status in ("ready", "paused"):
                 run.status = "stopped"
         self._ready = deque(pair for pair in self._ready if pair[0] != trial.number)
-        self._search.end(trial.number, ending, trial.values, trial.score)
+        self._search.end(trial.number, ending, trial.score)
         self._say("ended", trial.number, reason or "", score=trial.score)
         save_trial(self._folder, trial)
-
-    # ---- population based training
+        self._exchange_if_all_came()
 
     def _exchange_if_all_came(self) -> None:
-        """When every run of every trial has come to the exchange: the worst take over from the best, all go on."""
+        """When every run of a population has come to its exchange, all go on."""
+        if self._settings.scheduler.kind != "pbt":
+            return
         population = [trial for trial in self.trials.values() if not trial.over]
-        if self._settings.scheduler.kind != "pbt" or not population:
-            return
-        step = self._comparison(population[0])
-        assert step is not None
-        runs = [run for trial in population for run in trial.runs]
-        if any(run.status != "finished" and (run.status != "paused" or run.step < step) for run in runs):
-            return
-        for trial in population:
-            trial.scores.append((step, trial.mean_at(step, self._sign)))
-            trial.stage += 1
-        order = sorted(population, key=lambda trial: self._sign * trial.scores[-1][1])
-        num = int(len(order) * self._settings.scheduler.quantile)
-        for place, trial in enumerate(order[:num]):
-            donor = order[-1 - place]
-            source = random.Random(f"{self._settings.sample_seed} {step} {trial.number}")
-            trial.taken_over.append({"step": step, "from": donor.number, "values": self._explored(donor, source)})
-            for run, other in zip(trial.runs, donor.runs, strict=True):
-                run.curve = list(other.curve)
-            self._say("compared", trial.number, f"takes over from trial {donor.number}", step, trial.scores[-1][1])
-        for trial in population:
-            for run in trial.runs:
-                if run.status == "paused":
-                    self._make_ready(trial, run)
-            save_trial(self._folder, trial)
-
-    def _explored(self, donor: TrialState, source: random.Random) -> dict[str, Any]:
-        resample = self._settings.scheduler.resample
-        return {
-            key: dimension.draw(source) if source.random() < resample else dimension.perturb(donor.current[key], source)
-            for key, dimension in self._settings.space.items()
-            if key in donor.current
-        }
+        while (pairs := exchange(self._settings, population, self._sign)) is not None:
+            for taker, donor in pairs:
+                text = f"takes over from trial {donor.number} with {show_values(taker.current)}, having"
+                self._say("compared", taker.number, text, *taker.scores[-1])
+            for trial in population:
+                for run in trial.runs:
+                    if run.status == "paused" and self._may_go_on(trial, run):
+                        self._make_ready(trial, run)
+                save_trial(self._folder, trial)
 
     # ---- jobs
 
-    def _by_token(self, token: str) -> tuple[_Crew, TrialState, RunState] | None:
-        for one in self._crews.values():
-            if one.job and one.job.token == token:
-                trial = self.trials[one.job.trial]
-                return one, trial, self._run(trial.number, one.job.seed)
-        return None
-
     def _release(self, token: str) -> tuple[TrialState, RunState] | None:
         """Take the job from its crew, which asks for the next one; the time it took counts for the run."""
-        found = self._by_token(token)
-        if found is None:
+        one = self._crews.with_token(token)
+        if one is None:
             return None
-        one, trial, run = found
-        self._account(one, run)
+        trial, run = self._at(one)
+        run.wall_seconds += one.release(self._now())
+        self._progress_at = self._now()
         return trial, run
 
-    def _account(self, one: _Crew, run: RunState) -> None:
-        now = self._now()
-        run.wall_seconds += now - one.asked
-        one.job, one.heard, one.empty_starts, one.raised = None, now, 0, []
-        self._progress_at = now
-
-    def _return_job(self, one: _Crew, why: str, *, counts: bool) -> None:
+    def _return_job(self, one: Crew, why: str, *, counts: bool) -> None:
         """Settle the job of workers that are gone: the trial's own failure, or a run that goes on."""
         if one.job is None:
             return
-        trial, raised = self.trials[one.job.trial], one.raised
-        run = self._run(trial.number, one.job.seed)
-        empty_starts = one.empty_starts
-        self._account(one, run)
-        one.empty_starts = empty_starts
-        own = [text for _, text, connection in raised if not connection]
+        trial, run = self._at(one)
+        self._release(one.job.token)
+        own = [text for text, connection in one.raised if not connection]
         run.deaths += counts
         if trial.over:
             run.status = "stopped"
@@ -511,13 +461,15 @@ class Dispatcher:
             self._fail(trial, own[0])
         elif run.deaths > self._settings.retries:
             run.status = "failed"
-            last = f"; a rank said: {raised[0][1]}" if raised else ""
+            last = f"; a rank said: {one.raised[0][0]}" if one.raised else ""
             self._fail(
                 trial, f"{why} {run.deaths} times (retries is {self._settings.retries}); memory may be short{last}"
             )
-        else:
+        elif self._after_death(trial, run) == "ready":
             self._make_ready(trial, run)
-            save_trial(self._folder, trial)
+        else:
+            run.status = "paused"
+        save_trial(self._folder, trial)
 
     def _say(
         self, kind: Any, trial: int | None, text: str, step: int | None = None, score: float | None = None
@@ -526,14 +478,23 @@ class Dispatcher:
         self._progress_at = self._now()
 
 
+def _named(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"dev/{name}" for name in sorted(scores))
+
+
 def check_same_sweep(past: Sequence[TrialState], sweep: Sweep) -> None:
     """Raise ConfigError if the trials of an earlier start are not those of this plan."""
     for trial in past:
-        planned = trial.number < sweep.num_trials if sweep.points is None else trial.number < len(sweep.points)
-        values = sweep.points[trial.number] if sweep.points is not None and planned else trial.values
-        if values != trial.values or [run.seed for run in trial.runs] != sweep.seeds_of(trial.values):
+        if trial.number >= sweep.num_trials:
+            same = False
+        elif sweep.points is None:
+            same = is_point(sweep.settings.space, trial.values)
+        else:
+            same = sweep.points[trial.number] == trial.values
+        if not same or [run.seed for run in trial.runs] != sweep.seeds_of(trial.values):
+            seeds = ", ".join(str(run.seed) for run in trial.runs)
             raise ConfigError(
-                f"Trial {trial.number} of the sweep in {sweep.settings.output_dir} was {trial.values} with seeds "
-                f"{[run.seed for run in trial.runs]}, which is not what this file plans. Go on with the same space, "
-                "samples and seeds, or give another output_dir."
+                f"output_dir is {sweep.settings.output_dir}, where trial {trial.number} was "
+                f"{show_values(trial.values)} with seeds {seeds}, which is not what this file plans. Go on with the "
+                "same space, samples and seeds (more samples may be added), or give another output_dir."
             )

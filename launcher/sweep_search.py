@@ -4,9 +4,11 @@ Nothing here is kept on disk: `restore` tells a fresh search what the sweep's jo
 """
 
 import json
+import math
+import random
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.distributions import (
@@ -15,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import Trial, create_trial
+from optuna.trial import Trial
 from optuna.trial import TrialState as OptunaState
 
 from launcher.sweep_plan import Sweep
@@ -27,6 +29,8 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 SAME_POINT_TRIES = 20
 """How often Optuna is asked again when it proposes what was tried already."""
+DRAWS = 200
+"""After that, so many points are drawn evenly; where none of them is new, the space counts as searched."""
 
 Ending = Literal["finished", "stopped", "failed"]
 _STATES = {"finished": OptunaState.COMPLETE, "stopped": OptunaState.PRUNED, "failed": OptunaState.FAIL}
@@ -38,30 +42,25 @@ class Search:
     def __init__(self, sweep: Sweep) -> None:
         """A search without any trial yet."""
         self._sweep = sweep
-        settings = sweep.settings
-        # several trials run at a time: those under way count as bad, so that the next is tried elsewhere
-        sampler = optuna.samplers.TPESampler(seed=settings.sample_seed, constant_liar=True)
         self._study = optuna.create_study(
-            sampler=sampler,
+            sampler=self._sampler(0),
             pruner=_pruner(sweep),
-            direction="maximize" if settings.direction == "max" else "minimize",
+            direction="maximize" if sweep.settings.direction == "max" else "minimize",
         )
         self._running: dict[int, Trial] = {}
-        self._tried: dict[str, float | None] = {}
+        self._tried: set[str] = set()
         self._proposed = 0
 
-    @property
-    def num_proposed(self) -> int:
-        """Trials proposed so far."""
-        return self._proposed
-
     def propose(self) -> tuple[int, dict[str, Any]] | None:
-        """Number and values of the next trial; None when there is none left."""
+        """Number and values of the next trial; None when there is none left, or every point was tried."""
         if self._proposed >= self._sweep.num_trials:
             return None
         number, points = self._proposed, self._sweep.points
-        trial, values = self._ask() if points is None else (self._study.ask(), points[number])
-        self._running[number] = trial
+        asked = self._ask() if points is None else (self._study.ask(), points[number])
+        if asked is None:
+            return None
+        self._running[number], values = asked
+        self._tried.add(json.dumps(values))
         self._proposed += 1
         return number, values
 
@@ -71,55 +70,54 @@ class Search:
         trial.report(score, step)
         return not trial.should_prune()
 
-    def end(self, number: int, ending: Ending, values: dict[str, Any], score: float | None) -> None:
+    def end(self, number: int, ending: Ending, score: float | None) -> None:
         """A trial has ended; `score` is that of a finished one."""
-        trial = self._running.pop(number)
-        self._tried[json.dumps(values)] = score
-        self._study.tell(trial, score if ending == "finished" else None, state=_STATES[ending])
+        if ending == "finished" and (score is None or not math.isfinite(score)):
+            ending = "failed"  # nothing is learnt from it
+        self._study.tell(self._running.pop(number), score if ending == "finished" else None, state=_STATES[ending])
 
     def restore(self, past: Sequence[TrialState]) -> None:
         """Take over the trials of an earlier start, in the order of their numbers."""
         for one in past:
             self._proposed = max(self._proposed, one.number + 1)
-            parameters, distributions = self._as_optuna(one.values)
-            if one.status in _STATES:
-                self._tried[json.dumps(one.values)] = one.score
-                self._study.add_trial(
-                    create_trial(
-                        state=_STATES[one.status],
-                        value=one.score if one.status == "finished" else None,
-                        params=parameters,
-                        distributions=distributions,
-                        intermediate_values=dict(one.scores),
-                    )
-                )
-                continue
-            self._study.enqueue_trial(parameters)
-            trial = self._study.ask(distributions)
+            self._tried.add(json.dumps(one.values))
+            self._running[one.number] = self._again(one.values)
             for step, score in one.scores:
-                trial.report(score, step)
-            self._running[one.number] = trial
+                if math.isfinite(score):  # the others never came to `worth`
+                    self.worth(one.number, step, score)  # the answer is known, but a pruner keeps what it compared
+            if one.over:
+                self.end(one.number, cast(Ending, one.status), one.score)
 
-    def _ask(self) -> tuple[Trial, dict[str, Any]]:
-        """What Optuna proposes; a point that was tried before only tells it the score again."""
-        for _ in range(SAME_POINT_TRIES):
-            trial = self._study.ask()
-            values = point_of(self._sweep.settings.space, lambda key, one, trial=trial: _suggest(trial, key, one))  # type: ignore[misc]
-            score = self._tried.get(json.dumps(values))
-            if score is None:
-                return trial, values
-            self._study.tell(trial, score)
-        trial = self._study.ask()
-        return trial, point_of(self._sweep.settings.space, lambda key, one: _suggest(trial, key, one))
+    def _sampler(self, *key: int) -> optuna.samplers.BaseSampler:
+        """Proposes from the trials so far and its key alone, so that a resumed sweep is proposed the same."""
+        seed = random.Random(f"{self._sweep.settings.sample_seed} {key}").getrandbits(32)
+        # several trials run at a time: those under way count as bad, so that the next is tried elsewhere
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
-    def _as_optuna(self, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        if self._sweep.points is not None:  # nobody learns from these
-            return {}, {}
+    def _ask(self) -> tuple[Trial, dict[str, Any]] | None:
+        """What Optuna proposes, but no point twice: a run repeats exactly."""
         space = self._sweep.settings.space
-        return (
-            {key: _coded(space[key], value) for key, value in values.items()},
-            {key: _distribution(space[key]) for key in values},
-        )
+        for attempt in range(SAME_POINT_TRIES):
+            self._study.sampler = self._sampler(self._proposed, attempt)
+            trial = self._study.ask()
+            values = point_of(space, lambda key, one, trial=trial: _suggest(trial, key, one))  # type: ignore[misc]
+            if json.dumps(values) not in self._tried:
+                return trial, values
+            self._study.tell(trial, state=OptunaState.FAIL)
+        source = random.Random(f"{self._sweep.settings.sample_seed} {self._proposed}")
+        for _ in range(DRAWS):
+            values = point_of(space, lambda _, one: one.draw(source))
+            if json.dumps(values) not in self._tried:
+                return self._again(values), values
+        return None
+
+    def _again(self, values: dict[str, Any]) -> Trial:
+        """A trial of Optuna's with given values."""
+        if self._sweep.points is not None:  # nobody learns from these
+            return self._study.ask()
+        space = self._sweep.settings.space
+        self._study.enqueue_trial({key: _coded(space[key], value) for key, value in values.items()})
+        return self._study.ask({key: _distribution(space[key]) for key in values})
 
 
 def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:

@@ -96,8 +96,19 @@ class Dimension(Settings):
             place = self.listed.index(value) + source.choice((-1, 1))
             return self.listed[min(max(place, 0), len(self.listed) - 1)]
         low, high = self.uniform or self.log_uniform or self.integer or (0, 0)
-        moved = min(max(value * source.choice((0.8, 1.2)), low), high)
-        return round(moved) if self.integer is not None else moved
+        moved = value * source.choice((0.8, 1.2))
+        if self.integer is not None:  # small ones would be rounded back to what they were
+            moved = value + math.copysign(max(1, round(abs(moved - value))), moved - value)
+            return int(min(max(moved, low), high))
+        return min(max(moved, low), high)
+
+    def has(self, value: Any) -> bool:
+        """Whether it is one of the values."""
+        if self.listed is not None:
+            return value in self.listed
+        low, high = self.uniform or self.log_uniform or self.integer or (0, 0)
+        number = isinstance(value, int if self.integer is not None else (int, float))
+        return number and low <= value <= high
 
 
 Space = Mapping[str, Dimension]
@@ -129,6 +140,12 @@ def point_of(space: Space, value_of: Callable[[str, Dimension], Any]) -> dict[st
         if dimension.applies(point):
             point[key] = value_of(key, dimension)
     return point
+
+
+def is_point(space: Space, values: Mapping[str, Any]) -> bool:
+    """Whether these values could be drawn from the space."""
+    applying = point_of(space, lambda key, _: values.get(key))
+    return applying == dict(values) and all(space[key].has(value) for key, value in values.items())
 
 
 def expand(space: Space, num_samples: int = 1, seed: int = 0) -> list[dict[str, Any]]:

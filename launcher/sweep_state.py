@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +33,34 @@ class RunState:
     """How often its workers were killed."""
     wall_seconds: float = 0.0
     """Time that worker groups spent on it, from being asked for work to the end of the run."""
+    ending: bool = False
+    """It has reported for the last time, and only has its result to write."""
+    takes_over: bool = False
+    """By `pbt`: it has another run's curve, and has not yet reported since it was to go on from that one's state."""
 
     def best(self, sign: int, step: float = math.inf) -> float:
-        """The best metric up to the first evaluation at or after `step`; `sign` is -1 where less is better."""
+        """The best metric up to the first evaluation at or after `step`; `sign` is -1 where less is better.
+
+        NaN only if every one is.
+        """
         reached = []
         for evaluated, score in self.curve:
             reached.append(sign * score)
             if evaluated >= step:
                 break
-        return sign * max(reached)
+        return sign * max((score for score in reached if not math.isnan(score)), default=math.nan)
+
+    def final(self, metric: str) -> float | None:
+        """The metric of a finished run, that of its best state; `score` is the one that chose it."""
+        if self.result is None:
+            return None
+        value = self.result["dev"].get(self.result["metric"] if metric == "score" else metric)
+        return None if value is None else float(value)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no evaluation is to come."""
+        return self.ending or self.status == "finished"
 
     @property
     def step(self) -> int:
@@ -99,7 +118,7 @@ def save_trial(folder: Path, trial: TrialState) -> None:
     place = folder / "trials" / trial.name
     place.mkdir(parents=True, exist_ok=True)
     temporary = place / f".{JOURNAL_NAME}-{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(trial)), encoding="utf-8")
+    temporary.write_text(json.dumps(vars(trial), default=vars), encoding="utf-8")
     temporary.replace(place / JOURNAL_NAME)
 
 

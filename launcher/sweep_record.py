@@ -57,10 +57,13 @@ class Record:
     status: EndStatus = "KILLED"
     trials: dict[int, TrialState] = field(default_factory=dict)
     """Those that anything was heard of, as they were last seen."""
-    _num_ended: int = 0
+    _num_ended: int = field(init=False)
     _silent_until: float = 0.0
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "sweep-record"))
     _client: Any = None
+
+    def __post_init__(self) -> None:
+        self._num_ended = sum(trial.over for trial in self.trials.values())  # an earlier start has recorded them
 
     @property
     def groups(self) -> bool:

@@ -143,15 +143,16 @@ def setting_keys() -> list[str]:
     return [key for key, _ in _walk(RunConfig)]
 
 
-def setting_reference() -> str:
-    """Markdown table of every setting with its default and text."""
+def setting_reference(model: type[BaseModel] = RunConfig, prefix: str = "") -> str:
+    """Markdown table of every setting of a model, a run's if not given, with its default and text."""
     lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    for key, field in _walk(RunConfig):
+    for key, field in _walk(model, prefix):
         choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, (str, int))]
         text = " ".join((field.description or "").split())
         if choices and not all(choice in text for choice in choices):
             text += f" One of: {', '.join(choices)}."
-        lines.append(f"| `{key}` | `{field.default}` | {text.replace('|', chr(92) + '|')} |")
+        default = "-" if field.is_required() else f"`{field.default}`"
+        lines.append(f"| `{key}` | {default} | {text.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 

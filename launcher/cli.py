@@ -215,6 +215,7 @@ def show(
     config: Annotated[Path | None, typer.Argument(help="YAML file.", show_default=False)] = None,
     overrides: Overrides = None,
     settings: Annotated[bool, typer.Option("--settings", help="Every setting with its default and meaning.")] = False,
+    sweep_settings: Annotated[bool, typer.Option("--sweep-settings", help="Every setting of a sweep file.")] = False,
     tasks: Annotated[
         bool, typer.Option("--tasks", help="Every task known by name, and whether its rows are found.")
     ] = False,
@@ -224,6 +225,10 @@ def show(
     """Print a config with every setting resolved, as YAML that `train` reads; or all settings, or all tasks."""
     if settings:
         typer.echo(setting_reference(), nl=False)
+    elif sweep_settings:
+        from launcher.sweep_settings import sweep_reference
+
+        typer.echo(sweep_reference(), nl=False)
     elif tasks:
         from launcher.report import console
         from launcher.task_table import task_table, tasks_found
@@ -234,7 +239,9 @@ def show(
         else:
             console().print(task_table(folder))
     elif config is None:
-        raise ConfigError("There is no config to show. Give a file, or --settings or --tasks for a reference.")
+        raise ConfigError(
+            "There is no config to show. Give a file, or --settings, --sweep-settings or --tasks for a reference."
+        )
     else:
         checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
         typer.echo(checked.model_dump_json() + "\n" if json_output else dump_config(checked), nl=False)

@@ -51,6 +51,10 @@ RAY_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # each is one more process or poll a crew, and nobody here listens to it
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 
 SETTINGS_NAME = "sweep.yaml"

@@ -53,7 +53,11 @@ def start_sweep(
     from launcher.sweep_view import View
 
     view = View(screen, live=screen.is_terminal and not quiet)
-    outcome = run_sweep(sweep, view=view, resume=resume, debug=debug)
+    try:
+        outcome = run_sweep(sweep, view=view, resume=resume, debug=debug)
+    except KeyboardInterrupt:
+        screen.print(f"What was done is kept in {sweep.settings.output_dir}; the same command with --resume goes on.")
+        raise
     report_sweep(sweep, outcome, json_output=json_output)
     failed = [trial for trial in outcome.trials if trial.status == "failed"]
     if failed and outcome.best is None:

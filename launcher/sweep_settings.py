@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from infoprompt.config import Settings
+from infoprompt.config import Settings, setting_reference
 from launcher.sweep_space import Dimension
 
 # What may change while a run goes on; anything else decides which tensors there are, or which rows.
@@ -193,3 +193,8 @@ class SweepSettings(Settings):
 def resources(sweep: SweepSettings) -> dict[str, Any]:
     """What one worker needs, as Ray counts it."""
     return {"CPU": sweep.cpus_per_worker, **({"GPU": sweep.gpus_per_worker} if sweep.gpus_per_worker else {})}
+
+
+def sweep_reference() -> str:
+    """Markdown tables of every setting of a sweep file, and of a dimension of its space."""
+    return f"{setting_reference(SweepSettings)}\n{setting_reference(Dimension, 'space.SETTING.')}"

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launcher.sweep_plan import load_sweep
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -97,7 +99,7 @@ def test_the_python_example_runs(folder):
 @pytest.mark.slow
 def test_the_method_of_ones_own_is_one_file_and_one_recipe(tmp_path, toy_settings):
     (kind,) = (block for block in blocks("python") if "KIND" in block)
-    (recipe,) = blocks("yaml")
+    (recipe,) = (block for block in blocks("yaml") if "gated" in block)
     for name in ("infoprompt", "launcher"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for text in (kind, recipe):
@@ -122,10 +124,21 @@ def test_the_commands_that_run_elsewhere_do():
     assert all(command in ci for command in commands() if command.startswith("make "))
     ray = (ROOT / "tests" / "launcher" / "test_ray_run.py").read_text()
     named = [command for command in commands() if command.startswith(ELSEWHERE[1:])]
-    assert len(named) == 5
+    assert len(named) == 6
     for word in ("sweep", "--head", "RAY_AUTH_MODE", "submit", "--working-dir", "launcher/sweep.py"):
         assert any(word in command for command in named)
         assert word in ray, word
+
+
+def test_the_sweep_file_is_one(tmp_path):
+    (text,) = (block for block in blocks("yaml") if "seeds" in block)
+    (tmp_path / "configs").mkdir()
+    for name in ("quickstart.yaml", "recipes"):
+        (tmp_path / "configs" / name).symlink_to(ROOT / "configs" / name)
+    (tmp_path / "configs/sweeps").mkdir()
+    (tmp_path / "configs/sweeps/mine.yaml").write_text(text)
+    sweep = load_sweep(tmp_path / "configs/sweeps/mine.yaml")
+    assert (sweep.num_trials, sweep.seeds, sweep.settings.scheduler.kind) == (20, [0, 1, 2], "asha")
 
 
 def test_links_lead_somewhere():

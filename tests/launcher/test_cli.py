@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +19,9 @@ def call():
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["show", "--settings"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["--version"], ["show", "--settings"], ["show", "--sweep-settings"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\nfrom launcher.cli import main\nsys.argv[1:] = %r\ntry:\n    main()\nexcept SystemExit as end:\n"
@@ -69,6 +72,14 @@ def test_bad_input_is_one_message_and_code_2(call, tiny_config, arguments, messa
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert "Traceback" not in result.stderr
+
+
+def test_the_reference_of_sweep_settings_is_up_to_date(call):
+    reference = call("show", "--sweep-settings").output
+    rows = [line for line in reference.splitlines() if line.startswith("| `")]
+    assert all(line.rsplit("|", 2)[1].strip() for line in rows)
+    path = Path(__file__).parents[2] / "configs" / "SWEEPS.md"
+    assert path.read_text().endswith(reference), "configs/SWEEPS.md is old: infoprompt show --sweep-settings"
 
 
 def test_a_missing_file_is_named(call, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -292,22 +294,37 @@ def cluster(tmp_path_factory):
 
 
 def _wait_for_jobs(ray: str, environment: dict[str, str], head: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while subprocess.run([ray, "job", "list"], env=environment, capture_output=True, check=False).returncode:
+    """Until a job runs: the server answers before the agent that starts jobs is there."""
+    deadline = time.monotonic() + 150
+    command = [ray, "job", "submit", "--", "true"]
+    while subprocess.run(command, env=environment, capture_output=True, check=False).returncode:
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(1)
 
 
-def test_a_sweep_is_submitted_as_a_job_to_a_cluster_with_a_token(cluster, tiny_sweep, tmp_path):
-    ray, environment = cluster
-    entry = [sys.executable, "launcher/sweep.py", str(tiny_sweep), "--json", "space={seed: {grid: [0]}}"]
-    submit = [ray, "job", "submit", "--working-dir", str(REPOSITORY), "--", *entry]
-    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=250, check=False)
+def test_the_readmes_job_runs_as_written_on_a_cluster_with_a_token(cluster, tmp_path):
+    _, environment = cluster
+    (submit,) = re.findall(r"^ray job submit .*$", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE)
+    home = ["--runtime-env-json", json.dumps({"env_vars": {"INFOPROMPT_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}})]
+    command = shlex.split(submit)
+    command[command.index("--") : command.index("--")] = home  # not into the home folder of who tests
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=350,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    outcome = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert [trial["status"] for trial in outcome["trials"]] == ["finished"]
-    assert outcome["trials"][0]["seeds"]["0"]["result"]["steps"] == 4
+    outcome = json.loads((tmp_path / "runs/sweeps/quickstart/sweep.json").read_text())
+    assert [trial["status"] for trial in outcome["trials"]] == ["finished"] * 2
+    assert all(len(trial["seeds"]) == 2 for trial in outcome["trials"])
+    assert (tmp_path / "mlflow.db").exists()
+    assert "95 % interval" in done.stdout
 
 
 def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_sweep):

@@ -102,13 +102,15 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
     points = expand(settings.space, settings.num_samples, settings.sample_seed) if planned else corners(settings.space)
     # only `config` is asked of it, and that reads neither of the last two
     unchecked = Sweep(settings, folder.absolute(), None, None)  # type: ignore[arg-type]
+    scheduler = settings.scheduler
+    ends = corners(settings.space) if scheduler.kind == "pbt" else []  # values wander on the way
     configs = []
-    for number, values in enumerate(points):
+    for number, values in enumerate([*points, *ends]):
         try:
             configs.append(unchecked.config(values))
         except ConfigError as error:
-            raise ConfigError(f"Trial {number} ({show_values(values)}): {error}") from None
-    scheduler = settings.scheduler
+            name = f"Trial {number}" if planned and number < len(points) else "A corner of the space"
+            raise ConfigError(f"{name} ({show_values(values)}): {error}") from None
     if scheduler.kind in ("asha", "median") and not (scheduler.grace_steps or configs[0].evaluation.every_steps):
         raise ConfigError(
             f"scheduler.kind is {scheduler.kind}, but neither scheduler.grace_steps nor evaluation.every_steps says "
@@ -166,12 +168,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _change(values: dict[str, Any], change: str) -> None:
     key, _, text = change.partition("=")
-    *sections, last = key.split(".") if not key.startswith("space.") else [key]
+    # the settings in the space have dots of their own
+    *sections, last = key.split(".", maxsplit=1) if key.startswith("space.") else key.split(".")
     for section in sections:
         if not isinstance(values.get(section), dict):
             values[section] = {}
         values = values[section]
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key} is {text!r}, which is not valid YAML. Quote it, or close its brackets.") from None
 
 
 def _root(override: str) -> str:
@@ -188,6 +194,11 @@ def _explain(error: ValidationError) -> Iterator[str]:
             near = difflib.get_close_matches(str(location[-1]), owner.model_fields, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owner.model_fields)}."
             yield f"{key} is not a known setting. {hint}"
+        elif key.startswith("space.") and len(location) == 2 and problem["type"].startswith(("model", "dict")):
+            yield f"{key} is {problem['input']!r}, but must say how it varies. Write {{grid: [...]}}."
+        elif key.startswith("space.") and problem["type"] in ("missing", "too_long"):
+            key = ".".join(str(part) for part in location[:3])
+            yield f"{key} is {problem['input']!r}, but must be two numbers, the ends of a range, such as [1e-4, 1e-2]."
         elif problem["type"] == "missing":
             yield f"{key} is missing. Give it, as configs/sweeps/quickstart.yaml does."
         elif problem["type"] == "value_error":
@@ -196,4 +207,5 @@ def _explain(error: ValidationError) -> Iterator[str]:
         else:
             rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
             rule = rule[:1].lower() + rule[1:]
-            yield f"{key} is {problem['input']!r}, but {rule}. Change it in the file or by {key}=VALUE."
+            way = "Change it in the file" if key.startswith("space") else f"Change it in the file or by {key}=VALUE"
+            yield f"{key} is {problem['input']!r}, but {rule}. {way}."

@@ -25,7 +25,7 @@ class Scheduler(Settings):
 
     kind: Literal["none", "asha", "median", "pbt"] = "none"
     """`asha`: at each rung only the best of those that came so far go on (Li et al. 2020, arXiv:1810.05934).
-    `median`: one below the median of the others' scores at the same step is stopped (Golovin et al. 2017).
+    `median`: one below the median that those which finished had at the same step is stopped (Golovin et al. 2017).
     `pbt`: at each interval the worst take over the prompts of the best, with their settings perturbed (Jaderberg et
     al. 2017, arXiv:1711.09846). All compare the mean over a trial's seeds."""
 
@@ -36,13 +36,13 @@ class Scheduler(Settings):
     """`asha`: one in so many goes on, and each rung is so many times as far as the one before."""
 
     startup_trials: PositiveInt = 4
-    """`median`: trials that must have come as far before one is stopped."""
+    """`median`: trials that must have finished before one is stopped."""
 
     interval_steps: PositiveInt | None = None
     """`pbt`: updates between two exchanges."""
 
     quantile: float = Field(default=0.25, gt=0, le=0.5)
-    """`pbt`: share of the trials that takes over, and of those taken from."""
+    """`pbt`: share of the trials that takes over, and of those taken from; at least one of each."""
 
     resample: float = Field(default=0.25, ge=0, le=1)
     """`pbt`: probability that a setting is drawn anew; it is else multiplied by 0.8 or 1.2, or moved to a
@@ -90,7 +90,7 @@ class SweepSettings(Settings):
 
     num_samples: PositiveInt = 1
     """`random`: draws from the dimensions that are no grids; each is combined with every point of the grids.
-    `optuna`: trials in all."""
+    `optuna`: trials in all. No point is tried twice, so there may be fewer."""
 
     sample_seed: int = 0
     """Seed of the draws."""
@@ -155,7 +155,7 @@ class SweepSettings(Settings):
         if self.seeds and "seed" in self.space:
             raise ValueError("seeds is given, and space varies seed too; keep one. With seeds, a trial is their mean.")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}, but each may come once.")
+            raise ValueError(f"seeds is {self.seeds}, but each may come once. Leave out those that come again.")
         free = [key for key, dimension in self.space.items() if dimension.grid is None]
         if self.searcher == "grid" and free:
             raise ValueError(

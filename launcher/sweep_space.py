@@ -61,8 +61,10 @@ class Dimension(Settings):
                 "{grid: [1e-3, 3e-3]}."
             )
         low, high = self.uniform or self.log_uniform or self.integer or (0, 1)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"is {given[0]} from {low} to {high}, but both ends must be finite. Give numbers.")
         if low >= high:
-            raise ValueError(f"is {given[0]} from {low} to {high}, but the first must be the lower one.")
+            raise ValueError(f"is {given[0]} from {low} to {high}, but the first must be the lower one. Exchange them.")
         return self
 
     @property
@@ -126,10 +128,17 @@ def check_conditions(space: Space) -> None:
                 )
             listed = space[other].listed
             if listed is None:
-                raise ConfigError(f"space.{key}.when names {other}, which has a range; it must have listed values.")
+                raise ConfigError(
+                    f"space.{key}.when names {other}, which has a range, but must name one with listed values. Give "
+                    f"those of {other} as grid or choice."
+                )
+            if not values:
+                raise ConfigError(f"space.{key}.when.{other} is [], but must have a value. Give some of {listed}.")
             for value in values:
                 if value not in listed:
-                    raise ConfigError(f"space.{key}.when asks for {other}={value}, but that has only {listed}.")
+                    raise ConfigError(
+                        f"space.{key}.when asks for {other}={value}, but that has only {listed}. Use one of these."
+                    )
         before.append(key)
 
 
@@ -151,6 +160,8 @@ def is_point(space: Space, values: Mapping[str, Any]) -> bool:
 def expand(space: Space, num_samples: int = 1, seed: int = 0) -> list[dict[str, Any]]:
     """Every trial's settings: for each sample, its draws with each point of the grids, the last grid running fastest.
 
+    A point that comes again, as may happen among choices, is left out: its runs would repeat the first one's exactly.
+
     Raises:
         ConfigError: several samples of a space without anything to draw would be the same trials again.
     """
@@ -161,14 +172,14 @@ def expand(space: Space, num_samples: int = 1, seed: int = 0) -> list[dict[str, 
             f"num_samples is {num_samples}, but space has only grids: each trial would be repeated as it is. "
             "Leave it out; to repeat with other seeds, add `seeds: [0, 1, 2]`."
         )
-    points: dict[str, dict[str, Any]] = {}  # a grid under a condition that is not met makes the same point again
+    points: dict[str, dict[str, Any]] = {}
     for sample in range(num_samples):
         # a source of its own for each setting: adding one to the space does not change the others' draws
         draws = {key: space[key].draw(random.Random(f"{seed} {sample} {key}")) for key in drawn}
         for combination in itertools.product(*grids.values()):
             values = {**draws, **dict(zip(grids, combination, strict=True))}
             point = point_of(space, lambda key, _, values=values: values[key])  # type: ignore[misc]
-            points.setdefault(f"{sample if drawn else ''} {json.dumps(point)}", point)
+            points.setdefault(json.dumps(point), point)
     return list(points.values())
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from launcher.sweep_crews import Job
-from launcher.sweep_dispatch import Dispatcher
+from launcher.sweep_dispatch import Dispatcher, Event
 from launcher.sweep_plan import Sweep
 from launcher.sweep_search import Search
 from launcher.sweep_settings import SweepSettings
@@ -101,7 +101,12 @@ class World:
     clock: float = 0.0
     max_ticks: int = 200_000
     lose: bool = False
-    """Whether stale crews may still write."""
+    """Whether crews that were lost may go on without being heard, beside those that took over their runs."""
+    parent_run_id: str | None = "sweep"
+    open_run: Callable[[TrialState], str | None] = lambda trial: f"run-{trial.number}"
+    """MLflow, asked for the run of a trial of several seeds."""
+    listen: Callable[[Event, TrialState | None], None] = lambda event, trial: None
+    """Whoever else is told of every event."""
 
     def __post_init__(self) -> None:
         """Start, or go on with what the journal has."""
@@ -115,7 +120,12 @@ class World:
         search = Search(self.sweep)
         search.restore(past)
         self.dispatcher = Dispatcher(
-            self.sweep, search, past, parent_run_id="sweep", group_runs=self.group_runs, now=lambda: self.clock
+            self.sweep,
+            search,
+            past,
+            parent_run_id=self.parent_run_id,
+            group_runs=self.group_runs,
+            now=lambda: self.clock,
         )
         self.seen = 0
         self.ticks = 0
@@ -142,19 +152,25 @@ class World:
             self.tick()
             if chaos is not None:
                 chaos(self)
+        self.hear()
         return self
+
+    def hear(self) -> None:
+        """The driver looks at what happened."""
+        for event in self.dispatcher.events[self.seen :]:
+            self.seen += 1
+            trial = None if event.trial is None else self.dispatcher.trials[event.trial]
+            if event.kind == "opened" and trial is not None:
+                self.opened[trial.number] += 1
+                self.dispatcher.opened(trial.number, self.open_run(trial))
+            self.listen(event, trial)
 
     def tick(self) -> None:
         """One crew does one thing."""
         self.ticks += 1
         assert self.ticks < self.max_ticks, f"nobody comes to an end: {self.dispatcher.crews()}"
         self.clock += 1.0
-        for event in self.dispatcher.events[self.seen :]:
-            if event.kind == "opened":
-                assert event.trial is not None
-                self.opened[event.trial] += 1
-                self.dispatcher.opened(event.trial, f"run-{event.trial}")
-        self.seen = len(self.dispatcher.events)
+        self.hear()
         name = self.random.choice(list(self.crews))
         try:
             next(self.crews[name])

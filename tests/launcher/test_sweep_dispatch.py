@@ -161,6 +161,19 @@ def test_lost_crews_do_not_count_and_what_they_still_say_is_not_heard(tmp_path):
     assert len(lost) > 20
 
 
+def test_a_crew_that_was_taken_for_lost_and_is_not_says_hello_again(tmp_path):
+    one = world(tmp_path, num_crews=0).dispatcher
+    one.hello("a", 1, ["x"])
+    old = one.next("a", 1)
+    one.lost("a", "nothing was heard of it")
+    assert one.report(old.token, 2, {"accuracy": 1.0, "score": 1.0}, last=False) == "stop"
+    assert one.next("a", 1) == "again"
+    one.hello("a", 2, ["x"])
+    new = one.next("a", 2)
+    assert (new.trial, new.seed) == (old.trial, old.seed)
+    assert one.trials[0].runs[0].deaths == 0
+
+
 def test_an_old_incarnation_is_sent_away_and_its_reports_stop_it(tmp_path):
     one = world(tmp_path, num_crews=0).dispatcher
     one.hello("a", 1, ["x"])

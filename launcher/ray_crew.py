@@ -121,6 +121,8 @@ def crew_loop(config: dict[str, Any]) -> None:
         while (answer := member.next()) != "leave":
             if isinstance(answer, Job):
                 member.do(answer)
+            elif answer == "again":
+                member.enlist()
             else:
                 time.sleep(ASK_SECONDS)
 
@@ -140,12 +142,15 @@ class _Member:
             import torch.distributed as dist
 
             self._group = dist.new_group(backend="gloo")  # for words: NCCL would need the GPU for them
-        place = ray.get_runtime_context().get_node_id()
-        places = self._from_all(place)
+        self._places = self._from_all(ray.get_runtime_context().get_node_id())
+        self._incarnation = 0
+        self.enlist()
+
+    def enlist(self) -> None:
+        """Tell the board of this crew, as a new incarnation of it."""
         self._incarnation = self._from_first(time.time_ns())
-        if rank == 0:
-            self._tell("hello", crew, self._incarnation, places)
-        self._from_first(None)  # nobody reports before the board knows of this crew
+        if self._rank == 0:
+            self._tell("hello", self._crew, self._incarnation, self._places)
 
     def next(self) -> Answer:
         """What the board wants the crew to do."""

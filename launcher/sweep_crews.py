@@ -21,7 +21,8 @@ class Job:
     """Output folder of the run whose newest state it goes on from; that one waits until this one has reported."""
 
 
-Answer = Job | Literal["wait", "leave"]
+Answer = Job | Literal["wait", "leave", "again"]
+"""`again`: the crew was taken for lost; it shall say hello as a new incarnation."""
 
 
 @dataclass

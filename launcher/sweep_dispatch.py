@@ -28,6 +28,10 @@ MOST_IDLE_STARTS = 6
 """After so many starts of a crew without coming to ask for work, it is given up."""
 
 
+LOST = -1
+"""The incarnation of a crew that was taken for lost."""
+
+
 class Searching(Protocol):
     """See `sweep_search.Search`."""
 
@@ -110,6 +114,8 @@ class Dispatcher:
     def next(self, crew: str, incarnation: int) -> Answer:
         """What a crew shall do now."""
         one = self._crews[crew]
+        if one.incarnation == LOST and not self.done:
+            return "again"
         if one.incarnation != incarnation or one.given_up or self.done:
             return "leave"
         one.heard, one.idle_starts = self._now(), 0
@@ -211,7 +217,7 @@ class Dispatcher:
         if one.job:
             self._say("crew", one.job.trial, f"crew {crew} was lost ({why}); its run goes on elsewhere")
             self._return_job(one, why, counts=False)
-            one.incarnation = -1  # should it be alive after all, nothing it says is heard
+            one.incarnation = LOST  # should it be alive after all, nothing it says of its run is heard
 
     def silent(self, seconds: float) -> list[str]:
         """Crews with work that nothing was heard of for so long."""

@@ -522,10 +522,12 @@ def low_rates_break(at: int):
     return broken
 
 
-def test_a_failed_trial_does_not_hold_up_the_exchange(tmp_path):
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_a_failed_trial_does_not_hold_up_the_exchange(tmp_path, seeds):
     for at in (3, 5):
         for seed in range(4):
-            one = world(tmp_path / f"{at} {seed}", "pbt", seed, toy=Toy(broken=low_rates_break(at))).go()
+            toy = Toy(broken=low_rates_break(at))
+            one = world(tmp_path / f"{at} {seed}", "pbt", seed, toy=toy, seeds=seeds).go()
             assert one.dispatcher.done
             assert "failed" in {trial.status for trial in one.trials}
             assert "finished" in {trial.status for trial in one.trials}

@@ -40,8 +40,8 @@ from launcher.sweep_state import RunState, TrialState, load_trials
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-SEEDS = (0, 1, 2)
+LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+SEEDS = (0, 1, 2, 3)
 NUM_TRIALS = len(LEARNING_RATES) * len(SEEDS)
 STEPS, EVERY_STEPS = 400, 20
 NUM_EVALUATIONS = STEPS // EVERY_STEPS

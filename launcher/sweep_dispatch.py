@@ -366,7 +366,7 @@ class Dispatcher:
             trial.stage += 1
             self._say("compared", trial.number, f"mean of {len(trial.runs)}", step, score)
             if not math.isfinite(score) or not self._search.worth(trial.number, step, score):
-                self._end(trial, "stopped", f"stopped at update {step} with a mean of {score:.4f}")
+                self._end(trial, "stopped", f"at update {step} with a mean of {score:.4f}")
                 return "stop"
         for other in trial.runs:
             if other is not run and other.status == "paused" and self._may_go_on(trial, other):

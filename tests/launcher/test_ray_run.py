@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.processes import held_port
+from launcher.sweep_plan import load_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -334,3 +335,18 @@ def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_s
     done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode != 0
     assert "a trial needs 3 CPUs, but the cluster has 2" in done.stdout + done.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_sweep_that_stands_still_says_what_it_waits_for(tiny_sweep, monkeypatch):
+    import ray
+
+    from launcher.ray_run import _why_stalled
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    settings = load_sweep(tiny_sweep).settings
+    assert _why_stalled(settings, {"crew-0": "idle"}) == (
+        "no worker group could start. a trial needs 2 CPUs, the cluster has 4 and 1 are free"
+    )
+    assert "crew-1 is at trial 3 seed 0. Its next" in _why_stalled(settings, {"crew-1": "trial 3 seed 0"})

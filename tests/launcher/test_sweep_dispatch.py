@@ -389,7 +389,7 @@ def test_means_at_the_same_step_are_compared_and_not_single_seeds(tmp_path):
     one = world(tmp_path, num_crews=1, toy=toy, space={"lr": {"grid": [0, 1, 2]}}, scheduler=scheduler).go()
     assert [trial.status for trial in one.trials] == ["finished", "stopped", "finished"]
     assert [trial.scores[0] for trial in one.trials] == [(2, 2.0), (2, 1.5), (2, 2.2)]
-    assert one.trials[1].reason == "stopped at update 2 with a mean of 1.5000"
+    assert one.trials[1].reason == "at update 2 with a mean of 1.5000"
 
 
 def test_paused_runs_of_a_stopped_trial_never_run_again(tmp_path):

@@ -44,7 +44,7 @@ def finished(number: int, *accuracies: float) -> TrialState:
 
 FAILED = TrialState(9, {"optim.lr": 0.003}, [RunState(0, "failed")], "failed", "rank 1: ValueError: boom [bold]")
 STOPPED = TrialState(
-    8, {"optim.lr": 0.01, "prompt.length": 4}, [RunState(0, "stopped", [(8, 0.9)])], "stopped", "stopped at update 8"
+    8, {"optim.lr": 0.01, "prompt.length": 4}, [RunState(0, "stopped", [(8, 0.9)])], "stopped", "at update 8"
 )
 
 
@@ -82,7 +82,7 @@ def test_the_table_has_every_trial_the_best_first_with_its_reason(sweep):
     text = table(outcome(sweep, finished(0, 0.25), FAILED, finished(1, 0.5), STOPPED))
     assert text.index("0.5000") < text.index("0.2500") < text.index("boom")
     assert "failed: rank 1: ValueError: boom" in text
-    assert "stopped: stopped at update 8" in text
+    assert "stopped: at update 8" in text
     assert "95 % interval" not in text  # one seed says nothing of it
 
 

@@ -63,9 +63,9 @@ def test_a_resumed_sweep_says_what_it_has(tmp_path, screen):
     [
         (Event("ended", 0, "rank 1: boom [red]"), {"status": "failed"}, "trial 0 failed: rank 1: boom [red]"),
         (
-            Event("ended", 0, "stopped at update 4 with a mean of 0.1000"),
+            Event("ended", 0, "at update 4 with a mean of 0.1000"),
             {"status": "stopped"},
-            "trial 0 stopped: stopped at update 4 with a mean of 0.1000",
+            "trial 0 stopped: at update 4 with a mean of 0.1000",
         ),
         (Event("compared", 0, "mean of 3", 4, 0.125), {}, "trial 0 mean of 3 update 4: 0.1250"),
         (Event("crew", None, "crew a was lost"), {}, "crew a was lost"),

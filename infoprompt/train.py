@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -256,20 +257,20 @@ def take_over(config: RunConfig, source: Path) -> None:
     """Make another run's newest state the one that `run(config, resume="auto")` goes on from; one process calls it.
 
     The prompt, the optimiser's moments, the position in the data and the best state are the other run's, the settings
-    this one's. Does nothing where this run has gone on with these settings already.
+    this one's; states of this one are dropped, wherever they are.
     Raises:
         ConfigError: the other run has no state.
     """
-    folder = Path(config.run.output_dir) / "checkpoints"
-    own, other = newest_resume_state(folder), newest_resume_state(source / "checkpoints")
-    if own is not None and not _changed_settings(config, own):
-        return
+    other = newest_resume_state(source / "checkpoints")
     if other is None:
         raise ConfigError(
             f"There is no resume state in {source}, whose prompt {config.run.output_dir} is to take over."
         )
-    kept = {"run_id": own.values["run_id"] if own else None, "config": config.model_dump(mode="json")}
-    save_resume_state(folder, ResumeState(other.tensors, {**other.values, **kept}), config.checkpoint.keep)
+    folder = Path(config.run.output_dir) / "checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)
+    # no run_id: the tracker finds this run's own in its folder
+    values = {**other.values, "run_id": None, "config": config.model_dump(mode="json")}
+    save_resume_state(folder, ResumeState(other.tensors, values), config.checkpoint.keep)
 
 
 def _start_course(setup: Setup, saved: ResumeState | None) -> Course:
@@ -401,18 +402,15 @@ def _predictions(setup: Setup, tested: Evaluation) -> dict[str, Any]:
 
 
 def _check_same_run(config: RunConfig, saved: ResumeState) -> None:
-    for key, (before, now) in _changed_settings(config, saved).items():
-        raise ConfigError(
-            f"{key} is {now}, but the run to go on with was started with {before}. "
-            "Go on with the same settings, or start anew in another run.output_dir."
-        )
-
-
-def _changed_settings(config: RunConfig, saved: ResumeState) -> dict[str, tuple[Any, Any]]:
-    """What decides the outcome and differs from the settings that a state was saved with: before and now."""
     free = ("run.", "engine.", "tracking.", "checkpoint.")
     before, now = flatten(build_config(saved.values["config"])), flatten(config)
-    return {key: (before.get(key), now[key]) for key in now if not key.startswith(free) and before.get(key) != now[key]}
+    changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
+            "Go on with the same settings, or start anew in another run.output_dir."
+        )
 
 
 class _Clock:

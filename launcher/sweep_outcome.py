@@ -16,7 +16,7 @@ from launcher.report import console, mlflow_command, relative
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
 from launcher.sweep_space import show_value, show_values
-from launcher.sweep_state import RunState, TrialState
+from launcher.sweep_state import TrialState
 from launcher.sweep_statistics import TrialScores, group_mean, importance, interval, ranking, told_apart
 
 if TYPE_CHECKING:
@@ -86,16 +86,8 @@ def outcome_of(
     return SweepOutcome(sweep.settings, list(trials), sweep.first.data.batch_size, parent_run_id, exhausted)
 
 
-def final_score(run: RunState, metric: str) -> float | None:
-    """The metric of a finished run, that of its best state."""
-    if run.result is None:
-        return None
-    value = run.result["dev"].get(run.result["metric"] if metric == "score" else metric)
-    return None if value is None else float(value)
-
-
 def _scores(trial: TrialState, metric: str) -> TrialScores:
-    final = {run.seed: score for run in trial.runs if (score := final_score(run, metric)) is not None}
+    final = {run.seed: score for run in trial.runs if (score := run.final(metric)) is not None}
     status = trial.status if trial.over else "unfinished"
     return TrialScores(
         number=trial.number,
@@ -135,7 +127,7 @@ def _trial_json(trial: TrialState, metric: str) -> dict[str, Any]:
         "score": trial.score,
         "seeds": {
             str(run.seed): {
-                "score": final_score(run, metric),
+                "score": run.final(metric),
                 "steps": run.step,
                 "deaths": run.deaths,
                 "wall_seconds": round(run.wall_seconds, 3),

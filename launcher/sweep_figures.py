@@ -39,6 +39,7 @@ BANDS = 3  # more of them cover each other
 PANELS_PER_ROW = 4
 GAP = 0.14  # from the lowest value to where "not set" is, as a share of the axis
 MOST_LABELS = 25  # on an axis of categories
+LEGEND_HANDLE, LEGEND_CHARACTER = 0.55, 0.06  # inches of a legend's entry: beside its text, and each letter of that
 LINE_LENGTH = 16  # characters of a setting's name before it is broken
 
 
@@ -359,7 +360,7 @@ def _explain(
         label = f"best: trial {best.number} ({as_text(means[best.number])})"
         lines.append(Line2D([], [], color=BEST, linewidth=3, label=label))
     if len(best_first) > 1:
-        label = f"{len(best_first) - 1} others finished, the better the darker"
+        label = f"{_others(len(best_first) - 1)} finished, the better the darker"
         lines.append(Line2D([], [], color=COLOURS[0], linewidth=1.4, label=label))
     if stopped:
         lines.append(Line2D([], [], color=LIGHT, linestyle=DASHES, label=f"{len(stopped)} stopped early"))
@@ -367,7 +368,14 @@ def _explain(
     if left_out:
         told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
         lines.append(Line2D([], [], linestyle="none", label=f"not shown: {told}"))
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8)
+    # what does not fit side by side would be cut off at both ends
+    needed = sum(LEGEND_HANDLE + LEGEND_CHARACTER * len(str(line.get_label())) for line in lines)
+    ncols = len(lines) if needed < figure.get_figwidth() else 1
+    figure.legend(handles=lines, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8)
+
+
+def _others(number: int) -> str:
+    return f"{number} other" if number == 1 else f"{number} others"
 
 
 def _name_curves(figure: Figure, axes: Axes, best: Sequence[TrialScores], others: Sequence[TrialScores]) -> None:
@@ -378,7 +386,7 @@ def _name_curves(figure: Figure, axes: Axes, best: Sequence[TrialScores], others
         labels.append(f"trial {trial.number}: {group_mean(trial):.4g}")
     if others:
         handles.append(Line2D([], [], color=LIGHT, linewidth=0.8))
-        labels.append(f"{len(others)} others")
+        labels.append(_others(len(others)))
     num_stopped = len(_stopped(others))
     if num_stopped:
         handles.append(Line2D([], [], color=GREY, marker="x", markersize=4, linestyle="none"))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,11 +29,13 @@ from infoprompt.tracking import (
     start_parent_run,
     tracking_uri,
 )
+from infoprompt.tracking.environment import environment_tags
 from infoprompt.tracking.spool import LEDGER_NAME
 from launcher.sweep_dispatch import Event
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
-from launcher.sweep_state import TrialState
+from launcher.sweep_space import show_values
+from launcher.sweep_state import RunState, TrialState
 
 if TYPE_CHECKING:
     from launcher.sweep_outcome import SweepOutcome
@@ -42,6 +45,11 @@ log = logging.getLogger(__name__)
 PARENT_NAME = "mlflow_run.json"
 PATIENCE_SECONDS = 60.0
 """How long MLflow is left alone after it did not answer."""
+
+NOTE_TAG = "mlflow.note.content"
+"""What MLflow shows as a run's description, in Markdown."""
+ORIGIN_TAGS = ("git.commit", "git.dirty", "mlflow.source.git.commit", "mlflow.source.name", "mlflow.user")
+"""Of `environment_tags`, what is true of a sweep; versions and machines are those of each run's workers."""
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 _ENDED: dict[str, EndStatus] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -57,13 +65,18 @@ class Record:
     status: EndStatus = "KILLED"
     trials: dict[int, TrialState] = field(default_factory=dict)
     """Those that anything was heard of, as they were last seen."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Tags that say who started it, from which commit."""
     _num_ended: int = field(init=False)
+    _charted: dict[int, int] = field(init=False)
+    """The last update of each trial whose mean MLflow has."""
     _silent_until: float = 0.0
     _calls: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "sweep-record"))
     _client: Any = None
 
     def __post_init__(self) -> None:
         self._num_ended = sum(trial.over for trial in self.trials.values())  # an earlier start has recorded them
+        self._charted = {number: _reached(trial) for number, trial in self.trials.items()}
 
     @property
     def groups(self) -> bool:
@@ -74,7 +87,7 @@ class Record:
         """MLflow's run of a trial of several seeds; None if MLflow does not answer."""
         if self.parent_run_id is None or time.monotonic() < self._silent_until:
             return None
-        tags = {**_tags(self.settings, trial), "mlflow.parentRunId": self.parent_run_id}
+        tags = {**self.origin, **_tags(self.settings, trial), "mlflow.parentRunId": self.parent_run_id}
         params = {key: str(value) for key, value in trial.values.items()}
         name = f"{self.settings.sweep_name}-{trial.name}"
         run_id = start_parent_run(self.tracking, name, tags, params=params)
@@ -89,9 +102,8 @@ class Record:
         self.trials[trial.number] = trial
         parent = self.parent_run_id
         own = trial.parent_run_id if trial.parent_run_id != parent else None
-        if event.kind == "compared" and own and event.step is not None and event.score is not None:
-            metrics = {f"{self.settings.metric}_mean": event.score}
-            self._later(lambda client: describe_run(client, own, metrics=metrics, step=event.step or 0))
+        if event.kind in ("scored", "ended") and own:
+            self._chart(own, trial)
         if event.kind == "ended":
             self._num_ended += 1
             finished = [one.score for one in self.trials.values() if one.score is not None]
@@ -118,18 +130,29 @@ class Record:
         files = write_files(sweep, outcome)
         log_files(self.tracking, self.parent_run_id, files)
         best = outcome.best
-        if self.settings.register_as and best is not None and self.parent_run_id is not None:
-            run = max(best.runs, key=lambda run: run.best(outcome.sign))
-            run_id = (run.result or {}).get("run_id")
-            if run_id:
-                outcome.version = register_artifact(
-                    self.tracking, run_id, self.settings.register_as, self.settings.register_alias
-                )
+        run = max(best.runs, key=lambda run: run.best(outcome.sign)) if best else None
+        run_id = (run.result or {}).get("run_id") if run else None
+        if self.settings.register_as and run_id and self.parent_run_id is not None:
+            outcome.version = register_artifact(
+                self.tracking, run_id, self.settings.register_as, self.settings.register_alias
+            )
+        if self.parent_run_id is not None:
+            parent = self.parent_run_id
+            self._later(lambda client: _describe(client, parent, outcome, run))
         self.close()
 
     def close(self) -> None:
         """Wait for what is on its way to MLflow."""
         self._calls.shutdown(wait=True)
+
+    def _chart(self, run_id: str, trial: TrialState) -> None:
+        """Bring the means over a trial's seeds to its run, at every update that all have come to since."""
+        before, reached = self._charted.get(trial.number, 0), _reached(trial)
+        sign = 1 if self.settings.direction == "max" else -1
+        for step in sorted({step for run in trial.runs for step, _ in run.curve if before < step <= reached}):
+            self._charted[trial.number] = step
+            metrics = {f"{self.settings.metric}_mean": trial.mean_at(step, sign)}
+            self._later(partial(describe_run, run_id=run_id, metrics=metrics, step=step))
 
     def _later(self, call: Callable[[Any], None]) -> None:
         def work() -> None:
@@ -152,12 +175,12 @@ def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState
     settings = sweep.settings
     prepare_tracking(tracking)
     folder = Path(settings.output_dir)
-    parent = start_parent_run(
-        tracking, settings.sweep_name, _sweep_tags(sweep), _earlier_parent(folder), _sweep_params(sweep)
-    )
+    origin = {key: value for key, value in environment_tags(sweep.first).items() if key in ORIGIN_TAGS}
+    tags = {**origin, **_sweep_tags(sweep)}
+    parent = start_parent_run(tracking, settings.sweep_name, tags, _earlier_parent(folder), _sweep_params(sweep))
     if parent:
         (folder / PARENT_NAME).write_text(json.dumps({"run_id": parent}), encoding="utf-8")
-    record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past})
+    record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past}, origin=origin)
     try:
         yield record
     except Exception:
@@ -195,14 +218,68 @@ def _ledger(folder: Path) -> dict[str, Any]:
 def _end_trial(client: Any, run_id: str, trial: TrialState, settings: SweepSettings) -> None:
     metrics: dict[str, float] = {}
     if trial.score is not None:
-        metrics = {f"{settings.metric}_mean": trial.score, "seeds": float(len(trial.runs))}
-    tags = {"sweep.ended": trial.status, **({"sweep.reason": trial.reason} if trial.reason else {})}
+        metrics = {f"{settings.metric}_mean": trial.score}
+    tags = {"sweep.ended": trial.status, NOTE_TAG: _trial_note(settings, trial)}
+    if trial.reason:
+        tags["sweep.reason"] = trial.reason
     describe_run(client, run_id, tags=tags, metrics=metrics, step=max(run.step for run in trial.runs))
     client.set_terminated(run_id, _ENDED[trial.status])
 
 
+def _reached(trial: TrialState) -> int:
+    """The last update that all seeds have come to; once all have ended, the one before the last, for that is final."""
+    last = max(run.step for run in trial.runs)
+    return min((run.step for run in trial.runs if not run.ended), default=last - 1)
+
+
+def _trial_note(settings: SweepSettings, trial: TrialState) -> str:
+    values = show_values(trial.current)
+    if trial.score is not None:
+        return f"{values}; {settings.metric} {trial.score:.4f}, the mean of {len(trial.runs)} seeds."
+    return f"{values}; {trial.reason}" if trial.reason else values
+
+
+def _describe(client: Any, parent_run_id: str, outcome: "SweepOutcome", run: RunState | None) -> None:
+    """Say on the sweep's page, and on that of the version it registered, what came out and where it is.
+
+    Args:
+        client: MLflow's.
+        parent_run_id: the sweep's run.
+        outcome: what came out.
+        run: the best trial's best seed.
+    """
+    settings, best = outcome.settings, outcome.best
+    runs = f"#/experiments/{client.get_run(parent_run_id).info.experiment_id}/runs"
+    first, second = [], []
+    if best is not None and run is not None:
+        seeds = f", the mean of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+        found = f"{show_values(best.current)}; {settings.metric} {best.score:.4f}{seeds}."
+        run_id = (run.result or {}).get("run_id")
+        own = best.parent_run_id if len(best.runs) > 1 else run_id
+        first += [f"**Best: {_link(f'trial {best.number}', own, runs)}**, {found}"]
+        first += [f"{_link('Its artifact', run_id, runs, '/artifacts/artifact')} is that of seed {run.seed}."]
+        if outcome.version is not None:
+            name, version = settings.register_as, outcome.version
+            first += [f"It is registered: [{name}, version {version}](#/models/{name}/versions/{version})."]
+            text = f"{found} Seed {run.seed} of the best trial of {settings.sweep_name}."
+            client.update_model_version(name, str(version), text)
+    second += [outcome.sentence] if outcome.sentence else []
+    second += [f"{len(outcome.ranked)} of {len(outcome.trials)} trials finished."]
+    second += [f"The budget ended it: {outcome.exhausted}."] if outcome.exhausted else []
+    second += [_link("All trials in pictures", parent_run_id, runs, "/artifacts/figures/parallel_coordinates.png")]
+    # two short paragraphs: MLflow folds what is longer
+    note = "\n\n".join(" ".join(part) for part in (first, second) if part)
+    describe_run(client, parent_run_id, tags={NOTE_TAG: note})
+
+
+def _link(text: str, run_id: str | None, runs: str, page: str = "") -> str:
+    """Text that leads to a run's page, as far as MLflow has the run."""
+    return f"[{text}]({runs}/{run_id}{page})" if run_id else text
+
+
 def _tags(settings: SweepSettings, trial: TrialState) -> dict[str, str]:
-    return {"sweep": settings.sweep_name, "sweep.trial": str(trial.number), "sweep.kind": "trial"}
+    tags = {"sweep": settings.sweep_name, "sweep.trial": str(trial.number), "sweep.kind": "trial"}
+    return {**tags, NOTE_TAG: _trial_note(settings, trial)}
 
 
 def _sweep_tags(sweep: Sweep) -> dict[str, str]:
@@ -210,15 +287,16 @@ def _sweep_tags(sweep: Sweep) -> dict[str, str]:
     return {
         "sweep": settings.sweep_name,
         "sweep.kind": "sweep",
-        "sweep.file": settings.base,
         "sweep.metric": settings.metric,
-        "sweep.space": ", ".join(settings.space),
     }
 
 
 def _sweep_params(sweep: Sweep) -> Mapping[str, str]:
     settings = sweep.settings.model_dump(mode="json", exclude={"space", "overrides"}, exclude_defaults=True)
-    return {**{key: str(value) for key, value in _flat(settings).items()}, "searcher": sweep.settings.search}
+    params = {**_flat(settings), "searcher": sweep.settings.search}
+    for key, dimension in sweep.settings.space.items():
+        params[f"space.{key}"] = json.dumps(dimension.model_dump(mode="json", exclude_defaults=True))
+    return {key: str(value) for key, value in params.items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -346,7 +346,11 @@ class Dispatcher:
             seed=run.seed,
             config=config.model_dump(mode="json"),
             parent_run_id=trial.parent_run_id,
-            tags={"sweep": self._settings.sweep_name, "sweep.trial": str(trial.number)},
+            tags={
+                "sweep": self._settings.sweep_name,
+                "sweep.trial": str(trial.number),
+                "sweep.kind": "seed" if len(trial.runs) > 1 else "trial",
+            },
             take_over=None if source is None else str(self._folder / "trials" / f"{source:04d}" / f"seed_{run.seed}"),
         )
 

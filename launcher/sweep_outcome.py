@@ -70,7 +70,11 @@ class SweepOutcome:
     @property
     def examples(self) -> int:
         """Training examples seen by all trials, the cost that does not depend on the machine."""
-        return self.batch_size * sum(run.step for trial in self.trials for run in trial.runs)
+        return sum(
+            int(trial.current.get("data.batch_size", self.batch_size)) * run.step
+            for trial in self.trials
+            for run in trial.runs
+        )
 
     @property
     def overheads(self) -> list[float]:

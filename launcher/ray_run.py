@@ -140,7 +140,7 @@ def run_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
     with _connected(sweep, view.say, debug), sigterm_raises():
-        num_crews = _fitting(settings)
+        num_crews = _num_crews(sweep)
         with recorded(sweep, tracking, past) as record:
             board = _start_board(sweep, past, record)
             work = Work(board, _worker_environment(uri), train)
@@ -205,7 +205,7 @@ def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) 
             gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
             ray.get(board.look.remote(gone, SILENT_SECONDS))
             with contextlib.suppress(ConfigError):  # a node is gone: those that are left go on
-                crews.grow(_fitting(settings))
+                crews.grow(_num_crews(sweep))
         if news.stalled_seconds > 60 * settings.stall_minutes and now - warned_at > 60 * settings.stall_minutes:
             warned_at = now
             view.say(f"no progress for {news.stalled_seconds / 60:.0f} minutes: {_why_stalled(settings, news.crews)}")
@@ -231,10 +231,11 @@ def _dismiss(crews: _Crews) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _fitting(settings: SweepSettings) -> int:
+def _num_crews(sweep: Sweep) -> int:
+    """As many as fit, and have something to do."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    return concurrent_trials(settings, total, _largest(nodes))
+    return min(concurrent_trials(sweep.settings, total, _largest(nodes)), sweep.num_trials * len(sweep.seeds))
 
 
 def _start_board(sweep: Sweep, past: list[TrialState], record: Record) -> Any:

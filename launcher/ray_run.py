@@ -12,7 +12,6 @@ import contextlib
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,52 +61,64 @@ SETTINGS_NAME = "sweep.yaml"
 
 @dataclass
 class _Crews:
-    """The worker groups: a thread of the driver waits for each."""
+    """The worker groups: a task of Ray waits for each. (A thread of the driver could not be ended by Ctrl-C.)"""
 
     work: Work
     sweep: SweepSettings
-    timeout_seconds: float
-    threads: dict[str, threading.Thread] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
+    timeout_seconds: int
+    tasks: dict[str, Any] = field(default_factory=dict)
 
     def grow(self, number: int) -> None:
         """Have so many crews; those that there are stay."""
-        for index in range(len(self.threads), number):
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": _here()}
+        for index in range(len(self.tasks), number):
             name = f"crew-{index}"
-            self.threads[name] = threading.Thread(target=self._fit, args=(name,), daemon=True, name=name)
-            self.threads[name].start()
+            task = ray.remote(_train_crew).options(**options)
+            self.tasks[name] = task.remote(self.work, self.sweep, name, self.timeout_seconds)
+
+    def left(self, wait_seconds: float = 0.0) -> list[Any]:
+        """Tasks of crews that have left, after waiting for all at most so long."""
+        tasks = list(self.tasks.values())
+        done: list[Any] = ray.wait(tasks, num_returns=len(tasks), timeout=wait_seconds)[0] if tasks else []
+        return done
 
     @property
-    def alive(self) -> int:
-        """Crews that have not left."""
-        return sum(thread.is_alive() for thread in self.threads.values())
+    def errors(self) -> list[str]:
+        """Why crews could not go on."""
+        texts = []
+        for task in self.left():
+            try:
+                ray.get(task)
+            except Exception as error:  # whatever Ray Train may raise
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                texts.append(lines[-1] if lines else type(error).__name__)
+        return texts
 
-    def _fit(self, name: str) -> None:
-        sweep = self.sweep
-        trainer = TorchTrainer(
-            crew_loop,
-            train_loop_config={"work": self.work, "crew": name},
-            torch_config=TorchConfig(
-                backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=int(self.timeout_seconds)
-            ),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=sweep.workers_per_trial,
-                use_gpu=sweep.gpus_per_worker > 0,
-                resources_per_worker=resources(sweep),
-                placement_strategy=sweep.placement,
-            ),
-            run_config=ray.train.RunConfig(
-                # Ray goes on from an earlier state under the same name, so it must never come again by accident.
-                name=f"{name}-{time.time_ns()}",
-                storage_path=str(Path(sweep.output_dir) / "ray"),
-                # without limit: the dispatcher counts what a run costs, and gives up a crew that never reports
-                failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
-            ),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:  # the driver says so if it is needed, and others go on
-            self.errors[name] = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+def _train_crew(work: Work, sweep: SweepSettings, name: str, timeout_seconds: int) -> None:
+    """Start the workers of a crew, and again when they are killed, until they leave."""
+    # Ray Train reads these where the trainer is made, and forwards them to its workers.
+    for variable, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    trainer = TorchTrainer(
+        crew_loop,
+        train_loop_config={"work": work, "crew": name},
+        torch_config=TorchConfig(backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=timeout_seconds),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=sweep.workers_per_trial,
+            use_gpu=sweep.gpus_per_worker > 0,
+            resources_per_worker=resources(sweep),
+            placement_strategy=sweep.placement,
+        ),
+        run_config=ray.train.RunConfig(
+            # Ray goes on from an earlier state under the same name, so it must never come again by accident.
+            name=f"{name}-{time.time_ns()}",
+            storage_path=str(Path(sweep.output_dir) / "ray"),
+            # without limit: the dispatcher counts what a run costs, and gives up a crew that never reports
+            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
+        ),
+    )
+    trainer.fit()
 
 
 def run_sweep(
@@ -144,7 +155,7 @@ def run_sweep(
         with recorded(sweep, tracking, past) as record:
             board = _start_board(sweep, past, record)
             work = Work(board, _worker_environment(uri), train)
-            crews = _Crews(work, settings, sweep.first.engine.timeout_seconds)
+            crews = _Crews(work, settings, int(sweep.first.engine.timeout_seconds))
             with view:
                 view.begin(sweep, num_crews, past)
                 crews.grow(num_crews)
@@ -194,10 +205,10 @@ def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) 
             record.note(event, news.changed.get(event.trial))
         view.update(news)
         if news.done:
-            _dismiss(crews)
+            crews.left(wait_seconds=WAIT_FOR_CREWS_SECONDS)
             return list(ray.get(board.trials.remote()))
-        if not crews.alive:
-            reasons = "; ".join(sorted(set(crews.errors.values()))) or "they were given up: they never came to report"
+        if len(crews.left()) == len(crews.tasks):
+            reasons = "; ".join(sorted(set(crews.errors))) or "they were given up: they never came to report"
             raise RuntimeError(f"No worker group is left to go on with the sweep ({reasons}). Mend it, then --resume.")
         now = time.monotonic()
         if now - looked_at > NODES_EVERY_SECONDS:
@@ -225,12 +236,6 @@ def _why_stalled(settings: SweepSettings, crews: Mapping[str, str]) -> str:
     )
 
 
-def _dismiss(crews: _Crews) -> None:
-    deadline = time.monotonic() + WAIT_FOR_CREWS_SECONDS
-    for thread in crews.threads.values():
-        thread.join(max(0.0, deadline - time.monotonic()))
-
-
 def _num_crews(sweep: Sweep) -> int:
     """As many as fit, and have something to do."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -240,9 +245,12 @@ def _num_crews(sweep: Sweep) -> int:
 
 def _start_board(sweep: Sweep, past: list[TrialState], record: Record) -> Any:
     """The board, on this node: it writes the journal, and ends with the driver."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 1}
+    options = {"num_cpus": 0, "scheduling_strategy": _here(), "max_concurrency": 1}
     return ray.remote(Board).options(**options).remote(sweep, past, record.parent_run_id, record.groups)
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextlib.contextmanager

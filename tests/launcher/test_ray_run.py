@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -133,23 +134,22 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(inf
         assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
 
 
-def test_a_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, tmp_path):
+def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
         "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=60",
         "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
-    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", str(tiny_sweep), *changes]
-    with (tmp_path / "first.log").open("w") as log:
-        driver = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-        try:
-            _wait_until(lambda: _curve(folder, 1), driver, tmp_path / "first.log")
-        finally:
-            driver.kill()
-            driver.wait(timeout=60)
+    code, said = _end_driver(signal.SIGTERM, tiny_sweep, changes, folder, trial=1)
+    assert code == 143, said
+    assert "the same command with --resume goes on" in said
+    assert "error: stopped by SIGTERM." in said
     before = json.loads((folder / "trials/0000/seed_0/result.json").read_text())
     finished_at = (folder / "trials/0000/seed_0/result.json").stat().st_mtime
+    assert {run["status"] for run in runs_in_mlflow(uri).values()} == {"FINISHED", "KILLED"}
+    code, said = _end_driver(signal.SIGKILL, tiny_sweep, ["--resume", *changes], folder, trial=2)
+    assert "trial 1 seed 1 goes on from update" in said
 
     refused = infoprompt("sweep", tiny_sweep, *changes)
     assert refused.returncode == 2
@@ -160,7 +160,7 @@ def test_a_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, 
 
     done = infoprompt("sweep", tiny_sweep, "--resume", "--json", *changes, seconds=300)
     assert done.returncode == 0, done.stderr
-    assert "trial 1 seed 1 goes on from update" in done.stderr
+    assert "trial 2 seed 2 goes on from update" in done.stderr
     outcome = last_json(done.stdout)
     assert [trial["status"] for trial in outcome["trials"]] == ["finished"] * 3
     assert {"state": "finished", **outcome["trials"][0]["seeds"]["0"]["result"]} == before
@@ -170,9 +170,25 @@ def test_a_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, 
     for run in runs.values():
         assert run["status"] == "FINISHED"
         assert len(set(run["steps"])) == len(run["steps"])
-    assert infoprompt("train", tmp_path / "tiny.yaml", "seed=1", "optim.max_steps=60").returncode == 0
+    assert infoprompt("train", tmp_path / "tiny.yaml", "seed=2", "optim.max_steps=60").returncode == 0
     undisturbed = json.loads((tmp_path / "run/result.json").read_text())
-    assert outcome["trials"][1]["seeds"]["1"]["result"]["dev"] == undisturbed["dev"]
+    assert outcome["trials"][2]["seeds"]["2"]["result"]["dev"] == undisturbed["dev"]
+
+
+def _end_driver(
+    with_signal: signal.Signals, file: Path, changes: list[str], folder: Path, *, trial: int
+) -> tuple[int, str]:
+    """Start a sweep, send it a signal in the middle of a trial; its code and what it said."""
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", str(file), *changes]
+    path = folder.with_suffix(f".{with_signal.name}")
+    with path.open("w") as log:
+        driver = subprocess.Popen(command, cwd=folder.parent, stdout=log, stderr=log)
+        try:
+            _wait_until(lambda: _curve(folder, trial), driver, path)
+        finally:
+            driver.send_signal(with_signal)
+            code = driver.wait(timeout=100)
+    return code, path.read_text()
 
 
 def _curve(folder: Path, trial: int) -> list:

@@ -289,6 +289,7 @@ def cluster(tmp_path_factory):
     with held_port() as port, held_port() as dashboard, log_file.open("w") as log:
         environment = {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as the README activates the environment
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
@@ -326,11 +327,10 @@ def test_the_readmes_job_runs_as_written_on_a_cluster_with_a_token(cluster, tmp_
     home = ["--runtime-env-json", json.dumps({"env_vars": {"INFOPROMPT_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}})]
     command = shlex.split(submit)
     command[command.index("--") : command.index("--")] = home  # not into the home folder of who tests
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env={**environment, "PATH": path},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=350,

@@ -159,7 +159,10 @@ def run_sweep(
             with view:
                 view.begin(sweep, num_crews, past)
                 crews.grow(num_crews)
-                trials = _watch(sweep, board, crews, view, record)
+                try:
+                    trials = _watch(sweep, board, crews, view, record)
+                finally:  # the record ends runs that cannot do so themselves, so nobody may be at them any more
+                    ray.shutdown()
             record.finish(trials)
             outcome = outcome_of(sweep, trials, record.parent_run_id, view.exhausted)
             record.conclude(sweep, outcome)

@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from infoprompt.tracking import end_run
+from infoprompt.tracking import end_for
 from launcher.study_jobs import Cell, Job
 from launcher.study_worker import Order, Worker, WorkerDied, ready
-from launcher.sweep_record import recorded_run_id
 
 log = logging.getLogger(__name__)
 
@@ -104,5 +103,5 @@ def _ended(job: Job, failure: str | None) -> None:
 
 def _end_record(job: Job, status: Literal["FAILED", "KILLED"]) -> None:
     """End in MLflow what an earlier start of the run, or its dead process, could not."""
-    if job.config.tracking.enabled and not (job.folder / "result.json").exists():
-        end_run(job.config.tracking, recorded_run_id(job.folder), status)
+    if not (job.folder / "result.json").exists():
+        end_for(job.folder, job.config.tracking, status)

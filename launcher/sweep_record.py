@@ -22,6 +22,7 @@ from infoprompt.config import TrackingSettings
 from infoprompt.tracking import (
     connect,
     describe_run,
+    end_for,
     end_run,
     log_files,
     prepare_tracking,
@@ -30,12 +31,11 @@ from infoprompt.tracking import (
     tracking_uri,
 )
 from infoprompt.tracking.environment import environment_tags
-from infoprompt.tracking.spool import LEDGER_NAME
 from launcher.sweep_dispatch import Event
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
 from launcher.sweep_space import show_values
-from launcher.sweep_state import RunState, TrialState
+from launcher.sweep_state import RunState, TrialState, load_trials
 
 if TYPE_CHECKING:
     from launcher.sweep_outcome import SweepOutcome
@@ -95,13 +95,22 @@ class Record:
             self._silent_until = time.monotonic() + PATIENCE_SECONDS
         return run_id
 
+    def own_run(self, trial: TrialState) -> str | None:
+        """MLflow's run of a trial that has one besides those of its seeds."""
+        return trial.parent_run_id if trial.parent_run_id != self.parent_run_id else None
+
+    def reopen(self, trials: Sequence[TrialState]) -> None:
+        """Show those of an earlier start that go on as running."""
+        for run_id in (self.own_run(trial) for trial in trials if not trial.over):
+            if run_id is not None:
+                self._later(partial(_set_running, run_id=run_id))
+
     def note(self, event: Event, trial: TrialState | None) -> None:
         """Bring an event to MLflow, in a thread of its own."""
         if trial is None or self.parent_run_id is None:
             return
         self.trials[trial.number] = trial
-        parent = self.parent_run_id
-        own = trial.parent_run_id if trial.parent_run_id != parent else None
+        parent, own = self.parent_run_id, self.own_run(trial)
         if event.kind in ("scored", "ended") and own:
             self._chart(own, trial)
         if event.kind == "ended":
@@ -181,6 +190,7 @@ def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState
     if parent:
         (folder / PARENT_NAME).write_text(json.dumps({"run_id": parent}), encoding="utf-8")
     record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past}, origin=origin)
+    record.reopen(past)
     try:
         yield record
     except Exception:
@@ -188,31 +198,24 @@ def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState
         raise
     finally:
         record.close()
-        for trial in record.trials.values():
-            _end_left_over(folder, tracking, trial, record.status)
+        _end_left_over(record)
         end_run(tracking, record.parent_run_id, record.status)
 
 
-def recorded_run_id(folder: Path) -> str | None:
-    """The run of an output folder in MLflow; None if it failed before it had one."""
-    run_id: str | None = _ledger(folder).get("run_id")
-    return run_id
+def _end_left_over(record: Record) -> None:
+    """End the runs that could not do so themselves: paused, or their workers or the driver were killed."""
+    folder = Path(record.settings.output_dir)
+    for trial in load_trials(folder):
+        status = _ENDED.get(trial.status, record.status)
+        for run in trial.runs:
+            if not end_for(folder / "trials" / trial.run_name(run), record.tracking, status):
+                return  # nor would it take the next one, and each may take a minute
+        if not trial.over:
+            end_run(record.tracking, record.own_run(trial), status)
 
 
-def _end_left_over(folder: Path, tracking: TrackingSettings, trial: TrialState, status: EndStatus) -> None:
-    """End the runs of a trial that could not do so themselves: they were paused or killed."""
-    for run in trial.runs:
-        ledger = _ledger(folder / "trials" / trial.run_name(run))
-        if ledger.get("run_id") and not ledger.get("ended"):
-            end_run(tracking, ledger["run_id"], _ENDED.get(trial.status, status))
-
-
-def _ledger(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
+def _set_running(client: Any, run_id: str) -> None:
+    client.update_run(run_id, status="RUNNING")
 
 
 def _end_trial(client: Any, run_id: str, trial: TrialState, settings: SweepSettings) -> None:

@@ -14,7 +14,7 @@ from infoprompt.tracking.client import (
     start_parent_run,
     tracking_uri,
 )
-from infoprompt.tracking.delivery import DeliveryReport, deliver
+from infoprompt.tracking.delivery import DeliveryReport, deliver, end_for
 from infoprompt.tracking.spool import read_history
 from infoprompt.tracking.tracker import Tracker
 
@@ -24,6 +24,7 @@ __all__ = [
     "connect",
     "deliver",
     "describe_run",
+    "end_for",
     "end_run",
     "log_files",
     "prepare_tracking",

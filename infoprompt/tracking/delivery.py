@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infoprompt.tracking.client import MAX_PARAM_LENGTH, connect, find_experiment, reason, shown_uri
+from infoprompt.config import TrackingSettings
+from infoprompt.tracking.client import (
+    DRIVER_SECONDS,
+    MAX_PARAM_LENGTH,
+    Status,
+    connect,
+    find_experiment,
+    reason,
+    shown_uri,
+    tracking_uri,
+    within,
+)
 from infoprompt.tracking.spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool
 
 logger = logging.getLogger(__name__)
@@ -68,6 +79,28 @@ def deliver(output_dir: str | os.PathLike[str], uri: str | None = None) -> Deliv
         len(ledger.artifacts),
         error,
     )
+
+
+def end_for(output_dir: Path, settings: TrackingSettings, status: Status) -> bool:
+    """Deliver what MLflow misses of a run whose process is gone, and how it ended where it could not say so itself.
+
+    Returns:
+        Whether MLflow has everything now; if it does not answer, a warning says so, and `infoprompt sync` brings the
+        rest. Nothing is done for a folder without records.
+    """
+    if not settings.enabled or not (output_dir / LEDGER_NAME).exists():
+        return True
+    uri = tracking_uri(settings)
+    try:
+        ledger = Ledger.load(output_dir / LEDGER_NAME)
+        if ledger.status is None:
+            ledger.update(status=status)
+        problem = within(DRIVER_SECONDS, lambda: deliver(output_dir, uri)).error
+    except (TimeoutError, ValueError) as error:
+        problem = str(error)
+    if problem:
+        logger.warning("MLflow at %s does not take the end of the run in %s (%s).", shown_uri(uri), output_dir, problem)
+    return problem is None
 
 
 class Delivery:

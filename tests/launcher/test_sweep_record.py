@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from sweep_simulator import Toy, World, toy_sweep
 
-from infoprompt.config import TrackingSettings
+from infoprompt.config import TrackingSettings, build_config
+from infoprompt.tracking import Tracker, connect, describe_run, register_artifact, start_parent_run
 from infoprompt.tracking import client as tracking_client
-from infoprompt.tracking import connect, describe_run, register_artifact, start_parent_run
 from launcher import sweep_record
 from launcher.sweep_record import recorded
+from launcher.sweep_state import RunState, TrialState, save_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -31,8 +32,6 @@ def boom(values: dict[str, Any], seed: int, step: int) -> str | None:
 
 def with_config(sweep):
     """What the record reads of the first trial's config."""
-    from infoprompt.config import build_config
-
     object.__setattr__(sweep, "first", build_config({"evaluation": {"every_steps": 2}}))
     return sweep
 
@@ -82,6 +81,28 @@ def test_sweep_trials_and_seeds_are_a_tree_with_how_each_ended(tmp_path):
     version = client.get_model_version_by_alias("prompts", "champion")
     assert (version.version, version.run_id) in [("2", child), (2, child)]
     assert (Path(version.source.removeprefix("file://")) / "prompt.txt").read_text() == "a prompt"
+
+
+def test_what_a_stopped_sweep_leaves_is_ended_and_goes_on_with_the_next_start(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking = TrackingSettings(uri=uri)
+    sweep = with_config(toy_sweep(tmp_path, {"lr": {"grid": [0.5]}}, seeds=[0, 1]))
+    trial = TrialState(0, {"lr": 0.5}, [RunState(seed, "running") for seed in (0, 1)])
+    with recorded(sweep, tracking, []) as record:
+        trial.parent_run_id = record.open_trial(trial)
+        save_trial(tmp_path, trial)  # and the driver has not yet heard that its runs began
+        workers = []
+        for seed in (0, 1):
+            config = build_config({"run": {"output_dir": str(tmp_path / f"trials/0000/seed_{seed}")}})
+            config = config.model_copy(update={"tracking": tracking})
+            workers.append(Tracker.open(config, first=True, parent_run_id=trial.parent_run_id))
+            workers[-1].close(None)  # as a kill leaves it
+    client = connect(uri)
+    left = [*(worker.run_id for worker in workers), trial.parent_run_id, record.parent_run_id]
+    assert [client.get_run(run_id).info.status for run_id in left] == ["KILLED"] * 4
+    with recorded(sweep, tracking, [trial]) as record:
+        record.close()
+        assert [client.get_run(run_id).info.status for run_id in left[2:]] == ["RUNNING"] * 2
 
 
 def test_a_sweep_without_mlflow_goes_on_at_its_own_pace_and_raises_nothing(tmp_path, monkeypatch, caplog):

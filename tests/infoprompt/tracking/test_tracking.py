@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 from infoprompt.config import ConfigError, RunConfig, TrackingSettings, build_config, dump_config
-from infoprompt.tracking import Tracker, deliver, end_run, prepare_tracking, shown_uri, start_parent_run, tracking_uri
+from infoprompt.tracking import (
+    Tracker,
+    deliver,
+    end_for,
+    end_run,
+    prepare_tracking,
+    shown_uri,
+    start_parent_run,
+    tracking_uri,
+)
 from infoprompt.tracking import client as tracking_client
 from infoprompt.tracking.environment import COMMIT_VARIABLE, environment_tags, git_commit
 from infoprompt.tracking.spool import Ledger, Record, Spool, read_history
@@ -250,6 +259,27 @@ def test_a_killed_run_that_is_started_anew_can_still_be_delivered_and_ended(
     assert (report.run_id, report.records_left, report.artifacts_left, report.error) == (killed.run_id, 0, 0, None)
     assert steps_in_mlflow(database, killed.run_id) == [1, 2, 3]
     assert client(database).get_run(killed.run_id).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["made", "its making was never answered"])
+def test_a_run_whose_process_is_gone_is_delivered_and_ended_for_it(
+    answered: bool, database: str, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(database)
+    folder = Path(config.run.output_dir)
+    assert end_for(folder, config.tracking, "KILLED")  # nothing was recorded yet
+    killed = Tracker.open(config, first=True)
+    log_steps(killed, range(1, 4))
+    killed.close(None)
+    ledger = Ledger.load(folder / "tracking.json")
+    ledger.update(delivered=0, run_id=ledger.run_id if answered else None)
+    dead = config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    assert not end_for(folder, dead, "KILLED")
+    assert "does not take the end of the run" in caplog.text
+    assert end_for(folder, config.tracking, "FAILED")  # how it ended was said before
+    assert client(database).get_run(killed.run_id).info.status == "KILLED"
+    assert steps_in_mlflow(database, killed.run_id) == [1, 2, 3]
+    assert Ledger.load(folder / "tracking.json").run_id == killed.run_id
 
 
 def test_a_run_resumed_in_an_empty_folder_repeats_no_step(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from infoprompt.artifact_set import ArtifactSet
     from infoprompt.config import ConfigError, RunConfig, load_config
     from infoprompt.data.rows import Example, Span
-    from infoprompt.train import RunResult, TrainingStopped, run
+    from infoprompt.progress import TrainingStopped
+    from infoprompt.train import RunResult, run
 
 __version__ = "0.1.0"
 
@@ -39,7 +40,8 @@ _HOME = {
     "infoprompt.artifact_set": ("ArtifactSet",),
     "infoprompt.config": ("ConfigError", "RunConfig", "load_config"),
     "infoprompt.data.rows": ("Example", "Span"),
-    "infoprompt.train": ("RunResult", "TrainingStopped", "run"),
+    "infoprompt.progress": ("TrainingStopped",),
+    "infoprompt.train": ("RunResult", "run"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from infoprompt.nested import copy_nested, get_nested, set_nested
+from infoprompt.nested import copy_nested, flat_nested, get_nested, set_nested
 from infoprompt.presets import PRESETS
 from infoprompt.settings import (
     BackboneSettings,
@@ -135,7 +135,7 @@ def dump_config(config: RunConfig) -> str:
 
 def flatten(config: RunConfig) -> dict[str, str]:
     """Dotted key to value as text, for MLflow params."""
-    return {key: str(value) for key, value in _flat(config.model_dump(mode="json"))}
+    return {key: str(value) for key, value in flat_nested(config.model_dump(mode="json")).items()}
 
 
 def setting_keys() -> list[str]:
@@ -167,14 +167,6 @@ def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -24,3 +24,12 @@ def set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:
 def copy_nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested mappings, as dicts."""
     return {key: copy_nested(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def flat_nested(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to value; an empty mapping counts as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= flat_nested(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat

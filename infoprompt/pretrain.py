@@ -46,9 +46,8 @@ from infoprompt.model.table_encoders import (
     save_table,
     vocabulary_hash,
 )
-from infoprompt.progress import Progress
+from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.schedule import learning_rate
-from infoprompt.train import TrainingStopped
 
 log = logging.getLogger(__name__)
 

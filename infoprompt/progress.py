@@ -1,5 +1,6 @@
 """How far a run is, and whether it goes on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,3 +35,19 @@ class Progress:
 def due(every: int, progress: Progress) -> bool:
     """True once every `every` updates, and at the last one."""
     return progress.step > 0 and (progress.step % every == 0 or progress.done)
+
+
+Report = Callable[[Progress, dict[str, float]], Verdict | None]
+"""Called on every rank after an evaluation; the verdict must be the same on all, None means `go`."""
+
+
+class LeftOff(Exception):
+    """The report's verdict was not to go on. A paused run goes on with `resume="auto"`; a stopped one has its end."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"The run was told to {verdict}.")
+        self.verdict = verdict
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; what was saved before stays."""

@@ -1,27 +1,20 @@
 """One run: build, train, choose the best state on dev, report it on test, save the artifact."""
 
 import json
-import logging
-import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
-from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
-from infoprompt.config import ConfigError, RunConfig, build_config, dump_config, flatten
-from infoprompt.engine.engine import (
-    Engine,
-    NonFiniteLoss,
-    cpu_copy,
-    seeded_dropout,
-)
+from infoprompt.checkpoint import newest_resume_state
+from infoprompt.config import RunConfig, dump_config
+from infoprompt.course import Course, check_same_run, save_course, start_course
+from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
@@ -30,27 +23,10 @@ from infoprompt.objective.running_means import RunningMeans
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
-from infoprompt.progress import Progress, Verdict, due
+from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.tracking import Tracker, shown_uri
-
-log = logging.getLogger(__name__)
-
-Report = Callable[[Progress, dict[str, float]], Verdict | None]
-"""Called on every rank after an evaluation; the verdict must be the same on all, None means `go`."""
-
-
-class LeftOff(Exception):
-    """The report's verdict was not to go on. A paused run goes on with `resume="auto"`; a stopped one has its end."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(f"The run was told to {verdict}.")
-        self.verdict = verdict
-
-
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; what was saved before stays."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +67,6 @@ class RunResult:
         return asdict(self)
 
 
-@dataclass
-class Course:
-    """The course of a run so far: what the loop adds to, and what a resume state keeps besides the tensors."""
-
-    progress: Progress
-    log_averages: Mapping[str, Tensor] = field(default_factory=dict)
-    """See `RunningMeans`."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    best_scores: dict[str, float] = field(default_factory=dict)
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    seconds: float = 0.0
-    run_id: str | None = None
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Keep metrics under the current step."""
-        self.history.append({"step": self.progress.step, **metrics})
-
-
 def run(
     config: RunConfig,
     *,
@@ -143,9 +99,9 @@ def run(
     mine = newest_resume_state(output_dir / "checkpoints") if resume == "auto" and ranks.is_first else None
     saved = ranks.broadcast_object(mine)
     if saved:
-        _check_same_run(config, saved)
+        check_same_run(config, saved)
     setup = build_setup(config, ranks)
-    course = _start_course(setup, saved)
+    course = start_course(setup, saved)
     if ranks.is_first:
         (output_dir / "config.yaml").write_text(shown_uri(dump_config(config)), encoding="utf-8")
     last_step = course.progress.step if saved else -1
@@ -215,90 +171,10 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
                 verdict = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
         course.seconds = clock.seconds
         if verdict == "pause" or (config.checkpoint.enabled and due(save_every, progress)):  # all ranks take part
-            save(setup, course)
+            save_course(setup, course)
         if verdict != "go":
             raise LeftOff(verdict)
     course.seconds = clock.seconds
-
-
-def save(setup: Setup, course: Course) -> None:
-    """Write a resume state; every rank calls it, the first one writes, and a failure to write stops them all."""
-    engine, ranks = setup.engine, setup.ranks
-    tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
-    if course.best_state:
-        tensors["best"] = course.best_state
-    if course.log_averages:
-        tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in course.log_averages.items()}
-    values = {
-        "step": course.progress.step,
-        "examples": course.progress.examples,
-        "history": course.history,
-        "best_scores": course.best_scores,
-        "best_step": course.best_step,
-        "evaluations_since_best": course.evaluations_since_best,
-        "seconds": course.seconds,
-        "run_id": course.run_id,
-        "fingerprint": setup.fingerprint,
-        "config": setup.config.model_dump(mode="json"),
-    }
-    problem = None
-    if ranks.is_first:
-        folder = Path(setup.config.run.output_dir) / "checkpoints"
-        try:
-            save_resume_state(folder, ResumeState(tensors, values), setup.config.checkpoint.keep)
-        except OSError as error:
-            problem = f"The resume state of update {course.progress.step} could not be written to {folder}: {error}"
-    problem = ranks.broadcast_object(problem)
-    if problem:
-        raise TrainingStopped(f"{problem}. Make room or give another run.output_dir, then go on with --resume auto.")
-
-
-def take_over(config: RunConfig, source: Path) -> None:
-    """Make another run's newest state the one that `run(config, resume="auto")` goes on from; one process calls it.
-
-    The prompt, the optimiser's moments, the position in the data and the best state are the other run's, the settings
-    this one's; states of this one are dropped, wherever they are.
-    Raises:
-        ConfigError: the other run has no state.
-    """
-    other = newest_resume_state(source / "checkpoints")
-    if other is None:
-        raise ConfigError(
-            f"There is no resume state in {source}, whose prompt {config.run.output_dir} is to take over."
-        )
-    folder = Path(config.run.output_dir) / "checkpoints"
-    shutil.rmtree(folder, ignore_errors=True)
-    # no run_id: the tracker finds this run's own in its folder
-    values = {**other.values, "run_id": None, "config": config.model_dump(mode="json")}
-    save_resume_state(folder, ResumeState(other.tensors, values), config.checkpoint.keep)
-
-
-def _start_course(setup: Setup, saved: ResumeState | None) -> Course:
-    optim, steps_per_epoch = setup.config.optim, setup.train.steps_per_epoch
-    total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
-    progress = Progress(steps_per_epoch, total)
-    if saved is None:
-        return Course(progress)
-    values = saved.values
-    if values["fingerprint"] != setup.fingerprint:
-        raise ConfigError(
-            f"backbone.name is {setup.config.backbone.name!r}, but its weights are not those that this run was "
-            "started with. Give the same backbone, or start anew in another run.output_dir."
-        )
-    setup.engine.load_trained_state(saved.tensors["trained"])
-    setup.engine.load_optimizer_state(saved.tensors["optimizer"])
-    if setup.ranks.is_first:
-        log.info("Going on from update %d of %d.", values["step"], total)
-    log_averages = saved.tensors.get("running_means", {})
-    return Course(
-        progress=replace(progress, step=values["step"], examples=values["examples"]),
-        log_averages={term: log_average.to(setup.ranks.device) for term, log_average in log_averages.items()},
-        best_state=dict(saved.tensors.get("best", {})),
-        **{
-            key: values[key]
-            for key in ("history", "best_scores", "best_step", "evaluations_since_best", "seconds", "run_id")
-        },
-    )
 
 
 def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
@@ -399,18 +275,6 @@ def _predictions(setup: Setup, tested: Evaluation) -> dict[str, Any]:
         "predictions": tested.predictions.tolist(),
         "majority": majority,
     }
-
-
-def _check_same_run(config: RunConfig, saved: ResumeState) -> None:
-    free = ("run.", "engine.", "tracking.", "checkpoint.")
-    before, now = flatten(build_config(saved.values["config"])), flatten(config)
-    changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
-            "Go on with the same settings, or start anew in another run.output_dir."
-        )
 
 
 class _Clock:

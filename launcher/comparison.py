@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infoprompt.config import ConfigError, RunConfig, override_config
+from infoprompt.progress import TrainingStopped
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def train_all(
     """
     others = comparisons(config)  # before the first one starts: an error in the last shall not come after an hour
     from infoprompt.engine.ranks import stop_ranks
-    from infoprompt.train import TrainingStopped, run
+    from infoprompt.train import run
 
     main = run(config, resume=resume, show_progress=show_progress).as_json()
     finished: dict[str, Result] = {}

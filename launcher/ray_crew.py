@@ -14,7 +14,7 @@ import ray
 import ray.train
 
 from infoprompt.config import ConfigError, RunConfig, build_config
-from infoprompt.progress import Progress, Verdict
+from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict
 from launcher.exits import explain
 from launcher.report import configure_logging
 from launcher.sweep_dispatch import Answer, Dispatcher, Event, Job
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 2.0
 ASK_SECONDS = 0.1
 
-Report = Callable[[Progress, dict[str, float]], Verdict | None]
 TrainFunction = Callable[[RunConfig, str | None, dict[str, str], Report], dict[str, Any]]
 """Config, MLflow parent, MLflow tags and a report function in; a `RunResult` as plain values out."""
 
@@ -73,10 +72,6 @@ class Board:
         """Call a method of the dispatcher."""
         return getattr(self._dispatcher, method)(*arguments, **named)
 
-    def opened(self, number: int, run_id: str | None) -> None:
-        """See `Dispatcher`."""
-        self._dispatcher.opened(number, run_id)
-
     def look(self, gone_nodes: set[str], silent_seconds: float) -> None:
         """Give the runs of lost crews to others."""
         for crew in self._dispatcher.on(gone_nodes):
@@ -99,7 +94,7 @@ class Board:
 
 def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str], report: Report) -> dict[str, Any]:
     """Train a run; every rank calls it."""
-    from infoprompt.train import TrainingStopped, run
+    from infoprompt.train import run
 
     try:
         # after a restart of the workers the folder has a resume state; at first it is empty
@@ -160,8 +155,6 @@ class _Member:
 
     def do(self, job: Job) -> None:
         """Do a run. Raises where only new workers can go on."""
-        from infoprompt.train import LeftOff
-
         config = build_config(job.config)
 
         def report(progress: Progress, scores: dict[str, float]) -> Verdict:
@@ -209,7 +202,7 @@ class _Member:
             ended.set()
 
     def _take_over(self, config: RunConfig, source: str) -> None:
-        from infoprompt.train import take_over
+        from infoprompt.course import take_over
 
         problem = None
         if self._rank == 0:

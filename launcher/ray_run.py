@@ -28,12 +28,12 @@ from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.exits import sigterm_raises
 from launcher.ray_crew import Board, TrainFunction, Work, crew_loop, train_one
-from launcher.sweep_dispatch import check_same_sweep
 from launcher.sweep_outcome import SweepOutcome, outcome_of
 from launcher.sweep_plan import Sweep, concurrent_trials
 from launcher.sweep_record import Record, recorded
+from launcher.sweep_resume import earlier_trials
 from launcher.sweep_settings import SweepSettings, resources
-from launcher.sweep_state import TrialState, load_trials
+from launcher.sweep_state import TrialState
 from launcher.sweep_view import View
 
 log = logging.getLogger(__name__)
@@ -169,31 +169,6 @@ def run_sweep(
     return outcome
 
 
-def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:
-    """What the journal in the output folder has; failed trials are to be tried again.
-
-    Raises:
-        ConfigError: there is an earlier sweep and it is not to be resumed, there is none, or it is another one.
-    """
-    folder = Path(sweep.settings.output_dir)
-    past = load_trials(folder)
-    if past and not resume:
-        raise ConfigError(
-            f"output_dir is {folder}, where a sweep of {len(past)} trials was started before. Add --resume to go on "
-            "with it, or give another output_dir."
-        )
-    if resume and not past:
-        raise ConfigError(f"output_dir is {folder}, where no sweep was started yet. Start it without --resume.")
-    check_same_sweep(past, sweep)
-    for trial in past:
-        if trial.status == "failed":
-            trial.status, trial.reason = "open", None
-            for run in trial.runs:
-                if run.status != "finished":
-                    run.status, run.deaths = "ready", 0
-    return past
-
-
 def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) -> list[TrialState]:
     """Follow the sweep to its end; the trials as they ended."""
     settings = sweep.settings
@@ -204,7 +179,7 @@ def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) 
         for event in news.events:
             if event.kind == "opened":
                 run_id = record.open_trial(news.changed[event.trial])
-                board.opened.remote(event.trial, run_id)
+                board.tell.remote("opened", event.trial, run_id)
             record.note(event, news.changed.get(event.trial))
         view.update(news)
         if news.done:

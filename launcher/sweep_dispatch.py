@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from infoprompt.config import ConfigError
 from infoprompt.progress import Verdict
 from launcher.sweep_crews import Answer, Crew, Crews, Job
 from launcher.sweep_exchange import awaited, exchange, exchange_step
 from launcher.sweep_plan import Sweep
-from launcher.sweep_space import is_point, show_values
+from launcher.sweep_space import show_values
 from launcher.sweep_state import RunState, RunStatus, TrialState, save_trial
 
 MOST_IDLE_STARTS = 6
@@ -78,7 +77,6 @@ class Dispatcher:
         """
         self._sweep, self._settings, self._search = sweep, sweep.settings, search
         self._folder = Path(sweep.settings.output_dir)
-        self._sign = 1 if sweep.settings.direction == "max" else -1
         self._parent_run_id, self._group_runs, self._now = parent_run_id, group_runs, now
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
@@ -365,7 +363,7 @@ class Dispatcher:
                 break
             if all(other.ended for other in trial.runs):
                 break
-            score = trial.mean_at(step, self._sign)
+            score = trial.mean_at(step, self._settings.sign)
             trial.scores.append((step, score))
             trial.stage += 1
             self._say("compared", trial.number, f"mean of {len(trial.runs)}", step, score)
@@ -434,7 +432,7 @@ class Dispatcher:
         if self._settings.scheduler.kind != "pbt":
             return
         population = [trial for trial in self.trials.values() if not trial.over]
-        while (pairs := exchange(self._settings, population, self._sign)) is not None:
+        while (pairs := exchange(self._settings, population)) is not None:
             for taker, donor in pairs:
                 text = f"takes over from trial {donor.number} with {show_values(taker.current)}, having"
                 self._say("compared", taker.number, text, *taker.scores[-1])
@@ -490,21 +488,3 @@ class Dispatcher:
 
 def _named(scores: Mapping[str, float]) -> str:
     return ", ".join(f"dev/{name}" for name in sorted(scores))
-
-
-def check_same_sweep(past: Sequence[TrialState], sweep: Sweep) -> None:
-    """Raise ConfigError if the trials of an earlier start are not those of this plan."""
-    for trial in past:
-        if trial.number >= sweep.num_trials:
-            same = False
-        elif sweep.points is None:
-            same = is_point(sweep.settings.space, trial.values)
-        else:
-            same = sweep.points[trial.number] == trial.values
-        if not same or [run.seed for run in trial.runs] != sweep.seeds_of(trial.values):
-            seeds = ", ".join(str(run.seed) for run in trial.runs)
-            raise ConfigError(
-                f"output_dir is {sweep.settings.output_dir}, where trial {trial.number} was "
-                f"{show_values(trial.values)} with seeds {seeds}, which is not what this file plans. Go on with the "
-                "same space, samples and seeds (more samples may be added), or give another output_dir."
-            )

@@ -19,9 +19,7 @@ def exchange_step(settings: SweepSettings, trial: TrialState) -> int:
     return (settings.scheduler.interval_steps or 1) * (trial.stage + 1)
 
 
-def exchange(
-    settings: SweepSettings, population: Sequence[TrialState], sign: int
-) -> list[tuple[TrialState, TrialState]] | None:
+def exchange(settings: SweepSettings, population: Sequence[TrialState]) -> list[tuple[TrialState, TrialState]] | None:
     """Bring those that are furthest behind past their exchange, if every run of theirs has come to it.
 
     A trial that is tried again after it failed passes the exchanges that it missed; it takes over only from a trial
@@ -30,7 +28,6 @@ def exchange(
     Args:
         settings: of the sweep.
         population: trials that are not over.
-        sign: -1 where less is better.
     Returns:
         Who took over from whom; None if nobody was brought on.
     """
@@ -41,8 +38,8 @@ def exchange(
     step = exchange_step(settings, here[0])
     if not all(_came(run, step) for trial in here for run in trial.runs):
         return None
-    scores = {trial.number: _score(trial, step, sign) for trial in population}
-    ranked = {number: sign * score if math.isfinite(score) else -math.inf for number, score in scores.items()}
+    scores = {trial.number: _score(trial, step, settings.sign) for trial in population}
+    ranked = {number: settings.sign * score if math.isfinite(score) else -math.inf for number, score in scores.items()}
     order = sorted(population, key=lambda trial: ranked[trial.number])
     num = max(1, int(len(order) * settings.scheduler.quantile)) if len(order) > 1 else 0
     pairs = [

@@ -1,11 +1,7 @@
 """Pictures of a sweep: all trials at once, their learning curves, which settings matter. Pure functions, no pyplot."""
 
-import itertools
-import json
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,18 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from infoprompt.figures import COLOURS, GREY
+from launcher.sweep_axes import GAP, broken, lying, scale_of, spread, upright
 from launcher.sweep_statistics import (
     NOT_SET,
     Direction,
     TrialScores,
     as_text,
     group_mean,
-    is_log,
-    is_number,
     mean_curve,
     ranking,
     searched_settings,
@@ -37,74 +31,7 @@ QUALITY = LinearSegmentedColormap.from_list("quality", ["#CFDFEE", COLOURS[0], "
 DASHES = (0, (4, 3))
 BANDS = 3  # more of them cover each other
 PANELS_PER_ROW = 4
-GAP = 0.14  # from the lowest value to where "not set" is, as a share of the axis
-MOST_LABELS = 25  # on an axis of categories
 LEGEND_HANDLE, LEGEND_CHARACTER = 0.55, 0.06  # inches of a legend's entry: beside its text, and each letter of that
-LINE_LENGTH = 16  # characters of a setting's name before it is broken
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where a setting's values stand on an axis: 0 at its low end, 1 at its high end, below 0 if not set."""
-
-    kind: str
-    """`linear`, `log` or `categories`."""
-
-    low: float
-    high: float
-    levels: tuple[Any, ...]
-    """The different values, in their order."""
-
-    whole: bool
-    absent: bool
-    """Whether some trials have no value."""
-
-    def share(self, value: Any) -> float:
-        """Place of a value."""
-        if value is NOT_SET:
-            return -GAP
-        if self.kind == "categories":
-            value = self.levels.index(_key(value))
-        if self.kind == "log":
-            return float(np.log(value / self.low) / np.log(self.high / self.low))
-        return float((value - self.low) / (self.high - self.low))
-
-    def at(self, share: float) -> float:
-        """The axis's own coordinate of a place."""
-        if self.kind == "log":
-            return float(self.low * (self.high / self.low) ** share)
-        return self.low + share * (self.high - self.low)
-
-    def ticks(self, apart: float, per_character: float = 0) -> list[tuple[float, str]]:
-        """Places and labels that do not run into each other; the lowest and the highest number come first.
-
-        Args:
-            apart: least distance of two labels.
-            per_character: what each character adds to it, for labels side by side.
-        """
-        marks = [(-GAP, NOT_SET)] if self.absent else []
-        if self.kind == "categories":
-            every = -(-len(self.levels) // MOST_LABELS)
-            places = [(index + 0.5) / len(self.levels) for index in range(len(self.levels))]
-            names = [_short(as_text(json.loads(level))) for level in self.levels]
-            return [*marks, *list(zip(places, names, strict=True))[::every]]
-        for number in self._round_numbers():
-            place, label = self.share(number), f"{number:.0f}" if self.whole else f"{number:.3g}"
-            if all(abs(place - at) >= apart + per_character * (len(label) + len(text)) / 2 for at, text in marks):
-                marks.append((place, label))
-        return marks
-
-    def _round_numbers(self) -> list[float]:
-        low, high = self.levels[0], self.levels[-1]
-        if len(self.levels) <= 6:
-            return [low, high, *self.levels[1:-1]]
-        if self.kind == "log":
-            between = LogLocator(numticks=7).tick_values(low, high)
-            if sum(low < number < high for number in between) < 2:
-                between = LogLocator(subs=(1, 2, 5)).tick_values(low, high)
-        else:
-            between = MaxNLocator(5, integer=self.whole).tick_values(low, high)
-        return [low, high, *(float(number) for number in between if low < number < high)]
 
 
 def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, direction: Direction) -> Figure:
@@ -126,9 +53,9 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     names = searched_settings([trial for trial, _ in drawn])
     if not names:
         return _empty(f"{metric}: no trial has finished.")
-    scales = {name: _scale([trial.values.get(name, NOT_SET) for trial, _ in drawn]) for name in names}
-    places = [_spread([trial.values.get(name, NOT_SET) for trial, _ in drawn], scales[name]) for name in names]
-    score_scale = _scale([score for _, score in drawn])
+    scales = {name: scale_of([trial.values.get(name, NOT_SET) for trial, _ in drawn]) for name in names}
+    places = [spread([trial.values.get(name, NOT_SET) for trial, _ in drawn], scales[name]) for name in names]
+    score_scale = scale_of([score for _, score in drawn])
     places.append([score_scale.share(score) for _, score in drawn])
 
     figure = Figure(figsize=(max(1.25 * len(places) + 0.8, 5), 4.4), layout="constrained")
@@ -146,13 +73,13 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     floor = -GAP - 0.05 if any(scale.absent for scale in scales.values()) else -0.03
     host.set(xlim=(-0.1, len(places) - 0.9), ylim=(floor, 1.03))
     better = "higher" if direction == "max" else "lower"
-    host.set_xticks(range(len(places)), [*map(_broken, names), f"{metric}\n({better} is better)"], fontsize=8)
+    host.set_xticks(range(len(places)), [*map(broken, names), f"{metric}\n({better} is better)"], fontsize=8)
     host.xaxis.tick_top()
     host.tick_params(length=0, pad=4)
     host.yaxis.set_visible(False)
     host.spines[:].set_visible(False)
     for index, scale in enumerate([*scales.values(), score_scale]):
-        _upright(host, index, scale, floor, right=index == len(names))
+        upright(host, index, scale, floor, right=index == len(names))
     _explain(figure, trials, best_first, [trial for trial, _ in stopped], means)
     return figure
 
@@ -254,97 +181,19 @@ def score_by_setting(trials: Sequence[TrialScores], *, metric: str) -> Figure:
     size = 4.5 if len(rows) <= 40 else 3
     for axes, name in zip(panels, names, strict=False):
         values = [trial.values.get(name, NOT_SET) for trial in rows]
-        scale = _scale(values)
-        places = list(map(scale.at, _spread(values, scale, widest=0.25, numbers_too=0.02)))
+        scale = scale_of(values)
+        places = list(map(scale.at, spread(values, scale, widest=0.25, numbers_too=0.02)))
         axes.plot(places[len(done) :], hollow, "o", color=LIGHT, markerfacecolor="none", markersize=size)
         axes.errorbar(places[: len(done)], means, reach, fmt="o", color=COLOURS[0], markersize=size, elinewidth=0.9)
         _tidy(axes)
-        _lying(axes, scale)
-        axes.set_title(_broken(name, 30), fontsize=9)
+        lying(axes, scale)
+        axes.set_title(broken(name, 30), fontsize=9)
     for axes in panels[::columns]:
         axes.set_ylabel(metric, fontsize=8)
     several = any(len(trial.final) > 1 for trial, _ in done)
     told = ["Bars: lowest to highest seed."] * several + ["Hollow: stopped early."] * bool(stopped)
     figure.supxlabel(" ".join(told), fontsize=8, color=GREY)
     return figure
-
-
-def _scale(values: Sequence[Any]) -> Scale:
-    present = [value for value in values if value is not NOT_SET]
-    absent = len(present) < len(values)
-    if not all(map(is_number, present)):
-        levels = sorted({_key(value) for value in present}, key=lambda text: (not _is_numeral(text), text))
-        return Scale("categories", -0.5, len(levels) - 0.5, tuple(levels), False, absent)
-    numbers = sorted(set(present))
-    low, high = (numbers[0], numbers[-1]) if len(numbers) > 1 else (numbers[0] - 0.5, numbers[0] + 0.5)
-    whole = all(isinstance(number, int) for number in numbers)
-    return Scale("log" if is_log(numbers) else "linear", low, high, tuple(numbers), whole, absent)
-
-
-def _spread(values: Sequence[Any], scale: Scale, widest: float = 0.035, numbers_too: float = 0.0) -> list[float]:
-    """Places of the values; those in one category, or not set, stand apart in the order given."""
-    if scale.kind == "categories":
-        room = min(widest, 0.35 / len(scale.levels))
-    else:
-        distances = [high - low for low, high in itertools.pairwise(map(scale.share, scale.levels))]
-        room = min([numbers_too, *(0.35 * distance for distance in distances)])
-    counts = Counter(map(_key, values))
-    met: Counter[str] = Counter()
-    places = []
-    for value in values:
-        key = _key(value)
-        # evenly over -1 to 1, with more lines using more of the room
-        offset = (2 * met[key] + 1) / counts[key] - 1
-        reach = 0.03 if value is NOT_SET else room
-        places.append(scale.share(value) + reach * min(counts[key] / 8, 1) * offset)
-        met[key] += 1
-    return places
-
-
-def _upright(host: Axes, index: int, scale: Scale, floor: float, *, right: bool) -> None:
-    """A vertical axis of the setting's own scale at place `index`."""
-    axes = host.twinx()
-    if scale.kind == "log":
-        axes.set_yscale("log")
-    axes.set_ylim(scale.at(floor), scale.at(1.03))
-    side: Literal["left", "right"] = "right" if right else "left"
-    axes.spines[:].set_visible(False)
-    axes.spines[side].set(visible=True, color=GREY, position=("axes", _across(host, index)))
-    axes.spines[side].set_bounds(scale.at(0), scale.at(1))
-    axes.yaxis.set_ticks_position(side)
-    _mark(axes.set_yticks, scale, 0.07)
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=7, color=GREY, pad=2)
-    for label in axes.get_yticklabels():
-        label.set_path_effects([withStroke(linewidth=2.5, foreground="white", alpha=0.85)])
-        if label.get_text() == NOT_SET:
-            label.set(style="italic", color=GREY)
-
-
-def _across(host: Axes, index: int) -> float:
-    low, high = host.get_xlim()
-    return (index - low) / (high - low)
-
-
-def _lying(axes: Axes, scale: Scale) -> None:
-    """The horizontal axis of a panel."""
-    if scale.kind == "log":
-        axes.set_xscale("log")
-    axes.set_xlim(scale.at(-GAP - 0.08 if scale.absent else -0.05), scale.at(1.05))
-    _mark(axes.set_xticks, scale, 0.03, 0.022)
-    axes.xaxis.set_minor_locator(NullLocator())
-    labels = axes.get_xticklabels()
-    crowded = sum(len(label.get_text()) + 2 for label in labels) > 42
-    for label in labels:
-        if crowded:
-            label.set(rotation=35, ha="right", rotation_mode="anchor")
-        if label.get_text() == NOT_SET:
-            label.set(style="italic", color=GREY)
-
-
-def _mark(set_ticks: Callable[..., Any], scale: Scale, apart: float, per_character: float = 0) -> None:
-    marks = scale.ticks(apart, per_character)
-    set_ticks([scale.at(place) for place, _ in marks], [label for _, label in marks])
 
 
 def _explain(
@@ -405,30 +254,6 @@ def _stopped(trials: Sequence[TrialScores]) -> list[TrialScores]:
 
 def _marker(steps: Sequence[int]) -> str:
     return "o" if len(steps) == 1 else ""
-
-
-def _key(value: Any) -> str:
-    """What makes two values the same category; text is quoted, so that "1" is not 1."""
-    return NOT_SET if value is NOT_SET else json.dumps(value, default=str)
-
-
-def _is_numeral(text: str) -> bool:
-    return is_number(json.loads(text))
-
-
-def _short(text: str, most: int = 18) -> str:
-    """Long text without its middle: names of models differ at both ends."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
-
-
-def _broken(name: str, most: int = LINE_LENGTH) -> str:
-    """A setting's name on as many lines as it needs, broken behind dots and underscores."""
-    lines = [""]
-    for part in re.split(r"(?<=[._])", name):
-        if lines[-1] and len(lines[-1]) + len(part) > most:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
 
 
 def _tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:

@@ -16,7 +16,7 @@ from launcher.report import console, mlflow_command, relative
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
 from launcher.sweep_space import show_value, show_values
-from launcher.sweep_state import TrialState
+from launcher.sweep_state import RunState, TrialState
 from launcher.sweep_statistics import TrialScores, group_mean, importance, interval, ranking, told_apart
 
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ class SweepOutcome:
     version: int | None = None
     """Of the best artifact in MLflow's registry."""
 
-    @property
-    def sign(self) -> int:
-        """1 where more is better."""
-        return 1 if self.settings.direction == "max" else -1
-
     @cached_property
     def scores(self) -> list[TrialScores]:
         """What statistics and figures read."""
@@ -59,6 +54,19 @@ class SweepOutcome:
     def best(self) -> TrialState | None:
         """The finished trial with the best mean, the earlier one of equals."""
         return next((trial for trial in self.trials if self.ranked and trial.number == self.ranked[0].number), None)
+
+    @property
+    def best_run(self) -> RunState | None:
+        """The best trial's best seed, whose artifact is the one to use."""
+        if self.best is None:
+            return None
+        sign, metric = self.settings.sign, self.settings.metric_name
+        return max(self.best.runs, key=lambda run: sign * (run.final(metric) or 0.0))
+
+    @cached_property
+    def importance(self) -> dict[str, float]:
+        """Setting to the share of the score's variation that it explains; takes a second or two."""
+        return importance(self.scores, self.settings.direction)
 
     @property
     def sentence(self) -> str | None:
@@ -115,7 +123,7 @@ def as_json(outcome: SweepOutcome) -> dict[str, Any]:
         "verdict": outcome.sentence,
         "exhausted": outcome.exhausted,
         "registered_version": outcome.version,
-        "importance": importance(outcome.scores, settings.direction),
+        "importance": outcome.importance,
         "examples": outcome.examples,
         "overhead_seconds": statistics.median(outcome.overheads) if outcome.overheads else None,
         "trials": [_trial_json(trial, settings.metric_name) for trial in outcome.trials],
@@ -153,8 +161,7 @@ def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
 
     settings, folder = outcome.settings, Path(outcome.settings.output_dir)
     kind: dict[str, Any] = {"metric": settings.metric, "direction": settings.direction}
-    values = as_json(outcome)
-    (folder / RECORD_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    (folder / RECORD_NAME).write_text(json.dumps(as_json(outcome), indent=1), encoding="utf-8")
     plan = settings.model_dump(mode="json", exclude_none=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     files = {folder / RECORD_NAME: "", folder / "sweep.yaml": ""}
@@ -167,8 +174,8 @@ def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
         "learning_curves": learning_curves_of_trials(outcome.scores, **kind),
         "score_by_setting": score_by_setting(outcome.scores, metric=settings.metric),
     }
-    if values["importance"]:
-        pictures["importance"] = importance_bars(values["importance"], metric=settings.metric)
+    if outcome.importance:
+        pictures["importance"] = importance_bars(outcome.importance, metric=settings.metric)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in pictures.items():
         path = folder / "figures" / f"{name}.png"
@@ -189,7 +196,7 @@ def report_sweep(sweep: Sweep, outcome: SweepOutcome, *, json_output: bool) -> N
 
 
 def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
-    settings, best = outcome.settings, outcome.best
+    settings, best, run = outcome.settings, outcome.best, outcome.best_run
     lines = []
     if outcome.sentence:
         lines.append(outcome.sentence)
@@ -203,9 +210,8 @@ def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
             f"{outcome.examples:,} training examples; {statistics.median(outcome.overheads):.1f} s a run beside "
             "training (median: loading, test, saving)"
         )
-    if best is not None:
+    if best is not None and run is not None:
         lines.append(f"best      trial {best.number}: {show_values(best.current)}")
-        run = max(best.runs, key=lambda run: run.best(outcome.sign))
         if run.result and run.result["artifact"]:
             seed = f" (seed {run.seed}, the best of {len(best.runs)})" if len(best.runs) > 1 else ""
             lines.append(f"artifact  {relative(run.result['artifact'])}{seed}")

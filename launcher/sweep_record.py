@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from infoprompt.config import TrackingSettings
+from infoprompt.nested import flat_nested
 from infoprompt.tracking import (
     connect,
     describe_run,
@@ -32,13 +33,11 @@ from infoprompt.tracking import (
 )
 from infoprompt.tracking.environment import environment_tags
 from launcher.sweep_dispatch import Event
+from launcher.sweep_outcome import SweepOutcome, write_files
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
 from launcher.sweep_space import show_values
 from launcher.sweep_state import RunState, TrialState, load_trials
-
-if TYPE_CHECKING:
-    from launcher.sweep_outcome import SweepOutcome
 
 log = logging.getLogger(__name__)
 
@@ -132,22 +131,16 @@ class Record:
         done = any(trial.status == "finished" for trial in trials)
         self.status = "FAILED" if not done else "FINISHED" if over else "KILLED"
 
-    def conclude(self, sweep: Sweep, outcome: "SweepOutcome") -> None:
-        """Write the pictures, the space and the best config beside the trials, and bring them to MLflow."""
-        from launcher.sweep_outcome import write_files
-
-        files = write_files(sweep, outcome)
-        log_files(self.tracking, self.parent_run_id, files)
-        best = outcome.best
-        run = max(best.runs, key=lambda run: run.best(outcome.sign)) if best else None
-        run_id = (run.result or {}).get("run_id") if run else None
+    def conclude(self, sweep: Sweep, outcome: SweepOutcome) -> None:
+        """Register the best artifact, if that is wished; write what came out to the folder and to MLflow."""
+        run_id = _recorded_as(outcome.best_run)
         if self.settings.register_as and run_id and self.parent_run_id is not None:
             outcome.version = register_artifact(
                 self.tracking, run_id, self.settings.register_as, self.settings.register_alias
             )
+        log_files(self.tracking, self.parent_run_id, write_files(sweep, outcome))
         if self.parent_run_id is not None:
-            parent = self.parent_run_id
-            self._later(lambda client: _describe(client, parent, outcome, run))
+            self._later(partial(_describe, parent_run_id=self.parent_run_id, outcome=outcome))
         self.close()
 
     def close(self) -> None:
@@ -157,10 +150,9 @@ class Record:
     def _chart(self, run_id: str, trial: TrialState) -> None:
         """Bring the means over a trial's seeds to its run, at every update that all have come to since."""
         before, reached = self._charted.get(trial.number, 0), _reached(trial)
-        sign = 1 if self.settings.direction == "max" else -1
         for step in sorted({step for run in trial.runs for step, _ in run.curve if before < step <= reached}):
             self._charted[trial.number] = step
-            metrics = {f"{self.settings.metric}_mean": trial.mean_at(step, sign)}
+            metrics = {f"{self.settings.metric}_mean": trial.mean_at(step, self.settings.sign)}
             self._later(partial(describe_run, run_id=run_id, metrics=metrics, step=step))
 
     def _later(self, call: Callable[[Any], None]) -> None:
@@ -242,22 +234,27 @@ def _trial_note(settings: SweepSettings, trial: TrialState) -> str:
     return f"{values}; {trial.reason}" if trial.reason else values
 
 
-def _describe(client: Any, parent_run_id: str, outcome: "SweepOutcome", run: RunState | None) -> None:
+def _recorded_as(run: RunState | None) -> str | None:
+    """A finished run's id in MLflow."""
+    run_id: str | None = (run.result or {}).get("run_id") if run else None
+    return run_id
+
+
+def _describe(client: Any, parent_run_id: str, outcome: SweepOutcome) -> None:
     """Say on the sweep's page, and on that of the version it registered, what came out and where it is.
 
     Args:
         client: MLflow's.
         parent_run_id: the sweep's run.
         outcome: what came out.
-        run: the best trial's best seed.
     """
-    settings, best = outcome.settings, outcome.best
+    settings, best, run = outcome.settings, outcome.best, outcome.best_run
     runs = f"#/experiments/{client.get_run(parent_run_id).info.experiment_id}/runs"
     first, second = [], []
     if best is not None and run is not None:
         seeds = f", the mean of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
         found = f"{show_values(best.current)}; {settings.metric} {best.score:.4f}{seeds}."
-        run_id = (run.result or {}).get("run_id")
+        run_id = _recorded_as(run)
         own = best.parent_run_id if len(best.runs) > 1 else run_id
         first += [f"**Best: {_link(f'trial {best.number}', own, runs)}**, {found}"]
         first += [f"{_link('Its artifact', run_id, runs, '/artifacts/artifact')} is that of seed {run.seed}."]
@@ -296,18 +293,10 @@ def _sweep_tags(sweep: Sweep) -> dict[str, str]:
 
 def _sweep_params(sweep: Sweep) -> Mapping[str, str]:
     settings = sweep.settings.model_dump(mode="json", exclude={"space", "overrides"}, exclude_defaults=True)
-    params = {**_flat(settings), "searcher": sweep.settings.search}
+    params = {**flat_nested(settings), "searcher": sweep.settings.search}
     for key, dimension in sweep.settings.space.items():
         params[f"space.{key}"] = json.dumps(dimension.model_dump(mode="json", exclude_defaults=True))
     return {key: str(value) for key, value in params.items()}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _earlier_parent(folder: Path) -> str | None:

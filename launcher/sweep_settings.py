@@ -185,6 +185,11 @@ class SweepSettings(Settings):
         return "grid" if all(dimension.grid is not None for dimension in self.space.values()) else "random"
 
     @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, -1 where less is."""
+        return 1 if self.direction == "max" else -1
+
+    @property
     def metric_name(self) -> str:
         """The metric as a run's report names it."""
         return self.metric.removeprefix("dev/")

@@ -1,17 +1,18 @@
 """What is known of a sweep's trials and runs, and its journal on disk.
 
 A trial is a point of the space; it has a run for each of its seeds. `trials/0003/trial.json` holds one whole, written
-at every change that a resume needs, under another name and then renamed.
+at every change that a resume needs.
 """
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from infoprompt.tracking.spool import replace_file
 
 RunStatus = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
 TrialStatus = Literal["opening", "open", "finished", "stopped", "failed"]
@@ -117,9 +118,7 @@ def save_trial(folder: Path, trial: TrialState) -> None:
     """Write the journal of one trial below the sweep's folder."""
     place = folder / "trials" / trial.name
     place.mkdir(parents=True, exist_ok=True)
-    temporary = place / f".{JOURNAL_NAME}-{os.getpid()}"
-    temporary.write_text(json.dumps(vars(trial), default=vars), encoding="utf-8")
-    temporary.replace(place / JOURNAL_NAME)
+    replace_file(place / JOURNAL_NAME, json.dumps(vars(trial), default=vars).encode())
 
 
 def load_trials(folder: Path) -> list[TrialState]:

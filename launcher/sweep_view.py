@@ -75,7 +75,7 @@ class View:
 
         assert self._sweep is not None
         settings = self._sweep.settings
-        sign = 1 if settings.direction == "max" else -1
+        sign = settings.sign
         ended = [trial for trial in self._trials.values() if trial.over]
         table = Table(title=f"{len(ended)} of {self._sweep.num_trials} trials{self._time_left(len(ended))}")
         for heading in ("trial", "stage", settings.metric, "best"):

@@ -35,6 +35,7 @@ ORDER = [
     "infoprompt.peft_folder",
     "infoprompt.evaluate",
     "infoprompt.setup",
+    "infoprompt.course",
     "infoprompt.train",
     "infoprompt.pretrain",
     "infoprompt.__init__",

@@ -119,6 +119,8 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(inf
     assert [trial["status"] for trial in outcome["trials"]] == ["finished", "finished"]
     assert "2 trials x 2 seeds; 2 at a time with 1 worker each" in done.stderr
     assert "models:/tiny@champion (version 1)" in done.stderr
+    assert json.loads((tmp_path / "sweep/sweep.json").read_text()) == outcome
+    assert outcome["registered_version"] == 1
     best = outcome["trials"][outcome["best"]]
     assert best["score"] == pytest.approx(sum(seed["score"] for seed in best["seeds"].values()) / 2)
     runs = runs_in_mlflow(uri)
@@ -221,7 +223,7 @@ def main():
     def train(config, parent_run_id, tags, report):
         import os, time
         from infoprompt.progress import Progress
-        from infoprompt.train import LeftOff
+        from infoprompt.progress import LeftOff
         import ray
 
         folder = Path(config.run.output_dir)

@@ -10,7 +10,8 @@ import pytest
 from sweep_simulator import Toy, World, luck, toy_sweep
 
 from infoprompt.config import ConfigError
-from launcher.sweep_dispatch import MOST_IDLE_STARTS, Dispatcher, check_same_sweep
+from launcher.sweep_dispatch import MOST_IDLE_STARTS, Dispatcher
+from launcher.sweep_resume import check_same_sweep
 from launcher.sweep_search import Search
 from launcher.sweep_state import load_trials, save_trial
 
@@ -581,7 +582,7 @@ def test_a_trial_tried_again_after_others_went_on_catches_up_without_taking_over
     failed = [trial.number for trial in one.trials if trial.status == "failed"]
     assert 0 < len(failed) < 5
     for trial in load_trials(tmp_path):
-        if trial.status == "failed":  # as `ray_run.earlier_trials` does
+        if trial.status == "failed":  # as `earlier_trials` does
             trial.status, trial.reason = "open", None
             for run in trial.runs:
                 run.status = "ready"

@@ -69,6 +69,10 @@ def test_the_best_trial_has_the_best_mean_and_the_first_of_equals_wins(sweep):
 def test_less_may_be_better_and_another_metric_may_count(sweep):
     trials = [finished(0, 0.9), finished(1, 0.1)]
     assert outcome(sweep, *trials, metric="dev/loss", direction="min").best.number == 0
+    seeds = finished(0, 0.8, 0.9, 0.7)
+    assert outcome(sweep, seeds).best_run.seed == 1
+    assert outcome(sweep, seeds, metric="dev/loss", direction="min").best_run.seed == 1
+    assert outcome(sweep, seeds, direction="min").best_run.seed == 2
     assert outcome(sweep, *trials, metric="dev/loss").best.number == 1
 
 

@@ -54,9 +54,8 @@ def _trainer():
     """Made here so that Ray sends the function itself: workers cannot import this script."""
 
     def train(config, parent_run_id, tags, report):
-        from infoprompt.progress import Progress
+        from infoprompt.progress import LeftOff, Progress
         from infoprompt.tracking import Tracker
-        from infoprompt.train import LeftOff
 
         tracker = Tracker.open(config, first=True, parent_run_id=parent_run_id, tags=tags)
         for step in range(1, 10):

@@ -7,7 +7,9 @@ import pytest
 from safetensors.torch import load_file
 
 from infoprompt.config import ConfigError, build_config, override_config
-from infoprompt.train import LeftOff, run, take_over
+from infoprompt.course import take_over
+from infoprompt.progress import LeftOff
+from infoprompt.train import run
 
 CHANGES = ["optim.max_steps=8", "evaluation.every_steps=2"]
 

@@ -14,7 +14,8 @@ from infoprompt.artifact import Artifact, ArtifactError
 from infoprompt.config import ConfigError, build_config, load_config, override_config
 from infoprompt.data.rows import Example
 from infoprompt.evaluate import evaluate_artifact
-from infoprompt.train import TrainingStopped, run
+from infoprompt.progress import TrainingStopped
+from infoprompt.train import run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+"""What a sweep goes on with: the trials of an earlier start, if they are of the same plan."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from infoprompt.config import ConfigError
+from launcher.sweep_plan import Sweep
+from launcher.sweep_space import is_point, show_values
+from launcher.sweep_state import TrialState, load_trials
+
+
+def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:
+    """What the journal in the output folder has; failed trials are to be tried again.
+
+    Raises:
+        ConfigError: there is an earlier sweep and it is not to be resumed, there is none, or it is another one.
+    """
+    folder = Path(sweep.settings.output_dir)
+    past = load_trials(folder)
+    if past and not resume:
+        raise ConfigError(
+            f"output_dir is {folder}, where a sweep of {len(past)} trials was started before. Add --resume to go on "
+            "with it, or give another output_dir."
+        )
+    if resume and not past:
+        raise ConfigError(f"output_dir is {folder}, where no sweep was started yet. Start it without --resume.")
+    check_same_sweep(past, sweep)
+    for trial in past:
+        if trial.status == "failed":
+            trial.status, trial.reason = "open", None
+            for run in trial.runs:
+                if run.status != "finished":
+                    run.status, run.deaths = "ready", 0
+    return past
+
+
+def check_same_sweep(past: Sequence[TrialState], sweep: Sweep) -> None:
+    """Raise ConfigError if the trials of an earlier start are not those of this plan."""
+    for trial in past:
+        if trial.number >= sweep.num_trials:
+            same = False
+        elif sweep.points is None:
+            same = is_point(sweep.settings.space, trial.values)
+        else:
+            same = sweep.points[trial.number] == trial.values
+        if not same or [run.seed for run in trial.runs] != sweep.seeds_of(trial.values):
+            seeds = ", ".join(str(run.seed) for run in trial.runs)
+            raise ConfigError(
+                f"output_dir is {sweep.settings.output_dir}, where trial {trial.number} was "
+                f"{show_values(trial.values)} with seeds {seeds}, which is not what this file plans. Go on with the "
+                "same space, samples and seeds (more samples may be added), or give another output_dir."
+            )

@@ -28,13 +28,8 @@ open_job
 check_gpus
 find_head
 
-output="$INFOPROMPT_HOME/sweeps/${name%.*}"
-for argument in "$@"; do
-    if [[ $argument == output_dir=* ]]; then output="${argument#*=}"; fi
-done
-# A node was lost, or the job was preempted, and Slurm started it again: trials that ended are kept. Not if none began.
-if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && " $* " != *" --resume "* ]] &&
-    compgen -G "$output/trials/*/trial.json" >/dev/null; then
+# A node was lost, or the job was preempted, and Slurm started it again: trials that ended are kept.
+if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && " $* " != *" --resume "* ]]; then
     set -- "$@" --resume
 fi
 
@@ -48,7 +43,7 @@ ran="$state/sweep_exit_code"
 rm -f "$ran"
 # shellcheck disable=SC2016  # expanded where the command runs
 leave_code='"$@"; code=$?; echo "$code" >"$0"; exit "$code"'
-sweep=(python launcher/sweep.py "$file" "output_dir=$output" "$@")
+sweep=(python launcher/sweep.py "$file" "output_dir=$INFOPROMPT_HOME/sweeps/${name%.*}" "$@")
 
 # shellcheck disable=SC2016  # expanded on each node
 ray_here='exec ray symmetric-run --num-cpus="$SLURM_CPUS_ON_NODE" "$@"'

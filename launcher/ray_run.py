@@ -134,7 +134,7 @@ def run_sweep(
     Args:
         sweep: the checked plan.
         view: shows what happens to people.
-        resume: go on with what an earlier start left in the output folder.
+        resume: go on with what an earlier start left in the output folder, if anything.
         train: what a worker calls.
         debug: show the workers' output.
     Raises:
@@ -144,6 +144,8 @@ def run_sweep(
     settings = sweep.settings
     folder = Path(settings.output_dir)
     past = earlier_trials(sweep, resume)
+    if resume and not past:  # no error: what starts again by itself may have ended before the first trial began
+        view.say(f"there is nothing to resume in {folder}: the sweep starts anew")
     tracking = sweep.first.tracking
     uri = tracking_uri(tracking) if tracking.enabled else None
     for name, value in RAY_ENVIRONMENT.items():

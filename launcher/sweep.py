@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep in its output folder")
+    parser.add_argument("--resume", action="store_true", help="go on with what the output folder has")
     parser.add_argument("--quiet", action="store_true", help="lines in place of the live table")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of standard output")
     parser.add_argument("--debug", action="store_true", help="tracebacks, and more log lines")

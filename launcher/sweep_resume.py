@@ -13,7 +13,7 @@ def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:
     """What the journal in the output folder has; failed trials are to be tried again.
 
     Raises:
-        ConfigError: there is an earlier sweep and it is not to be resumed, there is none, or it is another one.
+        ConfigError: there is an earlier sweep, and it is not to be resumed or is another one.
     """
     folder = Path(sweep.settings.output_dir)
     past = load_trials(folder)
@@ -22,8 +22,6 @@ def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:
             f"output_dir is {folder}, where a sweep of {len(past)} trials was started before. Add --resume to go on "
             "with it, or give another output_dir."
         )
-    if resume and not past:
-        raise ConfigError(f"output_dir is {folder}, where no sweep was started yet. Start it without --resume.")
     check_same_sweep(past, sweep)
     for trial in past:
         if trial.status == "failed":

@@ -143,8 +143,9 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infopro
         "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
-    code, said = _end_driver(signal.SIGTERM, tiny_sweep, changes, folder, trial=1)
+    code, said = _end_driver(signal.SIGTERM, tiny_sweep, ["--resume", *changes], folder, trial=1)
     assert code == 143, said
+    assert "there is nothing to resume" in said
     assert "the same command with --resume goes on" in said
     assert "error: stopped by SIGTERM." in said
     before = json.loads((folder / "trials/0000/seed_0/result.json").read_text())

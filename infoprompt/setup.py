@@ -11,14 +11,15 @@ from infoprompt.data.rows import Example
 from infoprompt.data.splits import load_splits
 from infoprompt.data.tasks import Task
 from infoprompt.engine.deepspeed_config import accumulation_steps
-from infoprompt.engine.engine import Engine, build_engine, gathered, partitioned_loading
+from infoprompt.engine.engine import Engine, build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.encoding import Encoding
 from infoprompt.model.head import label_state_weights
+from infoprompt.model.kept_backbone import kept_backbone
 from infoprompt.model.prompted import backbone_needs, build_model, starts_from_labels
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
@@ -76,15 +77,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     if ranks.is_first:
         log.info(splits.description)
     accumulation = accumulation_steps(config.data, ranks.world_size)
-    with partitioned_loading(config, ranks):
-        backbone = load_backbone(
-            config.backbone,
-            ranks.device,
-            gathered,
-            needs=backbone_needs(config),
-            lm_head=config.head.kind in ("label_words", "text"),
-        )
-    fingerprint = backbone.fingerprint()
+    backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone)
     model = build_model(config, backbone, task)
     engine = build_engine(model, config, ranks)
@@ -125,6 +118,15 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     if config.prompt.source == "other":
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
+
+
+def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
+    needs, lm_head = backbone_needs(config), config.head.kind in ("label_words", "text")
+    if not partitions_weights(config):
+        return kept_backbone(config.backbone, ranks.device, needs=needs, lm_head=lm_head)
+    with partitioned_loading(config, ranks):
+        backbone = load_backbone(config.backbone, ranks.device, gathered, needs=needs, lm_head=lm_head)
+    return backbone, backbone.fingerprint()
 
 
 def start_head(setup: Setup, labels: Rows) -> None:

@@ -86,9 +86,14 @@ def build_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
     return PlainEngine(model, config, ranks)
 
 
+def partitions_weights(config: RunConfig) -> bool:
+    """Whether each rank keeps only its part of the backbone."""
+    return config.engine.kind == "deepspeed" and config.engine.zero_stage == 3
+
+
 def partitioned_loading(config: RunConfig, ranks: Ranks) -> AbstractContextManager[Any]:
     """Context around `from_pretrained`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
-    if config.engine.kind != "deepspeed" or config.engine.zero_stage < 3:
+    if not partitions_weights(config):
         return nullcontext()
     from infoprompt.engine import deepspeed_engine
 

@@ -58,8 +58,7 @@ def load_backbone(
     _quiet()
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        family = check_family(settings.name, config.model_type, needs)
-        _check_config(settings.name, config, family, needs)
+        family = check_config(settings.name, config, needs)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         model, report = _load(settings, source, config, family, lm_head)
         if any(key.startswith("lm_predictions.") for key in report["unexpected_keys"]):
@@ -122,7 +121,15 @@ def _attention(settings: BackboneSettings, config: Any, family: Family) -> str:
     return IMPLEMENTATIONS["eager" if capped else settings.attention]
 
 
-def _check_config(name: str, config: Any, family: Family, needs: frozenset[str]) -> None:
+def check_config(name: str, config: Any, needs: frozenset[str]) -> Family:
+    """The family of a model, if it can do what is needed; raises ConfigError if not.
+
+    Args:
+        name: `backbone.name`.
+        config: the model's own configuration.
+        needs: see `load_backbone`.
+    """
+    family = check_family(name, config.model_type, needs)
     changed = getattr(config, "is_decoder", False) or getattr(config, "use_bidirectional_attention", False)
     if changed and family.kind != "encoder-decoder":
         raise ConfigError(
@@ -134,6 +141,7 @@ def _check_config(name: str, config: Any, family: Family, needs: frozenset[str])
             f"prompt.kind needs a prompt that enters between the layers, but backbone.name {name!r} mixes neighbours "
             "by a convolution (conv_kernel_size), in which slots cannot be hidden. Use another prompt.kind or model."
         )
+    return family
 
 
 def _give_padding(tokenizer: Any, model: Any, name: str) -> None:

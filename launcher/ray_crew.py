@@ -220,7 +220,11 @@ class _Member:
             self._tell(method, *arguments, **named)
 
     def _tell(self, method: str, *arguments: Any, **named: Any) -> Any:
-        return ray.get(self._work.board.tell.remote(method, *arguments, **named))
+        try:
+            return ray.get(self._work.board.tell.remote(method, *arguments, **named))
+        except ray.exceptions.ActorDiedError:
+            # The sweep has ended and this process is about to: to the run that is what Ctrl-C is, not a failure.
+            raise KeyboardInterrupt from None
 
     def _from_first(self, value: Any) -> Any:
         if self._group is None:

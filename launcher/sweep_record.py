@@ -200,7 +200,8 @@ def _end_left_over(record: Record) -> None:
     for trial in load_trials(folder):
         status = _ENDED.get(trial.status, record.status)
         for run in trial.runs:
-            if not end_for(folder / "trials" / trial.run_name(run), record.tracking, status):
+            place, unfinished = folder / "trials" / trial.run_name(run), run.status != "finished"
+            if not end_for(place, record.tracking, status, overrule=unfinished):
                 return  # nor would it take the next one, and each may take a minute
         if not trial.over:
             end_run(record.tracking, record.own_run(trial), status)

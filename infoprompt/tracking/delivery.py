@@ -81,20 +81,25 @@ def deliver(output_dir: str | os.PathLike[str], uri: str | None = None) -> Deliv
     )
 
 
-def end_for(output_dir: Path, settings: TrackingSettings, status: Status) -> bool:
+def end_for(output_dir: Path, settings: TrackingSettings, status: Status, *, overrule: bool = False) -> bool:
     """Deliver what MLflow misses of a run whose process is gone, and how it ended where it could not say so itself.
 
+    Args:
+        output_dir: the run's folder; nothing is done for one without records.
+        settings: where MLflow is.
+        status: how the run ended.
+        overrule: also where it said something else, as a process may that is taken down.
     Returns:
         Whether MLflow has everything now; if it does not answer, a warning says so, and `infoprompt sync` brings the
-        rest. Nothing is done for a folder without records.
+        rest.
     """
     if not settings.enabled or not (output_dir / LEDGER_NAME).exists():
         return True
     uri = tracking_uri(settings)
     try:
         ledger = Ledger.load(output_dir / LEDGER_NAME)
-        if ledger.status is None:
-            ledger.update(status=status)
+        if ledger.status is None or (overrule and ledger.status != status):
+            ledger.update(status=status, ended=False)
         problem = within(DRIVER_SECONDS, lambda: deliver(output_dir, uri)).error
     except (TimeoutError, ValueError) as error:
         problem = str(error)

@@ -96,7 +96,7 @@ def test_what_a_stopped_sweep_leaves_is_ended_and_goes_on_with_the_next_start(tm
             config = build_config({"run": {"output_dir": str(tmp_path / f"trials/0000/seed_{seed}")}})
             config = config.model_copy(update={"tracking": tracking})
             workers.append(Tracker.open(config, first=True, parent_run_id=trial.parent_run_id))
-            workers[-1].close(None)  # as a kill leaves it
+            workers[-1].close("FAILED" if seed else None)  # as a kill leaves it, or a failure to reach the others
     client = connect(uri)
     left = [*(worker.run_id for worker in workers), trial.parent_run_id, record.parent_run_id]
     assert [client.get_run(run_id).info.status for run_id in left] == ["KILLED"] * 4

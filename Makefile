@@ -17,7 +17,7 @@ train: .venv/.installed
 	$(BIN)/infoprompt train configs/quickstart.yaml
 
 test: .venv/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -29,13 +29,18 @@ def kept_backbone(
     if key in _kept:
         check_config(settings.name, _kept[key][0].config, needs)
         return _kept[key]
-    _kept.clear()
-    gc.collect()  # both may not fit, and an engine that is gone leaves cycles
+    forget()
     backbone = load_backbone(settings, device, needs=needs, lm_head=lm_head)
     read = backbone, backbone.fingerprint()
     if settings.frozen:
         _kept[key] = read
     return read
+
+
+def forget() -> None:
+    """Let go of what is kept."""
+    _kept.clear()
+    gc.collect()  # an engine that is gone leaves cycles, and two backbones may not fit
 
 
 def _changed(settings: BackboneSettings) -> tuple[tuple[str, int], ...]:

@@ -47,7 +47,7 @@ def test_runs_after_others_end_as_alone_and_the_weights_are_read_once(engine, to
     changes = [f"engine.kind={engine}"]
     alone = {}
     for name, kind in KINDS.items():
-        kept_backbone._kept.clear()
+        kept_backbone.forget()
         alone[name] = trained(toy_settings, tmp_path / f"alone_{name}", *changes, *kind)
     assert len(loads) == len(KINDS)
     for name in (*KINDS, *reversed(KINDS)):

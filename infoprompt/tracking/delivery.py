@@ -101,7 +101,7 @@ def end_for(output_dir: Path, settings: TrackingSettings, status: Status, *, ove
         if ledger.status is None or (overrule and ledger.status != status):
             ledger.update(status=status, ended=False)
         problem = within(DRIVER_SECONDS, lambda: deliver(output_dir, uri)).error
-    except (TimeoutError, ValueError) as error:
+    except (OSError, ValueError) as error:  # no answer in time, a full disk, a damaged file
         problem = str(error)
     if problem:
         logger.warning("MLflow at %s does not take the end of the run in %s (%s).", shown_uri(uri), output_dir, problem)

@@ -1,7 +1,9 @@
 """Pictures of a run: learning curves, confusion matrix. Pure functions; no pyplot, so no state and no display."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from infoprompt.picture import Picture, shown
+
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")  # Paul Tol's bright set: colour-blind safe
 GREY = "#666666"
 MAX_CLASSES_WITH_COUNTS = 20
+MAX_CLASSES = 50
+MAX_POINTS = 1000  # of a curve; more than a picture is wide
 LOSSES = {
     "train/loss": "total",
     "train/cross_entropy": "cross-entropy",
@@ -25,6 +31,7 @@ BOUNDS = {"train/mi_head": "prompt and head", "train/mi_representation": "prompt
 
 Rows = Sequence[Mapping[str, float]]
 Series = tuple[list[float], list[float]]
+Point = TypeVar("Point")
 
 
 def learning_curves(history: Rows) -> Figure:
@@ -35,7 +42,7 @@ def learning_curves(history: Rows) -> Figure:
             `step`, and a panel without metrics is left out.
     """
     panels = [panel for panel in (_loss_panel, _bound_panel, _score_panel) if panel(None, history)]
-    figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.6), layout="constrained")
+    figure = Picture(figsize=(4.6 * max(len(panels), 1), 3.6), layout="constrained")
     if not panels:
         figure.text(0.5, 0.5, "No metrics were recorded.", ha="center", va="center", color=GREY)
         return figure
@@ -48,6 +55,8 @@ def learning_curves(history: Rows) -> Figure:
 def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_names: Sequence[str]) -> Figure:
     """How often each class (row) was predicted as each class (column); colour is the share of the row.
 
+    Of more than 50 classes, the 50 that are most often confused are drawn.
+
     Args:
         labels: the true classes, indices into `label_names`.
         predictions: the predicted classes, as many.
@@ -55,23 +64,30 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_na
     Raises:
         ValueError: if `labels` and `predictions` differ in number, or an index has no name.
     """
-    counts_CC = _count(labels, predictions, len(label_names))
-    shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-    small = len(label_names) <= MAX_CLASSES_WITH_COUNTS
-    cell = max(3.5 / max(len(label_names), 1), 0.42 if small else 0.145)  # inches
-    names = (0.075 if small else 0.047) * max((len(name) for name in label_names), default=0)
-    side = cell * len(label_names) + 0.9
-    figure = Figure(figsize=(side + names + 1.0, side + 0.35 + (names if names > cell else 0.1)), layout="constrained")
+    true_N, predicted_N = _checked(labels, predictions, len(label_names))
+    drawn = _most_confused(true_N, predicted_N, len(label_names))
+    names = [shown(label_names[index]) for index in drawn]
+    counts_CC = _count(true_N, predicted_N, drawn)
+    row_totals_C = np.bincount(true_N, minlength=len(label_names))[drawn]
+    shares_CC = counts_CC / np.maximum(row_totals_C[:, None], 1)
+    small = len(names) <= MAX_CLASSES_WITH_COUNTS
+    cell = max(3.5 / max(len(names), 1), 0.42 if small else 0.145)  # inches
+    room = (0.075 if small else 0.047) * max(map(len, names), default=0)
+    side = cell * len(names) + 0.9
+    figure = Picture(figsize=(side + room + 1.0, side + 0.35 + (room if room > cell else 0.1)), layout="constrained")
     axes = figure.subplots()
     # shares enter by their root: a mistake made once in fifty is seen beside a class that is mostly right
     image = axes.imshow(shares_CC, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
-    _name_classes(axes, label_names, fontsize=8 if small else 5, upright=names > cell)
+    _name_classes(axes, names, fontsize=8 if small else 5, upright=room > cell)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(_summary(counts_CC), loc="left", fontsize=10)
+    title = _summary(true_N, predicted_N)
+    if len(drawn) < len(label_names):
+        title += f"\nthe {len(drawn)} most confused of {len(label_names):,} classes"
+    axes.set_title(title, loc="left", fontsize=10)
     if small:
         _print_counts(axes, counts_CC, shares_CC)
     else:
-        figure.supxlabel(_worst_mistakes(counts_CC, label_names), fontsize=8, color=GREY)
+        figure.supxlabel(_worst_mistakes(true_N, predicted_N, label_names), fontsize=8, color=GREY)
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=25, pad=0.02, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -116,15 +132,22 @@ def _score_panel(axes: Axes | None, history: Rows) -> bool:
             steps, values = _series(history, key)
             style = "-" if index < len(COLOURS) else ":"
             colour = COLOURS[index % len(COLOURS)]
-            axes.plot(steps, values, style, color=colour, label=key.removeprefix("dev/"), marker=_marker(steps))
+            axes.plot(steps, values, style, color=colour, label=shown(key.removeprefix("dev/")), marker=_marker(steps))
         axes.set(title="Dev scores")
     return bool(keys)
 
 
 def _series(history: Rows, key: str) -> Series:
-    """Steps and finite values of one metric, in the order of the steps."""
-    points = sorted((row["step"], row[key]) for row in history if key in row and math.isfinite(row[key]))
+    """Steps and finite values of one metric, in the order of the steps; of very many, some evenly among them."""
+    points = thinned(sorted((row["step"], row[key]) for row in history if key in row and math.isfinite(row[key])))
     return [step for step, _ in points], [value for _, value in points]
+
+
+def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> Sequence[Point]:
+    """At most so many of the points, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[index] for index in np.linspace(0, len(points) - 1, most).round().astype(int)]
 
 
 def _marker(steps: Sequence[float]) -> str:
@@ -142,7 +165,9 @@ def _tidy(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _count(labels: Sequence[int], predictions: Sequence[int], num_classes: int) -> NDArray[np.int64]:
+def _checked(
+    labels: Sequence[int], predictions: Sequence[int], num_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if len(labels) != len(predictions):
         raise ValueError(f"There are {len(labels)} labels and {len(predictions)} predictions, but they go in pairs.")
     true_N, predicted_N = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
@@ -151,23 +176,35 @@ def _count(labels: Sequence[int], predictions: Sequence[int], num_classes: int) 
             raise ValueError(
                 f"The {name} reach from {index_N.min()} to {index_N.max()}, but only 0 to {num_classes - 1} have names."
             )
-    counts_CC = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(counts_CC, (true_N, predicted_N), 1)
+    return true_N, predicted_N
+
+
+def _most_confused(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Every class, or those with the most mistakes in either direction, in the order of the classes."""
+    wrong = true_N != predicted_N
+    mistakes_C = np.bincount(np.concatenate([true_N[wrong], predicted_N[wrong]]), minlength=num_classes)
+    return np.sort(np.argsort(-mistakes_C, kind="stable")[:MAX_CLASSES])
+
+
+def _count(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], drawn_C: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts among the classes that are drawn; a table of all could take gigabytes."""
+    counts_CC = np.zeros((len(drawn_C), len(drawn_C)), dtype=np.int64)
+    among = np.isin(true_N, drawn_C) & np.isin(predicted_N, drawn_C)
+    np.add.at(counts_CC, (np.searchsorted(drawn_C, true_N[among]), np.searchsorted(drawn_C, predicted_N[among])), 1)
     return counts_CC
 
 
-def _summary(counts_CC: NDArray[np.int64]) -> str:
-    correct, total = int(np.trace(counts_CC)), int(counts_CC.sum())
+def _summary(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64]) -> str:
+    correct, total = int((true_N == predicted_N).sum()), len(true_N)
     return f"{correct} of {total} right ({correct / max(total, 1):.1%})"
 
 
-def _worst_mistakes(counts_CC: NDArray[np.int64], label_names: Sequence[str]) -> str:
-    mistakes_CC = counts_CC - np.diag(np.diag(counts_CC))
-    worst = [divmod(int(place), len(label_names)) for place in np.argsort(-mistakes_CC, axis=None, kind="stable")[:3]]
+def _worst_mistakes(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], label_names: Sequence[str]) -> str:
+    pairs = sorted(zip(true_N.tolist(), predicted_N.tolist(), strict=True))
+    worst = Counter(pair for pair in pairs if pair[0] != pair[1]).most_common(3)
     lines = [
-        f"{label_names[true]} taken for {label_names[predicted]}: {mistakes_CC[true, predicted]}"
-        for true, predicted in worst
-        if mistakes_CC[true, predicted]
+        f"{shown(label_names[true])} taken for {shown(label_names[predicted])}: {count}"
+        for (true, predicted), count in worst
     ]
     return "\n".join(["Most frequent mistakes", *lines]) if lines else "No mistakes"
 

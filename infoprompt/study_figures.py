@@ -5,20 +5,26 @@ Letters: R runs of a method (one per seed), S steps that all of them recorded.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from infoprompt.figures import COLOURS, GREY
+from infoprompt.figures import COLOURS, GREY, thinned
+from infoprompt.picture import Picture, shown
 
 Curve = Sequence[tuple[float, float]]
 """(step, value) in the order of the steps."""
+T = TypeVar("T")
 Curves = Mapping[str, Sequence[Curve]]
 """Method to a curve per seed."""
 
 PANELS_PER_ROW = 4
+MAX_PANELS = 40
+MAX_ROWS = 80
+MAX_NAMED_SEEDS = 12
 TOGETHER = len(COLOURS)  # methods that one panel can hold apart
 TERMS = {"train/mi_head": "prompt and head", "train/mi_representation": "prompt and representation"}
 
@@ -38,21 +44,24 @@ def learning_bands(curves: Curves, *, title: str, metric: str, baseline: str | N
     if not known:
         return _empty(title)
     if len(known) <= TOGETHER:
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure: Figure = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         for colour, (name, runs) in zip(COLOURS, known.items(), strict=False):
-            _band(axes, runs, colour, name)
+            _band(axes, runs, colour, shown(name))
         axes.legend(frameon=False, fontsize=8)
-        _tidy(axes, title, metric)
+        _tidy(axes, title, shown(metric))
         return figure
+    title, known = _first(title, known, MAX_PANELS)
     figure, panels = _grid(len(known))
     for axes, (name, runs) in zip(panels, known.items(), strict=False):
-        if baseline in known and name != baseline:
+        if baseline is not None and baseline in known and name != baseline:
             steps_S, values_RS = _aligned(known[baseline])
-            axes.plot(steps_S, values_RS.mean(0), color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=baseline)
-        _band(axes, runs, COLOURS[0], name)
-        _tidy(axes, name, metric)
-    figure.suptitle(title + (f"\ndashed: {baseline}" if baseline in known else ""), fontsize=10)
+            axes.plot(steps_S, values_RS.mean(0), color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=shown(baseline))
+        _band(axes, runs, COLOURS[0], shown(name))
+        _tidy(axes, shown(name), shown(metric))
+    figure.suptitle(
+        title + (f"\ndashed: {shown(baseline)}" if baseline is not None and baseline in known else ""), fontsize=10
+    )
     return figure
 
 
@@ -71,27 +80,31 @@ def scores_by_seed(
     if not known:
         return _empty(title)
     order = sorted(known, key=lambda name: float(np.mean(list(known[name].values()))))
+    if len(order) > MAX_ROWS:
+        title, order = f"{title}\nthe best {MAX_ROWS} of {len(order)}", order[-MAX_ROWS:]
     seeds = sorted({seed for by_seed in known.values() for seed in by_seed})
-    figure = Figure(figsize=(6.4, 1.4 + 0.28 * len(order)), layout="constrained")
+    figure = Picture(figsize=(6.4, 1.4 + 0.28 * len(order)), layout="constrained")
     axes = figure.subplots()
     for index, seed in enumerate(seeds):
         rows = [row for row, name in enumerate(order) if seed in known[name]]
         values = [known[order[row]][seed] for row in rows]
         colour = COLOURS[index % len(COLOURS)]
-        axes.scatter(values, rows, s=22, color=colour, alpha=0.85, label=f"seed {seed}", zorder=3)
+        label = f"seed {seed}" if len(seeds) <= MAX_NAMED_SEEDS else None
+        axes.scatter(values, rows, s=22, color=colour, alpha=0.85, label=label, zorder=3)
     for row, name in enumerate(order):
         mean = float(np.mean(list(known[name].values())))
         axes.plot([mean, mean], [row - 0.32, row + 0.32], color="#222222", linewidth=1.6, zorder=2)
     if majority is not None:
         axes.axvline(majority, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="most frequent class")
-    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set_yticks(range(len(order)), [shown(name) for name in order], fontsize=8)
     axes.set_title(title, fontsize=11)
-    axes.set_xlabel(f"test {metric}")
+    axes.set_xlabel(f"test {shown(metric)}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
-    figure.legend(loc="outside lower center", ncols=min(len(seeds) + 1, 6), frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=min(len(seeds) + 1, 6), frameon=False, fontsize=8)
     return figure
 
 
@@ -108,6 +121,7 @@ def information_over_steps(histories: Mapping[str, Sequence[Sequence[Mapping[str
     }
     if not with_terms:
         return _empty(title)
+    title, with_terms = _first(title, with_terms, MAX_PANELS)
     figure, panels = _grid(len(with_terms))
     for axes, (name, runs) in zip(panels, with_terms.items(), strict=False):
         for colour, (prefix, label) in zip(COLOURS, TERMS.items(), strict=False):
@@ -120,7 +134,7 @@ def information_over_steps(histories: Mapping[str, Sequence[Sequence[Mapping[str
                     _band(axes, curves, colour, label)
         axes.axhline(0, color=GREY, linewidth=0.6)
         axes.legend(frameon=False, fontsize=7)
-        _tidy(axes, name, "nats")
+        _tidy(axes, shown(name), "nats")
     figure.suptitle(f"{title}\ndashed: ceiling, log(K + 1)", fontsize=10)
     return figure
 
@@ -136,7 +150,7 @@ def _curve(rows: Sequence[Mapping[str, float]], key: str) -> Curve:
 def _aligned(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     """Steps that every run with a curve recorded, [S], and the values there, [R, S]; one may have stopped early."""
     tables = [dict(run) for run in runs if run]
-    steps = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    steps = thinned(sorted(set.intersection(*(set(table) for table in tables))) if tables else [])
     return np.asarray(steps), np.asarray([[table[step] for step in steps] for table in tables])
 
 
@@ -152,11 +166,18 @@ def _band(axes: Axes, runs: Sequence[Curve], colour: str, label: str) -> None:
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, PANELS_PER_ROW)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.4), layout="constrained")
+    figure = Picture(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.4), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for unused in panels[count:]:
         unused.set_visible(False)
     return figure, panels[:count]
+
+
+def _first(title: str, panels: dict[str, T], most: int) -> tuple[str, dict[str, T]]:
+    """The first panels, and a title that says so where there are more."""
+    if len(panels) <= most:
+        return title, panels
+    return f"{title}\nthe first {most} of {len(panels)}", dict(list(panels.items())[:most])
 
 
 def _tidy(axes: Axes, title: str, ylabel: str) -> None:
@@ -171,6 +192,6 @@ def _tidy(axes: Axes, title: str, ylabel: str) -> None:
 
 
 def _empty(title: str) -> Figure:
-    figure = Figure(figsize=(4.6, 2.0), layout="constrained")
+    figure = Picture(figsize=(4.6, 2.0), layout="constrained")
     figure.text(0.5, 0.5, f"{title}: nothing was recorded.", ha="center", va="center", color=GREY)
     return figure

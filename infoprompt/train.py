@@ -243,16 +243,20 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         (output_dir / "history.json").write_text(json.dumps(course.history))
         tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
-        tracker.log_figure(learning_curves(course.history), "learning_curves.png")
-        if tested and setup.task.classifies:
-            figure = confusion_matrix(tested.labels.tolist(), tested.predictions.tolist(), setup.task.labels)
-            tracker.log_figure(figure, "confusion_matrix.png")
         if tested:
             (output_dir / "predictions.json").write_text(json.dumps(_predictions(setup, tested)))
-        # last, so that its presence means that everything else is there
+        # last of what is needed, so that its presence means that everything else is there; a picture is a bonus
         (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
+        _draw(setup, course, tracker, tested)
     ranks.barrier()
     return result
+
+
+def _draw(setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | None) -> None:
+    tracker.log_figure("learning_curves.png", lambda: learning_curves(course.history))
+    if tested and setup.task.classifies:
+        labels, predictions = tested.labels.tolist(), tested.predictions.tolist()
+        tracker.log_figure("confusion_matrix.png", lambda: confusion_matrix(labels, predictions, setup.task.labels))
 
 
 def _encoder_passes(setup: Setup, progress: Progress) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from infoprompt.picture import save_picture, shown
 from infoprompt.study_figures import information_over_steps, learning_bands, scores_by_seed
 from launcher.study_jobs import Cell
 from launcher.study_table import curve_of, test_score
@@ -10,7 +11,6 @@ from launcher.study_table import curve_of, test_score
 
 def draw(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Learning curves, scores by seed and information terms of each task and size, as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.place[:2], []).append(cell)
@@ -28,14 +28,15 @@ def _draw_group(group: Sequence[Cell], stem: Path) -> list[Path]:
     scores = {
         name: {job.seed: score for job in runs if (score := test_score(job)) is not None} for name, runs in done.items()
     }
+    task, size = shown(task), shown(size)
     figures = {
-        "learning_curves": learning_bands(
+        "learning_curves": lambda: learning_bands(
             {name: [curve_of(job) for job in runs] for name, runs in done.items()},
             title=f"{task}, {size}: dev over the updates",
             metric=metric,
             baseline=group[0].study.config.baseline,
         ),
-        "scores_by_seed": scores_by_seed(
+        "scores_by_seed": lambda: scores_by_seed(
             scores,
             title=f"{task}, {size}",
             metric=metric,
@@ -43,9 +44,6 @@ def _draw_group(group: Sequence[Cell], stem: Path) -> list[Path]:
         ),
     }
     if any(key.startswith("train/mi_") for runs in histories.values() for rows in runs for row in rows for key in row):
-        figures["information"] = information_over_steps(histories, title=f"{task}, {size}: mutual information")
-    paths = []
-    for name, figure in figures.items():
-        paths.append(stem.with_name(f"{stem.name}_{name}.png"))
-        figure.savefig(paths[-1], dpi=150)
-    return paths
+        figures["information"] = lambda: information_over_steps(histories, title=f"{task}, {size}: mutual information")
+    paths = {stem.with_name(f"{stem.name}_{name}.png"): draw for name, draw in figures.items()}
+    return [path for path, draw in paths.items() if save_picture(path.name, path, draw)]

@@ -14,10 +14,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from infoprompt.figures import GREY
+from infoprompt.picture import shown
 from launcher.sweep_statistics import NOT_SET, as_text, is_log, is_number
 
 GAP = 0.14  # from the lowest value to where "not set" is, as a share of the axis
 MOST_LABELS = 25  # on an axis of categories
+MOST_CHARACTERS = 18  # of a category's name
 LINE_LENGTH = 16  # characters of a setting's name before it is broken
 
 
@@ -64,7 +66,7 @@ class Scale:
         if self.kind == "categories":
             every = -(-len(self.levels) // MOST_LABELS)
             places = [(index + 0.5) / len(self.levels) for index in range(len(self.levels))]
-            names = [_short(as_text(json.loads(level))) for level in self.levels]
+            names = [shown(as_text(json.loads(level)), MOST_CHARACTERS) for level in self.levels]
             return [*marks, *list(zip(places, names, strict=True))[::every]]
         for number in self._round_numbers():
             place, label = self.share(number), f"{number:.0f}" if self.whole else f"{number:.3g}"
@@ -167,7 +169,7 @@ def _mark(set_ticks: Callable[..., Any], scale: Scale, apart: float, per_charact
 def broken(name: str, most: int = LINE_LENGTH) -> str:
     """A setting's name on as many lines as it needs, broken behind dots and underscores."""
     lines = [""]
-    for part in re.split(r"(?<=[._])", name):
+    for part in re.split(r"(?<=[._])", shown(name, 4 * most)):
         if lines[-1] and len(lines[-1]) + len(part) > most:
             lines.append("")
         lines[-1] += part
@@ -181,8 +183,3 @@ def _key(value: Any) -> str:
 
 def _is_numeral(text: str) -> bool:
     return is_number(json.loads(text))
-
-
-def _short(text: str, most: int = 18) -> str:
-    """Long text without its middle: names of models differ at both ends."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"

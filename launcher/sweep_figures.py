@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from infoprompt.figures import COLOURS, GREY
+from infoprompt.figures import COLOURS, GREY, thinned
+from infoprompt.picture import Picture, shown
 from launcher.sweep_axes import GAP, broken, lying, scale_of, spread, upright
 from launcher.sweep_statistics import (
     NOT_SET,
@@ -29,6 +30,8 @@ IN_TURN = (BEST, COLOURS[0], *COLOURS[2:])
 LIGHT = "#BBBBBB"
 QUALITY = LinearSegmentedColormap.from_list("quality", ["#CFDFEE", COLOURS[0], "#173553"])
 DASHES = (0, (4, 3))
+MAX_LINES = 300
+MAX_SETTINGS = 32
 BANDS = 3  # more of them cover each other
 PANELS_PER_ROW = 4
 LEGEND_HANDLE, LEGEND_CHARACTER = 0.55, 0.06  # inches of a legend's entry: beside its text, and each letter of that
@@ -37,7 +40,8 @@ LEGEND_HANDLE, LEGEND_CHARACTER = 0.55, 0.06  # inches of a legend's entry: besi
 def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, direction: Direction) -> Figure:
     """A line per trial through its value of each searched setting, to its mean score at the right.
 
-    The better a trial, the darker its line, and the best is thick and red. A trial that was stopped early is dashed and
+    The better a trial, the darker its line, and the best is thick and red; of very many trials some are drawn, the best
+    among them. A trial that was stopped early is dashed and
     ends at its last mean score. Lines through the same category are spread a little, the best on top.
 
     Args:
@@ -49,8 +53,9 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     means = {trial.number: mean for trial in best_first if (mean := group_mean(trial)) is not None}
     stopped = [(trial, curve[-1][1]) for trial in _stopped(trials) if (curve := mean_curve(trial))]
     # what is drawn later lies on top
-    drawn = [*stopped, *((trial, means[trial.number]) for trial in reversed(best_first))]
-    names = searched_settings([trial for trial, _ in drawn])
+    finished = [(trial, means[trial.number]) for trial in reversed(best_first)]
+    drawn = [*thinned(stopped, MAX_LINES), *thinned(finished, MAX_LINES)]
+    names = searched_settings([trial for trial, _ in drawn])[:MAX_SETTINGS]
     if not names:
         return _empty(f"{metric}: no trial has finished.")
     scales = {name: scale_of([trial.values.get(name, NOT_SET) for trial, _ in drawn]) for name in names}
@@ -58,8 +63,9 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     score_scale = scale_of([score for _, score in drawn])
     places.append([score_scale.share(score) for _, score in drawn])
 
-    figure = Figure(figsize=(max(1.25 * len(places) + 0.8, 5), 4.4), layout="constrained")
+    figure = Picture(figsize=(max(1.25 * len(places) + 0.8, 5), 4.4), layout="constrained")
     host = figure.subplots()
+    num_hollow = min(len(stopped), MAX_LINES)
     for index, (trial, _) in enumerate(drawn):
         line = [column[index] for column in places]
         look: dict[str, Any] = {"color": LIGHT, "linewidth": 0.9, "linestyle": DASHES}
@@ -67,7 +73,7 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
             look = {"color": BEST, "linewidth": 3}
         elif trial.number in means:
             # by rank: one trial that learnt nothing would make all others look alike
-            quality = (index - len(stopped)) / len(means)
+            quality = (index - num_hollow) / (len(drawn) - num_hollow)
             look = {"color": QUALITY(quality), "linewidth": 1.4 if len(drawn) <= 40 else 0.9}
         host.plot(range(len(places)), line, **look, gid=f"trial {trial.number}", zorder=2 + index / len(drawn))
     floor = -GAP - 0.05 if any(scale.absent for scale in scales.values()) else -0.03
@@ -80,7 +86,8 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     host.spines[:].set_visible(False)
     for index, scale in enumerate([*scales.values(), score_scale]):
         upright(host, index, scale, floor, right=index == len(names))
-    _explain(figure, trials, best_first, [trial for trial, _ in stopped], means)
+    left_out = len(stopped) + len(finished) - len(drawn)
+    _explain(figure, trials, best_first, [trial for trial, _ in stopped], means, left_out)
     return figure
 
 
@@ -97,15 +104,16 @@ def learning_curves_of_trials(
         direction: whether more or less of it is better.
         most: how many of the best are drawn in colour and named.
     """
-    curves = {trial.number: curve for trial in trials if trial.status != "failed" and (curve := mean_curve(trial))}
+    means = {trial.number: mean_curve(trial) for trial in trials if trial.status != "failed"}
+    curves = {number: thinned(curve) for number, curve in means.items() if curve}
     if not curves:
         return _empty(f"{metric}: no trial was evaluated.")
     best = [trial for trial in ranking(trials, direction) if trial.number in curves][:most]
     named = {trial.number for trial in best}
-    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    figure = Picture(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.subplots()
     others = [trial for trial in trials if trial.number in curves and trial.number not in named]
-    for trial in others:
+    for trial in thinned(others, MAX_LINES):
         steps, scores = zip(*curves[trial.number], strict=True)
         axes.plot(steps, scores, color=LIGHT, linewidth=0.8, marker=_marker(steps), gid=f"trial {trial.number}")
         if trial.status == "stopped":
@@ -139,11 +147,12 @@ def importance_bars(importance: Mapping[str, float], *, metric: str) -> Figure:
     """
     if not importance:
         return _empty(f"{metric}: too few trials have finished, or nothing varies.")
-    order = sorted(importance, key=lambda name: importance[name])
-    figure = Figure(figsize=(6.4, 1.1 + 0.32 * len(order)), layout="constrained")
+    order = sorted(importance, key=lambda name: importance[name])[-MAX_SETTINGS:]
+    figure = Picture(figsize=(6.4, 1.1 + 0.32 * len(order)), layout="constrained")
     axes = figure.subplots()
     shares = [100 * importance[name] for name in order]
-    bars = axes.barh(order, shares, color=COLOURS[0], height=0.62)
+    bars = axes.barh(range(len(order)), shares, color=COLOURS[0], height=0.62)
+    axes.set_yticks(range(len(order)), list(map(shown, order)))
     axes.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.12)
     axes.set_xlabel(f"share of the variation of {metric} that it explains by itself, %", fontsize=8)
@@ -164,7 +173,7 @@ def score_by_setting(trials: Sequence[TrialScores], *, metric: str) -> Figure:
     done = [(trial, mean) for trial in trials if (mean := group_mean(trial)) is not None]
     stopped = [(trial, curve[-1][1]) for trial in _stopped(trials) if (curve := mean_curve(trial))]
     rows = [trial for trial, _ in [*done, *stopped]]
-    names = searched_settings(rows)
+    names = searched_settings(rows)[:MAX_SETTINGS]
     if not names:
         return _empty(f"{metric}: no trial has finished.")
     means, hollow = [mean for _, mean in done], [score for _, score in stopped]
@@ -174,7 +183,7 @@ def score_by_setting(trials: Sequence[TrialScores], *, metric: str) -> Figure:
     reach = np.maximum([below, above], 0)
     columns = min(len(names), PANELS_PER_ROW)
     height = -(-len(names) // columns)
-    figure = Figure(figsize=(max(3.0 * columns, 4.2), 2.7 * height), layout="constrained")
+    figure = Picture(figsize=(max(3.0 * columns, 4.2), 2.7 * height), layout="constrained")
     panels = list(figure.subplots(height, columns, squeeze=False, sharey=True).flat)
     for unused in panels[len(names) :]:
         unused.set_visible(False)
@@ -202,6 +211,7 @@ def _explain(
     best_first: Sequence[TrialScores],
     stopped: Sequence[TrialScores],
     means: Mapping[int, float],
+    num_left_out: int,
 ) -> None:
     lines = []
     if best_first:
@@ -213,7 +223,9 @@ def _explain(
         lines.append(Line2D([], [], color=COLOURS[0], linewidth=1.4, label=label))
     if stopped:
         lines.append(Line2D([], [], color=LIGHT, linestyle=DASHES, label=f"{len(stopped)} stopped early"))
-    left_out = Counter(trial.status for trial in trials if trial.status in ("failed", "unfinished"))
+    left_out: Counter[str] = Counter(trial.status for trial in trials if trial.status in ("failed", "unfinished"))
+    if num_left_out:
+        left_out["between those shown"] = num_left_out
     if left_out:
         told = ", ".join(f"{count} {status}" for status, count in sorted(left_out.items()))
         lines.append(Line2D([], [], linestyle="none", label=f"not shown: {told}"))
@@ -264,6 +276,6 @@ def _tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 
 def _empty(text: str) -> Figure:
-    figure = Figure(figsize=(4.6, 2.0), layout="constrained")
+    figure = Picture(figsize=(4.6, 2.0), layout="constrained")
     figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
     return figure

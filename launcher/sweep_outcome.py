@@ -152,6 +152,7 @@ def _trial_json(trial: TrialState, metric: str) -> dict[str, Any]:
 
 def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
     """Write record, space, best config and pictures below the output folder; each with its folder in MLflow."""
+    from infoprompt.picture import save_picture
     from launcher.sweep_figures import (
         importance_bars,
         learning_curves_of_trials,
@@ -170,17 +171,16 @@ def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
         (folder / "best.yaml").write_text(best, encoding="utf-8")
         files[folder / "best.yaml"] = ""
     pictures = {
-        "parallel_coordinates": parallel_coordinates(outcome.scores, **kind),
-        "learning_curves": learning_curves_of_trials(outcome.scores, **kind),
-        "score_by_setting": score_by_setting(outcome.scores, metric=settings.metric),
+        "parallel_coordinates": lambda: parallel_coordinates(outcome.scores, **kind),
+        "learning_curves": lambda: learning_curves_of_trials(outcome.scores, **kind),
+        "score_by_setting": lambda: score_by_setting(outcome.scores, metric=settings.metric),
     }
     if outcome.importance:
-        pictures["importance"] = importance_bars(outcome.importance, metric=settings.metric)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, figure in pictures.items():
+        pictures["importance"] = lambda: importance_bars(outcome.importance, metric=settings.metric)
+    for name, draw in pictures.items():
         path = folder / "figures" / f"{name}.png"
-        figure.savefig(path, dpi=150)
-        files[path] = "figures"
+        if save_picture(path.name, path, draw):
+            files[path] = "figures"
     return files
 
 

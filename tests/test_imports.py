@@ -17,6 +17,7 @@ ORDER = [
     "infoprompt.schedule",
     "infoprompt.bar",
     "infoprompt.output",
+    "infoprompt.picture",
     "infoprompt.kernels",
     "infoprompt.data",
     "infoprompt.model",

@@ -12,7 +12,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -137,13 +137,19 @@ class Tracker:
         path.write_text(text, encoding="utf-8")
         self._add_artifact(path, os.path.dirname(name))
 
-    def log_figure(self, figure: "Figure", name: str) -> None:
-        """Keep a figure as PNG, `artifacts/<name>` in the run's folder, and as an artifact in MLflow."""
+    def log_figure(self, name: str, draw: Callable[[], "Figure"]) -> None:
+        """Keep a figure as PNG, `artifacts/<name>` in the run's folder, and as an artifact in MLflow.
+
+        One that cannot be drawn is a warning.
+        """
         if self._spool is None:
             return
-        path = self._artifact_path(name if name.endswith(".png") else f"{name}.png")
-        figure.savefig(path, dpi=150)
-        self._add_artifact(path, os.path.dirname(name))
+        from infoprompt.picture import save_picture
+
+        name = name if name.endswith(".png") else f"{name}.png"
+        path = self._artifact_path(name)
+        if save_picture(name, path, draw):
+            self._add_artifact(path, os.path.dirname(name))
 
     def log_artifacts(self, folder: Path, to: str) -> None:
         """Bring a folder's files to MLflow, below the artifact folder `to`; they are read when they are sent."""

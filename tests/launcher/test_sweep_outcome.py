@@ -150,3 +150,15 @@ def test_a_budget_that_ended_it_is_told_with_what_is_left(sweep, capsys):
     assert "1 trial" in text
     assert "--resume" in text
     assert "unfinished" in text
+
+
+def test_a_picture_that_fails_leaves_record_and_the_other_pictures(sweep, tmp_path, monkeypatch, caplog):
+    def broken(*arguments, **named):
+        raise ValueError("ParseException")
+
+    monkeypatch.setattr("launcher.sweep_figures.parallel_coordinates", broken)
+    files = write_files(sweep, outcome(sweep, finished(0, 0.25), finished(1, 0.75)))
+    names = {path.name for path in files}
+    assert {"sweep.json", "best.yaml", "learning_curves.png", "score_by_setting.png"} <= names
+    assert "parallel_coordinates.png" not in names
+    assert "The picture parallel_coordinates.png could not be drawn (ValueError: ParseException)" in caplog.text

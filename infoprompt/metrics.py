@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 from infoprompt.config import ConfigError
 from infoprompt.data.task import Task, is_bio
@@ -213,6 +213,23 @@ def score(
         )
     names = names or task.metrics
     return {name: METRICS[name](_as_read(name, labels), _as_read(name, predictions), task) for name in names}
+
+
+def class_scores(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class; of tags, over words. Empty for tasks without classes.
+
+    0 stands for a precision without predictions and a recall without rows.
+    """
+    if not (task.classifies or task.kind == "tags"):
+        return {}
+    if task.kind == "tags":
+        labels, predictions = np.concatenate(labels), np.concatenate(predictions)
+    columns = precision_recall_fscore_support(labels, predictions, labels=range(task.num_classes), zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    return {
+        label: {**dict(zip(names, map(float, values), strict=True)), "support": int(values[3])}
+        for label, values in zip(task.labels, zip(*columns, strict=True), strict=True)
+    }
 
 
 def _as_read(name: str, values: np.ndarray) -> np.ndarray:

@@ -3,11 +3,9 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
@@ -18,7 +16,7 @@ from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
-from infoprompt.metrics import score, steps_to_share
+from infoprompt.metrics import class_scores, steps_to_share
 from infoprompt.objective.running_means import RunningMeans
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
@@ -26,6 +24,7 @@ from infoprompt.output import claim_output_dir
 from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
+from infoprompt.tested import keep_predictions
 from infoprompt.tracking import Tracker, shown_uri
 
 
@@ -61,6 +60,8 @@ class RunResult:
     """Folder of the artifact; empty if `run.save_artifact` is false."""
     output_dir: str
     run_id: str | None
+    classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Precision, recall, F1 and support of each class on the test rows; empty without them or without classes."""
 
     def as_json(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -232,6 +233,7 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         artifact=str(output_dir / "artifact") if config.run.save_artifact else "",
         output_dir=str(output_dir),
         run_id=course.run_id,
+        classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
     )
     if ranks.is_first:
         scores = {"dev": course.best_scores, "test": test}
@@ -244,7 +246,7 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
         if tested:
-            (output_dir / "predictions.json").write_text(json.dumps(_predictions(setup, tested)))
+            keep_predictions(output_dir, setup.task, tested)
         # last of what is needed, so that its presence means that everything else is there; a picture is a bonus
         (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
         _draw(setup, course, tracker, tested)
@@ -265,20 +267,6 @@ def _encoder_passes(setup: Setup, progress: Progress) -> int:
     kept = 0 if rows.pooled_ND is None else len(rows)
     head_alone = kept and setup.config.prompt.kind == "none"
     return kept + (0 if head_alone else progress.examples)
-
-
-def _predictions(setup: Setup, tested: Evaluation) -> dict[str, Any]:
-    """What was predicted for each test row, and what always predicting the most frequent class would score."""
-    majority = {}
-    if setup.task.classifies:
-        most_frequent = np.bincount(tested.labels).argmax()
-        majority = score(setup.task, tested.labels, np.full_like(tested.labels, most_frequent))
-    return {
-        "classes": list(setup.task.labels),
-        "labels": tested.labels.tolist(),
-        "predictions": tested.predictions.tolist(),
-        "majority": majority,
-    }
 
 
 class _Clock:

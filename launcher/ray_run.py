@@ -23,7 +23,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from infoprompt.config import ConfigError
+from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.exits import sigterm_raises
@@ -34,6 +34,7 @@ from launcher.sweep_record import Record, recorded
 from launcher.sweep_resume import earlier_trials
 from launcher.sweep_settings import SweepSettings, resources
 from launcher.sweep_state import TrialState
+from launcher.sweep_tested import score_best
 from launcher.sweep_view import View
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def run_sweep(
                 crews.grow(num_crews)
                 try:
                     trials = _watch(sweep, board, crews, view, record)
+                    record.tested(score_best(sweep, trials, _Scorer(work, settings, view.say), view.say))
                 finally:  # the record ends runs that cannot do so themselves, so nobody may be at them any more
                     ray.shutdown()
             record.finish(trials)
@@ -201,6 +203,33 @@ def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) 
             warned_at = now
             view.say(f"no progress for {news.stalled_seconds / 60:.0f} minutes: {_why_stalled(settings, news.crews)}")
         time.sleep(TICK_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores an artifact in a process of its own, on whichever node has room for a worker."""
+
+    work: Work
+    sweep: SweepSettings
+    say: Callable[[str], None]
+
+    def __call__(self, config: RunConfig) -> dict[str, Any]:
+        """`infoprompt.tested.score_later` there; raises what it raises."""
+        needs = {"num_cpus": self.sweep.cpus_per_worker, "num_gpus": self.sweep.gpus_per_worker}
+        task = ray.remote(_score_later).options(**needs, max_retries=1)
+        device = "auto" if self.sweep.gpus_per_worker else "cpu"
+        promise = task.remote(config.model_dump(mode="json"), device, self.work.environment)
+        while not ray.wait([promise], timeout=60 * self.sweep.stall_minutes)[0]:
+            self.say("the test rows are still being scored, or no node has room for a worker")
+        found: dict[str, Any] = ray.get(promise)
+        return found
+
+
+def _score_later(values: dict[str, Any], device: str, environment: dict[str, str]) -> dict[str, Any]:
+    os.environ.update(environment)
+    from infoprompt.tested import score_later
+
+    return score_later(build_config(values), device)
 
 
 def _why_stalled(settings: SweepSettings, crews: Mapping[str, str]) -> str:

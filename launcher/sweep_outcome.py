@@ -63,6 +63,11 @@ class SweepOutcome:
         sign, metric = self.settings.sign, self.settings.metric_name
         return max(self.best.runs, key=lambda run: sign * (run.final(metric) or 0.0))
 
+    @property
+    def test(self) -> dict[str, float]:
+        """The best trial's scores on the test rows, means over its seeds; empty unless every seed has them."""
+        return _tested(self.best) if self.best else {}
+
     @cached_property
     def importance(self) -> dict[str, float]:
         """Setting to the share of the score's variation that it explains; takes a second or two."""
@@ -110,6 +115,11 @@ def _scores(trial: TrialState, metric: str) -> TrialScores:
     )
 
 
+def _tested(trial: TrialState) -> dict[str, float]:
+    tests = [(run.result or {}).get("test") or {} for run in trial.runs]
+    return {name: statistics.fmean(test[name] for test in tests) for name in tests[0]} if all(tests) else {}
+
+
 def as_json(outcome: SweepOutcome) -> dict[str, Any]:
     """Everything that came out, as plain values."""
     settings, best = outcome.settings, outcome.best
@@ -120,6 +130,7 @@ def as_json(outcome: SweepOutcome) -> dict[str, Any]:
         "parent_run_id": outcome.parent_run_id,
         "output_dir": settings.output_dir,
         "best": best.number if best else None,
+        "test": outcome.test,
         "verdict": outcome.sentence,
         "exhausted": outcome.exhausted,
         "registered_version": outcome.version,
@@ -215,6 +226,10 @@ def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
         if run.result and run.result["artifact"]:
             seed = f" (seed {run.seed}, the best of {len(best.runs)})" if len(best.runs) > 1 else ""
             lines.append(f"artifact  {relative(run.result['artifact'])}{seed}")
+        if tested := outcome.test:
+            of_seeds = f", mean of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
+            lines.append(f"test      {shown} (trial {best.number}{of_seeds})")
         lines.append(f"config    {relative(str(Path(settings.output_dir) / 'best.yaml'))}")
     if outcome.version is not None:
         lines.append(f"registry  models:/{settings.register_as}@{settings.register_alias} (version {outcome.version})")
@@ -243,24 +258,28 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     for key in settings.space:
         table.add_column(key, justify="right")
     headings = ["mean", "95 % interval", "seeds"] if several else [settings.metric]
-    for heading in (*headings, "updates", "seconds"):
+    tested = any(_tested(trial) for trial in shown)
+    for heading in (*headings, *["test"] * tested, "updates", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("status", overflow="fold")
     scores = {one.number: one for one in outcome.scores}
     for trial in shown:
         values = [show_value(trial.current[key]) if key in trial.current else "" for key in settings.space]
-        cells = [str(trial.number), *values, *_cells(trial, scores, several)]
+        cells = [str(trial.number), *values, *_cells(trial, scores, several, tested)]
         table.add_row(*(Text(cell) for cell in cells))  # a reason may have brackets, which are no markup
     return table
 
 
-def _cells(trial: TrialState, scores: Mapping[int, TrialScores], several: bool) -> list[str]:
+def _cells(trial: TrialState, scores: Mapping[int, TrialScores], several: bool, tested: bool) -> list[str]:
     mean = group_mean(scores[trial.number])
     cells = ["-" if mean is None else f"{mean:.4f}"]
     if several:
         between = interval(list(scores[trial.number].final.values()))
         cells.append("-" if between is None else f"{between[0]:.4f} .. {between[1]:.4f}")
         cells.append(str(len(trial.runs)))
+    if tested:
+        test = _tested(trial)
+        cells.append(f"{next(iter(test.values())):.4f}" if test else "-")
     status = trial.status if trial.over else "unfinished"
     reason = f": {trial.reason}" if trial.reason else ""
     seconds = sum(run.wall_seconds for run in trial.runs)

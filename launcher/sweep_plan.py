@@ -46,6 +46,11 @@ class Sweep:
         """Seeds that a trial is trained with."""
         return [values["seed"]] if "seed" in values else self.seeds
 
+    def tests_every_trial(self, values: Mapping[str, Any]) -> bool:
+        """Whether the sweep itself asks that trials read the test rows; what its base says is for single runs."""
+        keys = {*values, *(override.partition("=")[0] for override in self.settings.overrides)}
+        return bool(keys & {"evaluation", "evaluation.test"}) and self.config(values).evaluation.test
+
     def config(self, values: Mapping[str, Any], *, seed: int | None = None, name: str = "") -> RunConfig:
         """The checked config of a trial's run.
 
@@ -62,6 +67,8 @@ class Sweep:
         if name:
             rest["run.output_dir"] = str(Path(self.settings.output_dir) / "trials" / name)
             rest["run.name"] = f"{self.settings.sweep_name}-{name.replace('/', '-')}"
+            if not self.tests_every_trial(values):
+                rest["evaluation.test"] = False
         if not self.settings.gpus_per_worker:
             rest["engine.device"] = "cpu"  # whatever the node has
         overrides = [*self.settings.overrides, *(f"{key}={json.dumps(value)}" for key, value in rest.items())]

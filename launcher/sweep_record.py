@@ -124,6 +124,18 @@ class Record:
             if own:
                 self._later(lambda client: _end_trial(client, own, trial, self.settings))
 
+    def tested(self, runs: Sequence[RunState]) -> None:
+        """Bring test scores, and the confusion matrix, to the runs that were scored after their end."""
+        for result in (run.result for run in runs if run.result):
+            run_id, step = result.get("run_id"), int(result["steps"])
+            if run_id is None:
+                continue
+            metrics = {f"test/{name}": float(value) for name, value in result["test"].items()}
+            self._later(partial(describe_run, run_id=run_id, metrics=metrics, step=step))
+            picture = Path(result["output_dir"]) / "artifacts" / "confusion_matrix.png"
+            if picture.is_file():
+                log_files(self.tracking, run_id, {picture: ""})
+
     def finish(self, trials: Sequence[TrialState]) -> None:
         """All that could be done is done."""
         self.trials = {trial.number: trial for trial in trials}

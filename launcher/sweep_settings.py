@@ -75,7 +75,8 @@ class SweepSettings(Settings):
     """Config that every trial starts from, relative to the sweep file."""
 
     overrides: list[str] = Field(default=[])
-    """Dotted overrides for every trial."""
+    """Dotted overrides for every trial. Trials do not read the test rows: those of the best trial are scored at the
+    end, once. `evaluation.test=true` here has every trial read them, `evaluation.test=false` none."""
 
     space: dict[str, Dimension] = Field(min_length=1)
     """Dotted setting to its values; `base` may vary too, over config files, as in a sweep over recipes."""

@@ -35,6 +35,7 @@ ORDER = [
     "infoprompt.peft_readme",
     "infoprompt.peft_folder",
     "infoprompt.evaluate",
+    "infoprompt.tested",
     "infoprompt.setup",
     "infoprompt.course",
     "infoprompt.train",

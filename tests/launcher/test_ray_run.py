@@ -122,6 +122,9 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(inf
     assert json.loads((tmp_path / "sweep/sweep.json").read_text()) == outcome
     assert outcome["registered_version"] == 1
     best = outcome["trials"][outcome["best"]]
+    tests = [[seed["result"]["test"] for seed in trial["seeds"].values()] for trial in outcome["trials"]]
+    assert all(tests[outcome["best"]]), "the best trial's test rows were not scored"
+    assert not any(tests[1 - outcome["best"]]), "another trial has read the test rows"
     assert best["score"] == pytest.approx(sum(seed["score"] for seed in best["seeds"].values()) / 2)
     runs = runs_in_mlflow(uri)
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
@@ -132,6 +135,8 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(inf
         assert runs[trial]["parent"] == sweep["id"]
         seeds = [runs[f"{trial}-seed_{seed}"] for seed in (0, 1)]
         assert all(seed["parent"] == runs[trial]["id"] and seed["world_size"] == "1" for seed in seeds)
+        tested = [seed["metrics"].get("test/accuracy") for seed in seeds]
+        assert tested == [test.get("accuracy") for test in tests[int(trial[-1])]]
         mean = sum(seed["metrics"]["best/dev_accuracy"] for seed in seeds) / 2
         assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
 
@@ -140,7 +145,7 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infopro
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
         "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=60",
-        "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}",
+        "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
     code, said = _end_driver(signal.SIGTERM, tiny_sweep, ["--resume", *changes], folder, trial=1)

@@ -8,14 +8,17 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from infoprompt.nested import copy_nested, flat_nested, get_nested, set_nested
+from infoprompt.credentials import shown_uri, without_credentials
+from infoprompt.nested import copy_nested, flat_nested, get_nested
 from infoprompt.presets import PRESETS
 from infoprompt.settings import (
+    LIMIT,
     BackboneSettings,
     CheckpointSettings,
     ConfigError,
@@ -32,6 +35,7 @@ from infoprompt.settings import (
     Settings,
     TrackingSettings,
 )
+from infoprompt.yaml_files import apply_override, nested_setting, owner_of, parse_override, read_yaml
 
 __all__ = [
     "DATA_SUFFIXES",
@@ -51,14 +55,19 @@ __all__ = [
     "RunSettings",
     "Settings",
     "TrackingSettings",
+    "apply_override",
     "build_config",
     "compose_config",
     "dump_config",
+    "explain",
     "flatten",
     "is_data_file",
     "load_config",
     "override_config",
+    "parse_override",
     "read_settings",
+    "read_yaml",
+    "saved_values",
     "setting_keys",
     "setting_reference",
 ]
@@ -81,6 +90,9 @@ _KNOWN_ELSEWHERE = {
     "resume_from_checkpoint": "the --resume option",
 }
 
+MAX_BASES = 32
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
 
 
@@ -89,7 +101,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: YAML file; its key `base` may name another file, relative to it, whose settings it changes.
-        overrides: `section.key=value` strings; the value is read as YAML.
+        overrides: `section.key=value` strings, see `parse_override`.
     Returns:
         The checked config, its paths absolute.
     Raises:
@@ -98,10 +110,17 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return compose_config([read_settings(path)], overrides)
 
 
-def compose_config(layers: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> RunConfig:
-    """Nested settings, each changing those before it, then dotted overrides; raises ConfigError."""
+def compose_config(
+    layers: Sequence[Mapping[str, Any]], overrides: Sequence[str] = (), last: Mapping[str, Any] = NOTHING
+) -> RunConfig:
+    """Nested settings, each changing those before it, then dotted overrides, then dotted settings with their values.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
     values: dict[str, Any] = {}
-    for layer in (*layers, *map(_parse_override, overrides)):
+    decided = (nested_setting(key, value) for key, value in last.items())
+    for layer in (*layers, *map(parse_override, overrides), *decided):
         values = _merge(values, layer)
     return build_config(values)
 
@@ -116,26 +135,29 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, values))) from None
+        raise ConfigError("\n".join(explain(error, RunConfig))) from None
     return _with_absolute_paths(config)
 
 
-def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The same config with dotted overrides applied; raises ConfigError."""
-    values: dict[str, Any] = config.model_dump(mode="json")
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
-    return build_config(values)
+def override_config(config: RunConfig, overrides: Sequence[str], last: Mapping[str, Any] = NOTHING) -> RunConfig:
+    """The same config with dotted overrides applied, then dotted settings with their values; raises ConfigError."""
+    return compose_config([config.model_dump(mode="json")], overrides, last)
+
+
+def saved_values(config: RunConfig) -> dict[str, Any]:
+    """The resolved config as plain nested values for whatever is shown or saved: without credentials."""
+    values: dict[str, Any] = without_credentials(config.model_dump(mode="json"))
+    return values
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved config as YAML that loads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved config as YAML that loads back to an equal object, but for credentials, which are left out."""
+    return yaml.safe_dump(saved_values(config), sort_keys=False, allow_unicode=True)
 
 
 def flatten(config: RunConfig) -> dict[str, str]:
-    """Dotted key to value as text, for MLflow params."""
-    return {key: str(value) for key, value in flat_nested(config.model_dump(mode="json")).items()}
+    """Dotted key to value as text without credentials, for MLflow params."""
+    return {key: str(value) for key, value in flat_nested(saved_values(config)).items()}
 
 
 def setting_keys() -> list[str]:
@@ -158,7 +180,13 @@ def setting_reference(model: type[BaseModel] = RunConfig, prefix: str = "") -> s
 
 def is_data_file(source: str) -> bool:
     """Whether `data.train` and its siblings name a file (else a hub split)."""
-    return source.endswith(DATA_SUFFIXES) or Path(source).exists()
+    return source.endswith(DATA_SUFFIXES) or os.path.exists(source)
+
+
+class _ConfigFile(RunConfig):
+    """A config file: settings, and the file that they change."""
+
+    base: str | None = None
 
 
 def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,34 +198,18 @@ def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    path = path.resolve()
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     if path in seen:
         raise ConfigError(f"{path} names itself as `base`, by way of {seen[-1]}. Remove one `base`.")
-    if not path.is_file():
-        raise ConfigError(f"There is no config file {path}. Check the path; shipped ones are in configs/.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds a {type(values).__name__}, but must hold settings as `section: {{key: value}}`."
-        )
+    if len(seen) >= MAX_BASES:
+        raise ConfigError(f"{seen[0]} has more than {MAX_BASES} files below it by `base`. Join some of them.")
+    values = read_yaml(path, _ConfigFile)
     base = values.pop("base", None)
-    return _merge(_read(path.parent / base, (*seen, path)), values) if base else values
-
-
-def _parse_override(override: str) -> dict[str, Any]:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"The override {override!r} is not of the form section.key=value, such as optim.lr=3e-3.")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
-    nested: dict[str, Any] = {}
-    set_nested(nested, key.strip().lstrip("-"), value)
-    return nested
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base is {shown_value(base)}, but must be the path of one file, such as base.yaml.")
+    return _merge(_read(path.parent / base, (*seen, path)), values)
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,24 +233,53 @@ def _remove(values: dict[str, Any], dotted: str) -> None:
         values[section].pop(key, None)
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> Iterator[str]:
+def explain(error: ValidationError, model: type[BaseModel], example: str = "") -> Iterator[str]:
+    """A line for each problem that pydantic found: the setting, its value, the rule and the way out.
+
+    Args:
+        error: what checking raised.
+        model: what was checked.
+        example: a shipped file that gives all settings that must be given.
+    """
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            if isinstance(problem["input"], Mapping) and problem["input"]:  # a mistyped section: name a key in it
-                key = f"{key}.{next(iter(problem['input']))}"
-            yield f"{key} is not a known setting. {_nearest(key)}"
+            yield _unknown(problem["loc"], problem["input"], model)
+        elif problem["type"] == "missing":
+            yield f"{key} is missing. Give it" + (f", as {example} does." if example else ".")
         elif problem["type"] == "value_error":
-            yield str(problem["ctx"]["error"])
+            text = str(problem["ctx"]["error"])
+            yield f"{key} {text}" if text.startswith(_WITHOUT_KEY) else text
         else:
-            yield wrong_value(key, problem["input"], problem["msg"])
+            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
+            rule = rule[:1].lower() + rule[1:]
+            if problem["type"] == "int_parsing_size":
+                rule = f"must be a whole number below {LIMIT}"
+            # what lies in a list or under a name with dots is no word of an override
+            plain = not any(isinstance(part, int) or "." in part for part in problem["loc"])
+            way = f"Change it in the file or by {key}=VALUE" if plain else "Change it in the file"
+            yield f"{key} is {shown_value(problem['input'])}, but {rule}. {way}."
 
 
-def wrong_value(key: str, value: Any, message: str) -> str:
-    """What to tell of a value that pydantic refuses with `message`."""
-    rule = message.removeprefix("Input ").replace("should be", "must be")
-    rule = rule[:1].lower() + rule[1:]
-    return f"{key} is {value!r}, but {rule}. Change it in the file or by {key}=VALUE."
+_WITHOUT_KEY = ("is ", "gives ", "must ")
+
+
+def shown_value(value: Any) -> str:
+    """A value as errors show it: shortened, and without credentials."""
+    text = shown_uri(repr(value))
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
+def _unknown(location: tuple[int | str, ...], value: Any, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in location)
+    if model is RunConfig:
+        if isinstance(value, Mapping) and value:  # a mistyped section: name a key in it
+            key = f"{key}.{next(iter(value))}"
+        return f"{key[:200]} is not a known setting. {_nearest(key)}"
+    owner = owner_of(location, model)
+    near = difflib.get_close_matches(str(location[-1]), owner.model_fields, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owner.model_fields)}."
+    return f"{key[:200]} is not a known setting. {hint}"
 
 
 def _nearest(key: str) -> str:
@@ -247,20 +288,20 @@ def _nearest(key: str) -> str:
         return f"Did you mean {_KNOWN_ELSEWHERE[last]}?"
     known = setting_keys()
     same_name = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == last]
-    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = same_name or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
     return f"Did you mean {near[0]}?" if near else "`infoprompt show --settings` lists every setting."
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     # Ray moves its workers to another folder, so no path may stay relative beyond this point.
-    absolute = {"output_dir": str(Path(config.run.output_dir).expanduser().absolute())}
+    absolute = {"output_dir": _absolute(config.run.output_dir)}
     sources = {
-        name: str(Path(source).expanduser().absolute())
+        name: _absolute(source)
         for name in ("folder", "train", "validation", "test")
         if (source := getattr(config.data, name)) and is_data_file(source)
     }
     backbone = config.backbone.name
-    local = {"name": str(Path(backbone).absolute())} if backbone != "minilm" and Path(backbone).is_dir() else {}
+    local = {"name": str(Path(backbone).absolute())} if backbone != "minilm" and os.path.isdir(backbone) else {}
     uri = config.tracking.uri
     if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
@@ -272,3 +313,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).absolute())

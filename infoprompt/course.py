@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
-from infoprompt.config import ConfigError, RunConfig, build_config, flatten
+from infoprompt.config import ConfigError, RunConfig, build_config, flatten, saved_values
 from infoprompt.engine.engine import cpu_copy
 from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.setup import Setup
@@ -88,7 +88,7 @@ def save_course(setup: Setup, course: Course) -> None:
         "seconds": course.seconds,
         "run_id": course.run_id,
         "fingerprint": setup.fingerprint,
-        "config": setup.config.model_dump(mode="json"),
+        "config": saved_values(setup.config),
     }
     problem = None
     if ranks.is_first:
@@ -118,7 +118,7 @@ def take_over(config: RunConfig, source: Path) -> None:
     folder = Path(config.run.output_dir) / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
     # no run_id: the tracker finds this run's own in its folder
-    values = {**other.values, "run_id": None, "config": config.model_dump(mode="json")}
+    values = {**other.values, "run_id": None, "config": saved_values(config)}
     save_resume_state(folder, ResumeState(other.tensors, values), config.checkpoint.keep)
 
 

@@ -5,16 +5,14 @@ How files and overrides become these is in `config.py`. Imports no torch, so che
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     field_validator,
     model_validator,
 )
@@ -22,15 +20,25 @@ from pydantic import (
 from infoprompt.nested import copy_nested, get_nested, set_nested
 from infoprompt.presets import PRESETS, with_both_caps
 
+LIMIT = 2**31
+"""What every whole number stays below: torch, numpy and C take no larger ones everywhere."""
+
+PositiveInt = Annotated[int, Field(gt=0, lt=LIMIT)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=LIMIT)]
+AnyInt = Annotated[int, Field(gt=-LIMIT, lt=LIMIT)]
+SettingName = Annotated[str, "the dotted name of a run's setting, whose values are read as it says"]
+
 
 class ConfigError(ValueError):
     """A setting is unknown, mistyped, out of range, or does not fit another."""
 
 
 class Settings(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen, an unknown key is an error, and a number is finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RunSettings(Settings):
@@ -127,7 +135,7 @@ class DataSettings(Settings):
     """Share of the training rows held out when there is no validation file and no few-shot size; with one,
     as many rows are held out as are trained on."""
 
-    seed: int | None = None
+    seed: AnyInt | None = None
     """Seed of the few-shot sample and of the held-out part; `seed` if not given."""
 
     batch_size: PositiveInt = 8
@@ -341,6 +349,9 @@ class ObjectiveSettings(Settings):
         return self
 
 
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimSettings(Settings):
     """AdamW and its schedule."""
 
@@ -350,7 +361,7 @@ class OptimSettings(Settings):
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """Decay rates of the running gradient moments."""
 
     eps: PositiveFloat = 1e-8
@@ -451,7 +462,7 @@ class RunConfig(Settings):
     seed: NonNegativeInt = 0
     """Seed of initial values, data order and noise."""
 
-    search: dict[str, list[Any]] = {}
+    search: dict[SettingName, list[Any]] = {}
     """Values that a study tries: a dotted setting, and a list. A single run ignores it."""
 
     run: RunSettings = RunSettings()
@@ -524,13 +535,6 @@ class RunConfig(Settings):
     def run_name(self) -> str:
         """Name shown to people."""
         return self.run.name or Path(self.run.output_dir).name
-
-    @field_validator("seed")
-    @classmethod
-    def _seed_fits(cls, seed: int) -> int:
-        if seed >= 2**31:
-            raise ValueError(f"seed is {seed}, but must be below 2147483648. Use a smaller number.")
-        return seed
 
 
 _ABSENT = object()

@@ -25,7 +25,7 @@ from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verd
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.tested import keep_predictions
-from infoprompt.tracking import Tracker, shown_uri
+from infoprompt.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def run(
     setup = build_setup(config, ranks)
     course = start_course(setup, saved)
     if ranks.is_first:
-        (output_dir / "config.yaml").write_text(shown_uri(dump_config(config)), encoding="utf-8")
+        (output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     last_step = course.progress.step if saved else -1
     tracker = Tracker.open(
         config,

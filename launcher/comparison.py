@@ -88,12 +88,12 @@ def _comparison(config: RunConfig, name: str, overrides: list[str]) -> RunConfig
         raise ConfigError(
             f"run.compare_with names {name!r}, but the name becomes a folder. Use letters, digits, `_`, `.`, `+`, `-`."
         )
-    place = [
-        f"run.output_dir={json.dumps(str(Path(config.run.output_dir) / 'compare' / name))}",
-        f"run.name={json.dumps(f'{config.run_name}-{name}')}",
-        "run.compare_with={}",
-    ]
+    place = {
+        "run.output_dir": str(Path(config.run.output_dir) / "compare" / name),
+        "run.name": f"{config.run_name}-{name}",
+        "run.compare_with": {},
+    }
     try:
-        return override_config(config, [*overrides, *place])
+        return override_config(config, overrides, place)
     except ConfigError as error:
         raise ConfigError(f"run.compare_with.{name}: {error}") from None

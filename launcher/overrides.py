@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from infoprompt.config import ConfigError
+from infoprompt.credentials import shown_uri
 
 
 def split_overrides(arguments: Sequence[str]) -> list[str]:
@@ -23,7 +24,7 @@ def split_overrides(arguments: Sequence[str]) -> list[str]:
             overrides.append(f"{key}={words.pop(0)}")
         else:
             raise ConfigError(
-                f"{word!r} is neither an option of this command (see --help) nor an override of the form "
+                f"{shown_uri(word)!r} is neither an option of this command (see --help) nor an override of the form "
                 "section.key=value, such as optim.lr=3e-3."
             )
     return overrides

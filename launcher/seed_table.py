@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from infoprompt.config import ConfigError
+from infoprompt.config import ConfigError, RunConfig, read_yaml
+from infoprompt.nested import get_nested
 
 Results = dict[str, list[dict[str, Any]]]
 """Results by the kind of run, in the order of the seeds."""
@@ -55,8 +54,8 @@ def _kind(file: Path) -> str:
     folder = file.parent
     if folder.parent.name == "compare":
         return folder.name
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return str(config["run"]["name"] or "main")
+    config = read_yaml(folder / "config.yaml", RunConfig)
+    return str(get_nested(config, "run.name") or "main")
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:

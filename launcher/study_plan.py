@@ -13,7 +13,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, FewShotSettings, RunConfig, compose_config, read_settings
 from launcher.study_settings import StudyConfig, read_study, size_name
-from launcher.sweep_space import as_number, show_values
+from launcher.sweep_space import show_values
 
 # What a study decides for each of its runs; an override of these would be lost, or break the comparison.
 DECIDED = (
@@ -67,9 +67,8 @@ class Study:
         overrides = [*self.config.tasks[task].overrides, *entry.overrides, *self.config.overrides]
         few_shot = {f"data.few_shot.{key}": value for key, value in size.model_dump(exclude_unset=True).items()}
         decided = {**setting, **_NO_SIZE, **few_shot, "seed": seed, **forced}
-        overrides += [f"{key}={json.dumps(value)}" for key, value in decided.items()]
         try:
-            config = compose_config(entry.layers, overrides)
+            config = compose_config(entry.layers, overrides, decided)
         except ConfigError as error:
             where = f"methods.{method} on {task}, {size_name(size)}, {show_setting(setting)}"
             raise ConfigError(f"{where}: {error}") from None
@@ -98,11 +97,20 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
 def grid_settings(grid: Mapping[str, Sequence[Any]], budget: int) -> tuple[Setting, ...]:
     """At most `budget` points of a grid, in the grid's order; the same ones for the same grid."""
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    if len(points) > budget:
-        chosen = random.Random(json.dumps(grid, sort_keys=True)).sample(range(len(points)), budget)
-        points = [points[index] for index in sorted(chosen)]
-    return tuple(points)
+    size = math.prod(map(len, grid.values()))
+    chosen: Sequence[int] = range(size)
+    if size > budget:
+        chosen = sorted(random.Random(json.dumps(grid, sort_keys=True)).sample(range(size), budget))
+    return tuple(_grid_point(grid, number) for number in chosen)
+
+
+def _grid_point(grid: Mapping[str, Sequence[Any]], number: int) -> Setting:
+    """The point of that number, the last setting running fastest; a grid may have more points than memory holds."""
+    values: Setting = {}
+    for key in reversed(list(grid)):
+        number, place = divmod(number, len(grid[key]))
+        values[key] = grid[key][place]
+    return {key: values[key] for key in grid}
 
 
 def show_setting(setting: Setting) -> str:
@@ -123,7 +131,6 @@ def _method(config: StudyConfig, name: str, base: Mapping[str, Any], folder: Pat
     for key, values in grid.items():
         if not values:
             raise ConfigError(f"search.{key} of {entry.recipe} is empty. Give values to try, or leave it out.")
-    grid = {key: [as_number(value) for value in values] for key, values in grid.items()}
     settings = grid_settings(grid, config.search.budget)
     return Method(name, layers, tuple(entry.overrides), settings, math.prod(map(len, grid.values())))
 

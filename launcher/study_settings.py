@@ -2,15 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
 
-from infoprompt.config import ConfigError, FewShotSettings, Settings, wrong_value
-from infoprompt.nested import set_nested
+from infoprompt.config import ConfigError, FewShotSettings, Settings, apply_override, explain, read_yaml
+from infoprompt.settings import PositiveInt
+from infoprompt.yaml_files import root
 
 
 class MethodSettings(Settings):
@@ -145,73 +145,20 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: the file or an override does not fit; a line per problem.
     """
-    values = _read(path)
-    changes = [override for override in overrides if _root(override) in StudyConfig.model_fields]
+    values = read_yaml(path, StudyConfig, "study")
+    changes = [override for override in overrides if root(override) in StudyConfig.model_fields]
     for change in changes:
-        key, _, text = change.partition("=")
-        set_nested(values, key, yaml.safe_load(text))
+        apply_override(values, change, StudyConfig)
     given = values.get("overrides") or []
     if isinstance(given, list):
         values["overrides"] = [*given, *(override for override in overrides if override not in changes)]
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+        lines = explain(error, StudyConfig, "configs/studies/core.yaml")
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
 def size_name(size: FewShotSettings) -> str:
     """`total_64`, `per_class_16`, `all`: the folder of a size's runs."""
     return f"total_{size.total}" if size.total else f"per_class_{size.per_class}" if size.per_class else "all"
-
-
-def _root(override: str) -> str:
-    return override.partition("=")[0].partition(".")[0]
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A mapping that names a key twice is an error: YAML itself would keep the last one only."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"{key} is given twice, the second time after {node.start_mark}. Remove one.")
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"There is no study file {path}. Check the path; shipped ones are in configs/studies/.")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds a {type(values).__name__}, but must hold `base`, `methods` and other settings."
-        )
-    return values
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            fields: dict[str, type[Settings]] = {
-                "methods": MethodSettings,
-                "tasks": TaskSettings,
-                "search": StudySearch,
-                "sizes": FewShotSettings,
-            }
-            model = fields.get(str(problem["loc"][0]), StudyConfig)
-            near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(model.model_fields)}."
-            yield f"{key} is not a known setting. {hint}"
-        elif problem["type"] == "missing":
-            yield f"{key} is missing. Give it, as configs/studies/core.yaml does."
-        elif problem["type"] == "value_error":
-            yield str(problem["ctx"]["error"])
-        else:
-            yield wrong_value(key, problem["input"], problem["msg"])

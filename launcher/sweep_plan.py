@@ -1,18 +1,17 @@
 """A sweep's file, the configs of its trials, and what they need. Knows nothing of Ray."""
 
-import difflib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from infoprompt.config import ConfigError, RunConfig, load_config
-from launcher.sweep_settings import Budget, Scheduler, SweepSettings, resources
-from launcher.sweep_space import Dimension, check_conditions, corners, expand, show_values
+from infoprompt.config import ConfigError, RunConfig, apply_override, compose_config, explain, read_settings, read_yaml
+from infoprompt.yaml_files import root
+from launcher.sweep_settings import SweepSettings, resources
+from launcher.sweep_space import check_conditions, corners, expand, show_values
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Sweep:
     """Config of the first point: what all trials share can be read from it."""
     points: tuple[dict[str, Any], ...] | None
     """Every trial's values; None where the searcher chooses them on the way."""
+    bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The nested settings of each config file that `base` names, read once: no trial sees a later change of them."""
 
     @property
     def num_trials(self) -> int:
@@ -71,9 +72,11 @@ class Sweep:
                 rest["evaluation.test"] = False
         if not self.settings.gpus_per_worker:
             rest["engine.device"] = "cpu"  # whatever the node has
-        overrides = [*self.settings.overrides, *(f"{key}={json.dumps(value)}" for key, value in rest.items())]
-        base = self.folder / values.get("base", self.settings.base)
-        return load_config(base, [*overrides, "run.compare_with={}"])
+        name_of_base = values.get("base", self.settings.base)
+        base = self.bases.get(name_of_base)
+        if base is None:
+            base = read_settings(self.folder / name_of_base)
+        return compose_config([base], self.settings.overrides, {**rest, "run.compare_with": {}})
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = (), home: Path | None = None) -> Sweep:
@@ -87,17 +90,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), home: Path | None = No
     Raises:
         ConfigError: the file, an override or any trial's settings do not fit.
     """
-    values = _read(path)
-    changes = [override for override in overrides if _root(override) in SweepSettings.model_fields]
+    values = read_yaml(path, SweepSettings, "sweep")
+    changes = [override for override in overrides if root(override) in SweepSettings.model_fields]
     for change in changes:
-        _change(values, change)
+        apply_override(values, change, SweepSettings)
     given = values.get("overrides") or []
     if isinstance(given, list):
         values["overrides"] = [*given, *(override for override in overrides if override not in changes)]
     try:
         settings = SweepSettings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+        lines = explain(error, SweepSettings, "configs/sweeps/quickstart.yaml")
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
     output_dir = (home or Path.cwd()) / Path(settings.output_dir).expanduser()
     return plan_sweep(settings.model_copy(update={"output_dir": str(output_dir)}), path.parent)
 
@@ -107,8 +111,9 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
     check_conditions(settings.space)
     planned = settings.search != "optuna"
     points = expand(settings.space, settings.num_samples, settings.sample_seed) if planned else corners(settings.space)
-    # only `config` is asked of it, and that reads neither of the last two
-    unchecked = Sweep(settings, folder.absolute(), None, None)  # type: ignore[arg-type]
+    bases = _bases(settings, folder)
+    # only `config` is asked of it, and that reads neither of these two
+    unchecked = Sweep(settings, folder.absolute(), None, None, bases)  # type: ignore[arg-type]
     scheduler = settings.scheduler
     ends = corners(settings.space) if scheduler.kind == "pbt" else []  # values wander on the way
     configs = []
@@ -123,7 +128,18 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
             f"scheduler.kind is {scheduler.kind}, but neither scheduler.grace_steps nor evaluation.every_steps says "
             "after how many updates trials are first compared. Give one of them."
         )
-    return Sweep(settings, folder.absolute(), configs[0], tuple(points) if planned else None)
+    return Sweep(settings, folder.absolute(), configs[0], tuple(points) if planned else None, bases)
+
+
+def _bases(settings: SweepSettings, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """What `base` and the space name; one that cannot be read is left to the trial that asks for it."""
+    varied = settings.space.get("base")
+    names = [name for name in (varied.extremes if varied else []) if isinstance(name, str)]
+    bases: dict[str, Mapping[str, Any]] = {}
+    for name in (settings.base, *names):
+        with contextlib.suppress(ConfigError):
+            bases[name] = read_settings(folder / name)
+    return bases
 
 
 def concurrent_trials(sweep: SweepSettings, total: Mapping[str, float], largest_node: Mapping[str, float]) -> int:
@@ -159,60 +175,3 @@ def concurrent_trials(sweep: SweepSettings, total: Mapping[str, float], largest_
         fitting.append(int(has // trial))
     fits = min(fitting)
     return min(fits, sweep.max_concurrent) if sweep.max_concurrent else fits
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"There is no sweep file {path}. Check the path; shipped ones are in configs/sweeps/.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}, but must hold `base`, `space` and other settings.")
-    return values
-
-
-def _change(values: dict[str, Any], change: str) -> None:
-    key, _, text = change.partition("=")
-    # the settings in the space have dots of their own
-    *sections, last = key.split(".", maxsplit=1) if key.startswith("space.") else key.split(".")
-    for section in sections:
-        if not isinstance(values.get(section), dict):
-            values[section] = {}
-        values = values[section]
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key} is {text!r}, which is not valid YAML. Quote it, or close its brackets.") from None
-
-
-def _root(override: str) -> str:
-    return override.partition("=")[0].partition(".")[0]
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    sections: dict[str, type[Any]] = {"space": Dimension, "scheduler": Scheduler, "budget": Budget}
-    for problem in error.errors():
-        location = problem["loc"]
-        key = ".".join(str(part) for part in location)
-        if problem["type"] == "extra_forbidden":
-            owner = SweepSettings if len(location) == 1 else sections[str(location[0])]
-            near = difflib.get_close_matches(str(location[-1]), owner.model_fields, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owner.model_fields)}."
-            yield f"{key} is not a known setting. {hint}"
-        elif key.startswith("space.") and len(location) == 2 and problem["type"].startswith(("model", "dict")):
-            yield f"{key} is {problem['input']!r}, but must say how it varies. Write {{grid: [...]}}."
-        elif key.startswith("space.") and problem["type"] in ("missing", "too_long"):
-            key = ".".join(str(part) for part in location[:3])
-            yield f"{key} is {problem['input']!r}, but must be two numbers, the ends of a range, such as [1e-4, 1e-2]."
-        elif problem["type"] == "missing":
-            yield f"{key} is missing. Give it, as configs/sweeps/quickstart.yaml does."
-        elif problem["type"] == "value_error":
-            text = str(problem["ctx"]["error"])
-            yield text if not key or text.startswith(key) else f"{key} {text}"
-        else:
-            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
-            rule = rule[:1].lower() + rule[1:]
-            way = "Change it in the file" if key.startswith("space") else f"Change it in the file or by {key}=VALUE"
-            yield f"{key} is {problem['input']!r}, but {rule}. {way}."

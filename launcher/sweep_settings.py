@@ -6,14 +6,13 @@ from typing import Any, Literal
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     field_validator,
     model_validator,
 )
 
 from infoprompt.config import Settings, setting_reference
+from infoprompt.settings import LIMIT, AnyInt, NonNegativeInt, PositiveInt, SettingName
 from launcher.sweep_space import Dimension
 
 # What may change while a run goes on; anything else decides which tensors there are, or which rows.
@@ -32,7 +31,7 @@ class Scheduler(Settings):
     grace_steps: PositiveInt | None = None
     """Updates before a trial may be stopped: the first rung of `asha`. The first evaluation if not given."""
 
-    reduction_factor: int = Field(default=3, ge=2)
+    reduction_factor: int = Field(default=3, ge=2, lt=LIMIT)
     """`asha`: one in so many goes on, and each rung is so many times as far as the one before."""
 
     startup_trials: PositiveInt = 4
@@ -78,7 +77,7 @@ class SweepSettings(Settings):
     """Dotted overrides for every trial. Trials do not read the test rows: those of the best trial are scored at the
     end, once. `evaluation.test=true` here has every trial read them, `evaluation.test=false` none."""
 
-    space: dict[str, Dimension] = Field(min_length=1)
+    space: dict[SettingName, Dimension] = Field(min_length=1)
     """Dotted setting to its values; `base` may vary too, over config files, as in a sweep over recipes."""
 
     seeds: list[NonNegativeInt] = Field(default=[])
@@ -93,7 +92,7 @@ class SweepSettings(Settings):
     """`random`: draws from the dimensions that are no grids; each is combined with every point of the grids.
     `optuna`: trials in all. No point is tried twice, so there may be fewer."""
 
-    sample_seed: int = 0
+    sample_seed: AnyInt = 0
     """Seed of the draws."""
 
     scheduler: Scheduler = Scheduler()

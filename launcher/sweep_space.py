@@ -4,14 +4,16 @@ import itertools
 import json
 import math
 import random
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from infoprompt.config import ConfigError, Settings
+from infoprompt.credentials import shown_uri
+from infoprompt.settings import AnyInt, SettingName
 
+MAX_TRIALS = 10_000
 KINDS = ("grid", "choice", "uniform", "log_uniform", "integer")
 
 
@@ -30,27 +32,32 @@ class Dimension(Settings):
     log_uniform: tuple[PositiveFloat, PositiveFloat] | None = None
     """The same with an even logarithm, as for learning rates."""
 
-    integer: tuple[int, int] | None = None
+    integer: tuple[AnyInt, AnyInt] | None = None
     """A whole number from the first to the second, both included."""
 
-    when: dict[str, list[Any]] = Field(default={})
+    when: dict[SettingName, list[Any]] = Field(default={})
     """Only where each of these other dimensions has one of the values; elsewhere the setting stays as it is."""
 
-    @field_validator("grid", "choice")
+    @model_validator(mode="before")
     @classmethod
-    def _numbers(cls, values: list[Any] | None) -> list[Any] | None:
-        # YAML reads 1e-3 as text: it wants 1.0e-3
-        return None if values is None else [as_number(value) for value in values]
+    def _says_how(cls, values: Any) -> Any:
+        if not isinstance(values, (Mapping, Dimension)):
+            raise ValueError(f"is {values!r:.100}, but must say how it varies. Write {{grid: [...]}}.")
+        return values
+
+    @field_validator("uniform", "log_uniform", "integer", mode="before")
+    @classmethod
+    def _two_ends(cls, ends: Any) -> Any:
+        if ends is not None and (not isinstance(ends, (list, tuple)) or len(ends) != 2):
+            raise ValueError(f"is {ends!r:.100}, but must be two numbers, the ends of a range, such as [1e-4, 1e-2].")
+        return ends
 
     @field_validator("when", mode="before")
     @classmethod
     def _lists(cls, when: Any) -> Any:
         if not isinstance(when, dict):
             return when
-        return {
-            key: [as_number(value) for value in (values if isinstance(values, list) else [values])]
-            for key, values in when.items()
-        }
+        return {key: values if isinstance(values, list) else [values] for key, values in when.items()}
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
@@ -61,8 +68,6 @@ class Dimension(Settings):
                 "{grid: [1e-3, 3e-3]}."
             )
         low, high = self.uniform or self.log_uniform or self.integer or (0, 1)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"is {given[0]} from {low} to {high}, but both ends must be finite. Give numbers.")
         if low >= high:
             raise ValueError(f"is {given[0]} from {low} to {high}, but the first must be the lower one. Exchange them.")
         return self
@@ -172,6 +177,13 @@ def expand(space: Space, num_samples: int = 1, seed: int = 0) -> list[dict[str, 
             f"num_samples is {num_samples}, but space has only grids: each trial would be repeated as it is. "
             "Leave it out; to repeat with other seeds, add `seeds: [0, 1, 2]`."
         )
+    planned = num_samples * math.prod(map(len, grids.values()))
+    if planned > MAX_TRIALS:
+        raise ConfigError(
+            f"num_samples is {num_samples} and the grids of space have {planned // num_samples} points, {planned} "
+            f"trials in all, but at most {MAX_TRIALS} can be planned. Give fewer values, choice in place of grid, or "
+            "searcher=optuna."
+        )
     points: dict[str, dict[str, Any]] = {}
     for sample in range(num_samples):
         # a source of its own for each setting: adding one to the space does not change the others' draws
@@ -210,10 +222,4 @@ def show_values(values: Mapping[str, Any]) -> str:
 
 def show_value(value: Any) -> str:
     """A number with four digits, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def as_number(value: Any) -> Any:
-    """YAML's text `1e-3` as a number; anything else as it is."""
-    exponent = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
-    return float(value) if exponent else value
+    return f"{value:.4g}" if isinstance(value, float) else shown_uri(str(value))

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "infoprompt.nested",
     "infoprompt.presets",
+    "infoprompt.credentials",
     "infoprompt.settings",
+    "infoprompt.yaml_files",
     "infoprompt.config",
     "infoprompt.progress",
     "infoprompt.schedule",

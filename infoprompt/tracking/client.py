@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock
 
 from infoprompt.config import ConfigError, TrackingSettings
+from infoprompt.credentials import full_uri, shown_uri
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +46,29 @@ def tracking_uri(settings: TrackingSettings) -> str:
 
     A database file's path is made absolute, since workers run in other folders: call this in the driver.
     Raises:
-        ConfigError: for a folder of files, which MLflow no longer writes.
+        ConfigError: for a folder of files, which MLflow no longer writes, or an address whose credentials are lacking.
     """
-    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    given = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = full_uri(given)
+    if uri is None:
+        raise ConfigError(
+            f"tracking.uri is {given}, whose credentials are not kept. Set MLFLOW_TRACKING_URI to the full address, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give tracking.uri again."
+        )
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        shown = _masked(uri)
         raise ConfigError(
-            f"tracking.uri (or MLFLOW_TRACKING_URI) is {uri}, but MLflow no longer records into a folder of files. "
-            f"Use a database, such as sqlite:///{uri.removeprefix('file:').rstrip('/')}/mlflow.db, or a server."
+            f"tracking.uri (or MLFLOW_TRACKING_URI) is {shown}, but MLflow no longer records into a folder of files. "
+            f"Use a database, such as sqlite:///{shown.removeprefix('file:').rstrip('/')}/mlflow.db, or a server."
         )
     return uri
 
 
-def shown_uri(uri: str) -> str:
-    """A URI, or a text with URIs, without its credentials: `http://me:pw@host` becomes `http://***@host`."""
-    without_user = re.sub(r"://[^/@\s]+@", "://***@", uri)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s]+", r"\1***", without_user)
+def _masked(uri: str) -> str:
+    """Of something that may be an address whose scheme was forgotten."""
+    return shown_uri(uri) if "://" in uri else re.sub(r"^.*@", "***@", uri)
 
 
 def load_mlflow() -> None:

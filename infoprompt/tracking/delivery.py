@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infoprompt.config import TrackingSettings
+from infoprompt.credentials import full_uri
 from infoprompt.tracking.client import (
     DRIVER_SECONDS,
     MAX_PARAM_LENGTH,
@@ -257,15 +258,13 @@ class Delivery:
 
 def _full_uri(uri: str | None, ledger: Ledger) -> str:
     """The URI with the credentials that the ledger leaves out."""
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri is None and shown_uri(from_environment) == ledger.uri:
-        return from_environment
-    if uri is None and "***" in ledger.uri:
+    full = uri or full_uri(ledger.uri)
+    if full is None:
         raise ValueError(
-            f"The run was recorded at {ledger.uri}, whose credentials are not kept. "
-            "Set MLFLOW_TRACKING_URI to the full URI."
+            f"The run was recorded at {ledger.uri}, whose credentials are not kept. Set MLFLOW_TRACKING_URI to the "
+            "full URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
-    return uri or ledger.uri
+    return full
 
 
 def _legal(key: str) -> str:

@@ -102,7 +102,7 @@ class Tracker:
         uri = tracking_uri(config.tracking)
         load_mlflow()
         ledger = Ledger(folder / LEDGER_NAME, shown_uri(uri), config.tracking.experiment, config.run_name, run_id)
-        ledger.params = {key: shown_uri(value) for key, value in flatten(config).items()}
+        ledger.params = flatten(config)
         ledger.tags = {**environment_tags(config), **tags}
         if parent_run_id:
             ledger.tags["mlflow.parentRunId"] = parent_run_id
@@ -112,7 +112,7 @@ class Tracker:
             ledger.artifacts, ledger.artifacts_sent = previous.artifacts, previous.artifacts_sent
         ledger.update()
         tracker = cls(folder, spool, ledger, uri)
-        tracker.log_text("config.yaml", shown_uri(dump_config(config)))
+        tracker.log_text("config.yaml", dump_config(config))
         tracker._start()
         return tracker
 

@@ -106,7 +106,9 @@ def test_one_dimension_or_one_setting_of_a_section_is_changed_from_the_command_l
         (["seeds=[-1]"], "seeds.0 is -1, but must be greater than or equal to 0"),
         (["direction=up"], "direction is 'up', but must be 'max' or 'min'"),
         (["num_samples=2"], "num_samples is 2, but space has only grids.* Leave it out"),
-        (["num_samples={"], "num_samples is '{', which is not valid YAML. Quote it"),
+        (["num_samples={"], "num_samples is '{', but must be a valid integer"),
+        (["seeds=["], r"seeds is '\[', which is not valid YAML. Quote it, or close its brackets"),
+        (["num_samples=1000000000", "space={optim.lr: {uniform: [0.1, 0.2]}}"], "at most 10000 can be planned. Give"),
         (["space={}"], "space is {}, but .*at least 1 item.* Change it in the file"),
         (["space=3"], "space is 3, but must be a valid dictionary"),
         (["space={optim.lr: [1, 2]}"], r"space.optim.lr is \[1, 2\], but must say how it varies. Write \{grid: "),
@@ -152,7 +154,7 @@ def test_a_missing_file_a_missing_setting_and_no_yaml_are_named(tmp_path):
 @pytest.mark.parametrize("ends", ["[-0.001, 100]", "[0.001, .inf]"])
 def test_both_ends_of_a_range_are_checked_where_a_sweep_may_come_to_them(file, settings, ends):
     space = f"space={{optim.lr: {{uniform: [0.001, 0.002]}}, optim.weight_decay: {{uniform: {ends}}}}}"
-    bad = r"weight_decay is -0.001" if "inf" not in ends else "weight_decay is uniform from 0.001 to inf"
+    bad = r"weight_decay is -0.001" if "inf" not in ends else "weight_decay.uniform.1 is inf, but must be a finite"
     with pytest.raises(ConfigError, match=bad) as refused:
         load_sweep(file, [space, *settings])
     if "inf" not in ends:

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from infoprompt.config import ConfigError
 from launcher.sweep_space import (
     Dimension,
-    as_number,
     check_conditions,
     corners,
     expand,
@@ -91,7 +90,7 @@ def test_a_point_that_is_drawn_again_is_no_trial_of_its_own():
         ({"grid": [1], "choice": [2]}, "gives grid and choice, but must give exactly one"),
         ({"uniform": (2, 1)}, r"is uniform from 2.0 to 1.0, but the first must be the lower one. Exchange them"),
         ({"integer": (3, 3)}, "is integer from 3 to 3"),
-        ({"log_uniform": (1, math.inf)}, "is log_uniform from 1.0 to inf, but both ends must be finite"),
+        ({"log_uniform": (1, math.inf)}, "should be a finite number"),
         ({"log_uniform": (0, 1)}, "greater than 0"),
         ({"grid": []}, "at least 1 item"),
         ({"integer": (1, 2.5)}, "valid integer"),
@@ -139,12 +138,6 @@ def test_a_neighbour_is_a_fifth_away_or_the_next_choice():
 def test_a_dimension_knows_its_values(kind, inside, outside):
     assert all(KINDS[kind].has(value) for value in inside)
     assert not any(KINDS[kind].has(value) for value in outside)
-
-
-def test_yaml_numbers_without_a_point_are_numbers():
-    assert Dimension(grid=["1e-3", "3E-3", "text"]).grid == [1e-3, 3e-3, "text"]
-    assert Dimension(choice=[1], when={"a": "1e-3"}).when == {"a": [1e-3]}
-    assert [as_number(text) for text in ("1.e3", "-2e+1", "e3", "1e", 5)] == [1000.0, -20.0, "e3", "1e", 5]
 
 
 # ---- conditions

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
+from isolation import put_back
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -23,8 +24,42 @@ WORDS = (
 ).split()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests in each, in random order")
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest's own sorting by fixtures
+def pytest_collection_modifyitems(config, items):
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    picks = random.Random(seed)
+    files: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    in_order = [*files.values()]
+    picks.shuffle(in_order)
+    for tests in in_order:
+        picks.shuffle(tests)
+    items[:] = [item for tests in in_order for item in tests]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_leaves_nothing():
+    """What fixtures of a whole file change is put back after the file."""
+    with put_back():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+def _test_leaves_nothing(_module_leaves_nothing):
+    """What a test changes is put back after it."""
+    with put_back():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_test_leaves_nothing, tmp_path_factory, monkeypatch):
     """No test reads states that another run has kept."""
     monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 

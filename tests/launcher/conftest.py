@@ -1,7 +1,6 @@
 """A run that takes seconds, for what starts runs."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +13,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 GOOD = ("the good film was great", "a great movie", "this film is good", "good movie and great film")
 BAD = ("the awful film was bad", "a bad movie", "this film is awful", "bad movie and awful film")
-
-
-@pytest.fixture(autouse=True)
-def _environment_stays(monkeypatch):
-    """Commands set variables for what they load later; no other test shall see them."""
-    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "PATH", "RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RANK"):
-        value = os.environ.get(name)
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

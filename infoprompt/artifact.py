@@ -27,8 +27,8 @@ from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.encoding import Encoding
 from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
+from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
 
 FORMAT_VERSION = 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
 from infoprompt.config import ConfigError, RunConfig, build_config, flatten, saved_values
 from infoprompt.engine.engine import cpu_copy
+from infoprompt.objective.information import running_means, set_running_means
 from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.setup import Setup
 
@@ -22,8 +23,6 @@ class Course:
     """The course of a run so far: what the loop adds to, and what a resume state keeps besides the tensors."""
 
     progress: Progress
-    log_averages: Mapping[str, Tensor] = field(default_factory=dict)
-    """See `RunningMeans`."""
     history: list[dict[str, float]] = field(default_factory=list)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     best_scores: dict[str, float] = field(default_factory=dict)
@@ -58,10 +57,9 @@ def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     setup.engine.load_optimizer_state(saved.tensors["optimizer"])
     if setup.ranks.is_first:
         log.info("Going on from update %d of %d.", values["step"], total)
-    log_averages = saved.tensors.get("running_means", {})
+    set_running_means(setup.engine.model, saved.tensors.get("running_means", {}))
     return Course(
         progress=replace(progress, step=values["step"], examples=values["examples"]),
-        log_averages={term: log_average.to(setup.ranks.device) for term, log_average in log_averages.items()},
         best_state=dict(saved.tensors.get("best", {})),
         **{
             key: values[key]
@@ -76,8 +74,8 @@ def save_course(setup: Setup, course: Course) -> None:
     tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
     if course.best_state:
         tensors["best"] = course.best_state
-    if course.log_averages:
-        tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in course.log_averages.items()}
+    if means := running_means(engine.model):
+        tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in means.items()}
     values = {
         "step": course.progress.step,
         "examples": course.progress.examples,

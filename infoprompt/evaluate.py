@@ -17,8 +17,8 @@ from infoprompt.data.rows import Example, read_examples
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
-from infoprompt.model.encoding import Encoding
 from infoprompt.model.unprompted import Peers
+from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
 
 

@@ -3,7 +3,7 @@
 How files and overrides become these is in `config.py`. Imports no torch, so checks and `--help` are instant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -148,13 +149,13 @@ class DataSettings(Settings):
 PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]
 
 
-PROMPT_KINDS = tuple(
-    sorted(
-        path.stem
-        for path in (Path(__file__).parent / "model" / "prompts").glob("*.py")
-        if path.stem not in ("__init__", "kind", "start")
-    )
-)
+def _files_of(folder: str, besides: Sequence[str]) -> tuple[str, ...]:
+    """Names of the Python files in a folder of ours, but for those that hold what the others share."""
+    stems = {path.stem for path in (Path(__file__).parent / folder).glob("*.py")}
+    return tuple(sorted(stems - {"__init__", *besides}))
+
+
+PROMPT_KINDS = _files_of("model/prompts", besides=("kind", "start"))
 """A kind of prompt is a file in `model/prompts/`, and its name is the file's."""
 
 
@@ -253,7 +254,8 @@ class HeadSettings(Settings):
     """Start of the class vectors: from the label names, or random."""
 
 
-EstimatorName = Literal["infonce", "nwj", "jsd", "dv", "mine", "smile", "tuba", "interpolated", "flo"]
+ESTIMATOR_NAMES = _files_of("kernels/estimators", besides=("registry", "scores"))
+"""An estimator of mutual information is a file in `kernels/estimators/`, and its name is the file's."""
 
 # Estimators that read the score of every negative; the others need no more than the log-mean-exp of the scores.
 _NEED_SAMPLES = ("jsd", "smile")
@@ -292,14 +294,14 @@ class ObjectiveSettings(Settings):
     negatives: PositiveInt = 32
     """K, the number of negatives drawn (or, for `exact`, stood for)."""
 
-    head_estimator: EstimatorName = "infonce"
+    head_estimator: str = "infonce"
     """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
     are lower bounds, `dv`, `mine` (`dv` with a running mean in its gradient) and `smile` are not, `jsd` trains a
     discriminator and reports NWJ's bound. A prompt can be told from tokens, and a prompted latent from an unprompted
     one, without error, so what is estimated has no limit: with `nwj`, `dv`, `mine`, `tuba` and `flo`, which have none
     either, the term grows until it outweighs the task."""
 
-    representation_estimator: EstimatorName = "infonce"
+    representation_estimator: str = "infonce"
     """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and
     `smile` need `objective.representation_negatives` to be `sampled`."""
 
@@ -326,6 +328,15 @@ class ObjectiveSettings(Settings):
     """Implementation of the information losses where they are InfoNCE: `triton` kernels, torch in parts (`chunked`), or
     the plain formula (`reference`); `auto` takes the first on a GPU, the second elsewhere. Their gradients are the same
     but for rounding. Other estimators are plain torch."""
+
+    @field_validator("head_estimator", "representation_estimator")
+    @classmethod
+    def _estimator_known(cls, name: str, info: ValidationInfo) -> str:
+        if name not in ESTIMATOR_NAMES:
+            raise ValueError(
+                f"objective.{info.field_name} is {name!r}, but estimators are {', '.join(ESTIMATOR_NAMES)}. Choose one."
+            )
+        return name
 
     @model_validator(mode="after")
     def _estimators_fit(self) -> "ObjectiveSettings":

@@ -17,12 +17,13 @@ from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.encoding import Encoding
 from infoprompt.model.head import label_state_weights
 from infoprompt.model.kept_backbone import kept_backbone
 from infoprompt.model.prompted import backbone_needs, build_model, starts_from_labels
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
+from infoprompt.objective.encoding import Encoding
+from infoprompt.objective.noise import noise_of
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
             ranks.rank,
             ranks.world_size,
             config.seed,
-            config.objective,
+            noise_of(config),
         ),
         rows["dev"],
         rows["test"],

@@ -17,7 +17,6 @@ from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.metrics import class_scores, steps_to_share
-from infoprompt.objective.running_means import RunningMeans
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claim_output_dir
@@ -149,9 +148,7 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             for batch in setup.train.micro_batches(progress.step):
                 on_device = batch.to(setup.ranks.device)
                 encoding = engine.forward(on_device)
-                running = RunningMeans(course.log_averages, setup.ranks.gather)
-                terms = information_objective(encoding, on_device, config.objective, progress, running)
-                course.log_averages = terms.log_averages
+                terms = information_objective(encoding, on_device, config.objective, progress)
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)

@@ -1,6 +1,6 @@
 """One micro-batch as the model reads it.
 
-Letters: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, N noise draws.
+Letters: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, Z latent width.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -8,6 +8,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random draws of training, float32, a row for each input, the same whatever rank has it.
+
+    Which there are, and how they are drawn, is the objective's (`objective.noise`); a draw that nothing reads is None.
+    """
+
+    positive_B: Tensor | None = None
+    """Standard normal: where the positive's score lies."""
+    latent_BZ: Tensor | None = None
+    """Standard normal: where the classifier's latent lies."""
+    negative_BK: Tensor | None = None
+    """Standard normal: where the negatives' scores lie."""
+    token_BK: Tensor | None = None
+    """Uniform in [0, 1): which tokens are negatives."""
+
+    def rows(self, part: slice) -> "Noise":
+        """The draws of some inputs."""
+        return Noise(**{name: draws[part] for name, draws in _tensors(self).items()})
+
+    def to(self, device: torch.device | str) -> "Noise":
+        """The same draws on another device."""
+        return Noise(**{name: draws.to(device, non_blocking=True) for name, draws in _tensors(self).items()})
+
+
+def _tensors(record: Any) -> dict[str, Tensor]:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -35,10 +65,8 @@ class Batch:
     """First-token state of the unprompted pass, float32."""
     pooled_BD: Tensor | None = None
     """Pooled state of the unprompted pass, float32."""
-    gaussian_BN: Tensor | None = None
-    """Standard normal draws for latents and negatives, float32; the same for an example whatever rank has it."""
-    uniform_BK: Tensor | None = None
-    """Uniform draws in [0, 1) that pick negative tokens, float32."""
+    noise: Noise | None = None
+    """Random draws; only in training, and only where something reads them."""
     entity_B2: Tensor | None = None
     """Positions of the markers that open the two entities of a relation, int64."""
     word_BW: Tensor | None = None
@@ -67,9 +95,5 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()}
+        return replace(self, noise=None if self.noise is None else self.noise.to(device), **moved)

@@ -1,12 +1,12 @@
 """Batches of tokenized rows; which rows, in which order, with which noise depends on (seed, step) alone.
 
 So a run can go on at any step, and the number of ranks changes no example's input. Letters: B examples (or their
-choices), L positions, N noise draws or inputs of the data set, K negatives, W words.
+choices), L positions, N inputs of the data set, W words.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infoprompt.config import ObjectiveSettings
-from infoprompt.data.batch import Batch
+from infoprompt.data.batch import Batch, Noise
 from infoprompt.data.encoded import EncodedText
 from infoprompt.data.rows import Candidate, Example
 from infoprompt.data.template import Template
@@ -160,6 +159,10 @@ def _warn_of_cuts(texts: Sequence[EncodedText], examples: Sequence[Example], nam
     )
 
 
+Draw = Callable[[int, int], Noise]
+"""Noise of an update: its number, counted from 0, and its inputs over all ranks."""
+
+
 @dataclass(frozen=True)
 class TrainLoader:
     """The training batches of one rank."""
@@ -172,7 +175,8 @@ class TrainLoader:
     rank: int
     world_size: int
     seed: int
-    objective: ObjectiveSettings
+    draw: Draw | None = None
+    """What draws the noise; None where nothing reads any."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,18 +186,13 @@ class TrainLoader:
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of update `step`, counted from 0."""
         rows = self._rows_of(step)
-        num_inputs = self.batch_size * self.rows.num_choices
-        noise_BN = _noise(self.seed, step, num_inputs, self.objective)
-        uniform_BK = _uniform(self.seed, step, num_inputs, self.objective)
+        noise = None if self.draw is None else self.draw(step, self.batch_size * self.rows.num_choices)
         size = self.batch_size // (self.world_size * self.accumulation)
         for index in range(self.accumulation):
             start = (self.rank * self.accumulation + index) * size
             inputs = slice(start * self.rows.num_choices, (start + size) * self.rows.num_choices)
-            yield replace(
-                self.rows.batch(rows[start : start + size]),
-                gaussian_BN=noise_BN[inputs],
-                uniform_BK=None if uniform_BK is None else uniform_BK[inputs],
-            )
+            batch = self.rows.batch(rows[start : start + size])
+            yield batch if noise is None else replace(batch, noise=noise.rows(inputs))
 
     def _rows_of(self, step: int) -> list[int]:
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -209,19 +208,3 @@ def evaluation_batches(rows: Rows, batch_size: int, rank: int, world_size: int) 
         part = by_length[start : start + chunk]
         part += [-1] * (-len(part) % world_size)
         yield rows.batch(part[rank::world_size])
-
-
-def _noise(seed: int, step: int, batch_size: int, objective: ObjectiveSettings) -> Tensor:
-    # column 0: the positive's draw; then the head's latent; then the negatives, where they are drawn
-    negatives = objective.negatives if objective.representation_negatives == "sampled" else 0
-    draws = np.random.default_rng([seed, step, 1]).standard_normal(
-        (batch_size, 1 + objective.latent_size + negatives), dtype=np.float32
-    )
-    return torch.from_numpy(draws)
-
-
-def _uniform(seed: int, step: int, batch_size: int, objective: ObjectiveSettings) -> Tensor | None:
-    if objective.head_negatives != "sampled_tokens":
-        return None
-    draws = np.random.default_rng([seed, step, 2]).random((batch_size, objective.negatives), dtype=np.float32)
-    return torch.from_numpy(draws)

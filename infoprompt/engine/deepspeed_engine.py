@@ -42,7 +42,7 @@ from infoprompt.engine.engine import (
 )
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
 from infoprompt.engine.ranks import Ranks
-from infoprompt.model.encoding import Encoding
+from infoprompt.objective.encoding import Encoding
 
 
 class DeepSpeedEngine:

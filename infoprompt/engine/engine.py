@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from infoprompt.config import OptimSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.engine.ranks import Ranks
-from infoprompt.model.encoding import Encoding
+from infoprompt.objective.encoding import Encoding
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running moments, by torch's names."""
@@ -119,11 +119,25 @@ def seeded_dropout(seed: int, step: int, ranks: Ranks) -> Iterator[None]:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, by name."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """What is trained, by the name that saved states have for it."""
+    trained = {_saved_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained, "nothing in the model is trained"
     assert all(parameter.dtype == torch.float32 for parameter in trained.values()), "trained parameters are float32"
     return trained
+
+
+# Saved states and artifacts have the names of the first release.
+_SAVED_NAMES = {
+    f"{term}_information.{part}.": f"{term}_{saved}."
+    for term in ("head", "representation")
+    for part, saved in (("critic", "critic"), ("baseline", "baseline.baseline"))
+}
+
+
+def _saved_name(name: str) -> str:
+    for ours, saved in _SAVED_NAMES.items():
+        name = name.replace(ours, saved) if name.startswith(ours) else name
+    return name
 
 
 def build_optimizer(parameters: Sequence[nn.Parameter], optim: OptimSettings) -> torch.optim.AdamW:

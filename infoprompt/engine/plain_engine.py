@@ -20,7 +20,7 @@ from infoprompt.engine.engine import (
     trained_parameters,
 )
 from infoprompt.engine.ranks import Ranks
-from infoprompt.model.encoding import Encoding
+from infoprompt.objective.encoding import Encoding
 
 
 class PlainEngine:

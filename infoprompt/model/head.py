@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infoprompt.config import ConfigError
 from infoprompt.data.tasks import Task
-from infoprompt.model.encoding import Latent
+from infoprompt.objective.encoding import Latent
 
 
 class GaussianLayer(nn.Module):

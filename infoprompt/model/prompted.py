@@ -6,7 +6,6 @@ Z latent width.
 
 import importlib
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,6 @@ from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import Backbone
-from infoprompt.model.critics import HEAD_CRITICS, BilinearRepresentationCritic, ProjectionsCritic, build_baselines
-from infoprompt.model.encoding import Encoding, Latent
 from infoprompt.model.head import (
     GaussianLayer,
     LabelWordsHead,
@@ -30,6 +27,9 @@ from infoprompt.model.head import (
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
 from infoprompt.model.prompts.start import Vocabulary
+from infoprompt.objective.encoding import Encoding, Latent
+from infoprompt.objective.head_information import HeadInformation
+from infoprompt.objective.representation_information import RepresentationInformation
 
 Head = LinearHead | VariationalHead | LabelWordsHead | TextHead
 
@@ -58,7 +58,7 @@ def backbone_needs(config: RunConfig) -> frozenset[str]:
 
 
 class PromptedModel(nn.Module):
-    """Prompt, backbone, head and critics; the backbone is frozen unless the run fine-tunes it."""
+    """Prompt, backbone, head and information terms; the backbone is frozen unless the run fine-tunes it."""
 
     def __init__(
         self,
@@ -68,9 +68,8 @@ class PromptedModel(nn.Module):
         *,
         prompt: Prompt | None = None,
         gaussian: GaussianLayer | None = None,
-        head_critic: nn.Module | None = None,
-        representation_critic: nn.Module | None = None,
-        baselines: tuple[nn.Module | None, nn.Module | None] = (None, None),
+        head_information: HeadInformation | None = None,
+        representation_information: RepresentationInformation | None = None,
         tags: bool = False,
     ) -> None:
         super().__init__()
@@ -80,9 +79,8 @@ class PromptedModel(nn.Module):
         self.prompt = prompt
         self.gaussian = gaussian
         self.head = head
-        self.head_critic = head_critic
-        self.representation_critic = representation_critic
-        self.head_baseline, self.representation_baseline = baselines
+        self.head_information = head_information
+        self.representation_information = representation_information
 
     def forward(self, batch: Batch) -> Encoding:
         """One encoder pass: unprompted if `batch.plain`, prompted else; none where kept states are all that is read."""
@@ -117,23 +115,16 @@ class PromptedModel(nn.Module):
         return self._pooled_scores(pooled_BD, latent, batch), pooled_BD, latent
 
     def _with_information(self, encoding: Encoding, embeddings_BLE: Tensor, batch: Batch) -> Encoding:
-        """The encoding with what the information terms read."""
-        prompt_BPE, latent = encoding.prompt_BPE, encoding.latent
-        parts: dict[str, Any] = {}
+        """The encoding with its information terms, of what the critics read in it."""
+        unprompted = None
         if self.gaussian is not None and batch.pooled_BD is not None:
-            parts["unprompted_latent"] = self.gaussian(batch.pooled_BD)
-        if self.head_critic is not None:
-            direction_E = self.head_critic(self.head.class_vectors())
-            parts |= {"token_embeddings_BLE": embeddings_BLE, "head_direction_E": direction_E}
-            if self.head_baseline is not None:
-                parts["head_baseline_B"] = self.head_baseline(direction_E, prompt_BPE)
-        if self.representation_critic is not None:
-            direction_BZ, offset_B = self.representation_critic(prompt_BPE)
-            parts |= {"representation_direction_BZ": direction_BZ, "representation_offset_B": offset_B}
-            if self.representation_baseline is not None:
-                assert latent is not None
-                parts["representation_baseline_B"] = self.representation_baseline(prompt_BPE, latent.mean_BZ)
-        return replace(encoding, **parts)
+            unprompted = self.gaussian(batch.pooled_BD)
+        head = representation = None
+        if self.head_information is not None:
+            head = self.head_information(encoding.prompt_BPE, embeddings_BLE, self.head.class_vectors(), batch)
+        if self.representation_information is not None:
+            representation = self.representation_information(encoding.prompt_BPE, encoding.latent, unprompted, batch)
+        return replace(encoding, unprompted_latent=unprompted, head=head, representation=representation)
 
     def _plain(self, batch: Batch) -> Encoding:
         states_BLD = self.backbone(self.backbone.embed(batch.input_ids_BL), batch)
@@ -155,9 +146,8 @@ class PromptedModel(nn.Module):
         if isinstance(self.head, VariationalHead):
             assert latent is not None
             drawn_BZ = latent.mean_BZ
-            if self.training and batch.gaussian_BN is not None:
-                draws_BZ = batch.gaussian_BN[:, 1 : 1 + drawn_BZ.shape[1]]
-                drawn_BZ = drawn_BZ + latent.log_std_BZ.exp() * draws_BZ
+            if self.training and batch.noise is not None and batch.noise.latent_BZ is not None:
+                drawn_BZ = drawn_BZ + latent.log_std_BZ.exp() * batch.noise.latent_BZ
         scores_BC: Tensor = self.head(pooled_BD, drawn_BZ)
         return scores_BC.unflatten(0, (-1, batch.num_choices)).squeeze(-1) if batch.num_choices > 1 else scores_BC
 
@@ -192,24 +182,20 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
             prompt = prompt_kind(config.prompt.kind).build(config.prompt, around)
         head = _build_head(config, vocabulary, task, pooled_size, generator)
         gaussian = GaussianLayer(pooled_size, objective.latent_size) if config.has_latent else None
-        head_critic = None
+        head_information = representation_information = None
         if objective.head_weight > 0:
-            head_critic = HEAD_CRITICS[objective.head_critic](width, head.class_vectors().shape[1])
-        representation_critic: nn.Module | None = None
-        if objective.representation_weight > 0 and objective.representation_critic == "bilinear":
-            representation_critic = BilinearRepresentationCritic(width, objective.latent_size, vocabulary.scale)
-        elif objective.representation_weight > 0:
+            head_information = HeadInformation(objective, width, head.class_vectors().shape[1])
+        if objective.representation_weight > 0:
             out = head.out if isinstance(head, VariationalHead) else None
-            representation_critic = ProjectionsCritic(width, objective.latent_size, out)
+            representation_information = RepresentationInformation(objective, width, vocabulary.scale, out)
     return PromptedModel(
         backbone,
         head,
         config.head.pooling,
         prompt=prompt,
         gaussian=gaussian,
-        head_critic=head_critic,
-        representation_critic=representation_critic,
-        baselines=build_baselines(objective, width),
+        head_information=head_information,
+        representation_information=representation_information,
         tags=task.kind == "tags",
     )
 

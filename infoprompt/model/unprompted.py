@@ -22,7 +22,7 @@ from torch import Tensor
 
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, evaluation_batches
-from infoprompt.model.encoding import Encoding
+from infoprompt.objective.encoding import Encoding
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

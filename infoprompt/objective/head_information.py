@@ -1,6 +1,7 @@
 """Mutual information between prompt and head, I(P; theta | X).
 
-Letters: B examples, L positions, P prompt vectors, E embedding width, K negatives.
+Shapes: B examples, C classes, L positions, P prompt vectors, E embedding width, W width of the class vectors,
+K negatives.
 """
 
 import torch
@@ -10,14 +11,13 @@ from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
 from infoprompt.kernels.row_info_nce.op import embedded_row_info_nce, token_scores
-from infoprompt.model.encoding import Encoding
-from infoprompt.objective.running_means import FIRST, RunningMeans
-from infoprompt.objective.terms import InformationTerm, baseline_of, build_estimator
+from infoprompt.objective.baseline import Baseline
+from infoprompt.objective.critics import HEAD_CRITICS
+from infoprompt.objective.information import Information
+from infoprompt.objective.terms import InformationTerm
 
 
-def head_information(
-    encoding: Encoding, batch: Batch, settings: ObjectiveSettings, running: RunningMeans = FIRST
-) -> InformationTerm:
+class HeadInformation(Information):
     """The mean prompt vector against the frozen word embeddings of the input's own tokens, by any estimator.
 
         positive p_mean . u,  negatives e_j . u,  u = h_mean / sqrt(E)  or  W1 h_mean
@@ -25,28 +25,55 @@ def head_information(
     The gradient reaches the prompt and the head; the embeddings are frozen. Source: InfoPrompt, arXiv:2306.04933,
     head loss, by InfoNCE; the form is that of the authors' released code, `paper` draws K of the tokens.
     """
-    assert encoding.prompt_BPE is not None
-    assert encoding.head_direction_E is not None
-    assert encoding.token_embeddings_BLE is not None
-    positive_B = token_scores(encoding.prompt_BPE.mean(1, keepdim=True), encoding.head_direction_E).squeeze(1)
-    drawn_BK = None
-    if settings.head_negatives == "sampled_tokens":
-        assert batch.uniform_BK is not None
-        drawn_BK = drawn_tokens(batch.real_BL, batch.uniform_BK)
-    if settings.head_estimator == "infonce":
-        counts_BL = batch.real_BL if drawn_BK is None else times_drawn(drawn_BK, batch.real_BL.shape[1])
-        loss_B = embedded_row_info_nce(
-            positive_B, encoding.token_embeddings_BLE, counts_BL, encoding.head_direction_E, impl=settings.kernels
-        )
-        return InformationTerm.from_rows(loss_B, counts_BL.sum(1), settings.head_loss_cap)
-    negative_BK = token_scores(encoding.token_embeddings_BLE, encoding.head_direction_E)
-    keep_BK: Tensor | None = batch.real_BL
-    if drawn_BK is not None:
-        negative_BK, keep_BK = negative_BK.gather(1, drawn_BK), None
-    estimator = build_estimator(settings.head_estimator, settings)
-    baseline_B = baseline_of(estimator, encoding.head_baseline_B, positive_B)
-    scores = RowScores.from_samples(positive_B, negative_BK, keep_BK, baseline_B)
-    return InformationTerm.from_scores(estimator, running.join("head", estimator, scores))
+
+    name = "head"
+
+    def __init__(self, settings: ObjectiveSettings, embedding_size: int, class_width: int) -> None:
+        super().__init__(settings.head_estimator, settings)
+        self.critic = HEAD_CRITICS[settings.head_critic](embedding_size, class_width)
+        self.baseline = None
+        if self.estimator.needs_baseline:
+            # what positive and negatives share is the scoring vector; the pair has the mean prompt vector beside it
+            self.baseline = Baseline(embedding_size * (2 if self.estimator.baseline_sees_pair else 1))
+
+    def forward(
+        self, prompt_BPE: Tensor, token_embeddings_BLE: Tensor, class_vectors_CW: Tensor, batch: Batch
+    ) -> InformationTerm:
+        """The term of a micro-batch.
+
+        Args:
+            prompt_BPE: prompt vectors.
+            token_embeddings_BLE: frozen word embeddings of the positions; only those at real tokens are read.
+            class_vectors_CW: one vector per class.
+            batch: which positions are real, and the draws of `sampled_tokens`.
+        """
+        settings = self.settings
+        direction_E: Tensor = self.critic(class_vectors_CW)
+        positive_B = token_scores(prompt_BPE.mean(1, keepdim=True), direction_E).squeeze(1)
+        drawn_BK = None
+        if settings.head_negatives == "sampled_tokens":
+            assert batch.noise is not None
+            assert batch.noise.token_BK is not None
+            drawn_BK = drawn_tokens(batch.real_BL, batch.noise.token_BK)
+        if settings.head_estimator == "infonce":
+            counts_BL = batch.real_BL if drawn_BK is None else times_drawn(drawn_BK, batch.real_BL.shape[1])
+            loss_B = embedded_row_info_nce(
+                positive_B, token_embeddings_BLE, counts_BL, direction_E, impl=settings.kernels
+            )
+            return InformationTerm.from_rows(loss_B, counts_BL.sum(1), settings.head_loss_cap)
+        negative_BK = token_scores(token_embeddings_BLE, direction_E)
+        keep_BK: Tensor | None = batch.real_BL
+        if drawn_BK is not None:
+            negative_BK, keep_BK = negative_BK.gather(1, drawn_BK), None
+        baseline_B = self._baseline(direction_E, prompt_BPE, positive_B)
+        return self.estimate(RowScores.from_samples(positive_B, negative_BK, keep_BK, baseline_B))
+
+    def _baseline(self, direction_E: Tensor, prompt_BPE: Tensor, positive_B: Tensor) -> Tensor | None:
+        if self.baseline is None:
+            return None
+        seen = [direction_E.expand(len(prompt_BPE), -1)]
+        seen += [prompt_BPE.mean(1)] if self.estimator.baseline_sees_pair else []
+        return self.estimator.start_baseline(self.baseline(*seen), positive_B)
 
 
 def drawn_tokens(real_BL: Tensor, uniform_BK: Tensor) -> Tensor:

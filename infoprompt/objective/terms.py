@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from infoprompt.config import ObjectiveSettings
-from infoprompt.kernels.estimators.lower_bounds import Flo, InfoNCE, Interpolated
-from infoprompt.kernels.estimators.ratios import Mine, Smile
-from infoprompt.kernels.estimators.registry import ESTIMATORS
+from infoprompt.kernels.estimators.infonce import InfoNCE
 from infoprompt.kernels.estimators.scores import Estimator, RowScores
 
 INFONCE = InfoNCE()
@@ -28,8 +25,6 @@ class InformationTerm:
     """Share of examples whose gradient is not zero."""
     estimator: Estimator = INFONCE
     """What made the estimate."""
-    log_average: Tensor | None = None
-    """Log of the running mean that the estimator has divided by, for the next micro-batch; None where it has none."""
 
     @classmethod
     def from_rows(cls, loss_B: Tensor, num_negatives_B: Tensor, cap: float | None) -> "InformationTerm":
@@ -56,7 +51,6 @@ class InformationTerm:
             ceiling=None if ceiling_B is None else ceiling_B.mean(),
             active_share=estimate.active_B.to(estimate.loss_B.dtype).mean(),
             estimator=estimator,
-            log_average=scores.log_average,
         )
 
     def as_metrics(self, term: str) -> dict[str, Tensor]:
@@ -82,12 +76,6 @@ class LossTerms:
     representation: InformationTerm | None = None
     kl: Tensor | None = None
 
-    @property
-    def log_averages(self) -> dict[str, Tensor]:
-        """What `RunningMeans` takes with the next micro-batch, by term."""
-        terms = self._information().items()
-        return {name: term.log_average for name, term in terms if term.log_average is not None}
-
     def as_metrics(self) -> dict[str, float]:
         """Numbers for the records, in nats; moves them to the host."""
         metrics = {"train/loss": self.total, "train/cross_entropy": self.task}
@@ -100,29 +88,6 @@ class LossTerms:
     def _information(self) -> dict[str, InformationTerm]:
         terms = {"head": self.head, "representation": self.representation}
         return {name: term for name, term in terms.items() if term is not None}
-
-
-def build_estimator(name: str, settings: ObjectiveSettings) -> Estimator:
-    """The estimator of a term, with its parameters."""
-    if name == Smile.name:
-        return Smile(settings.smile_tau)
-    if name == Interpolated.name:
-        return Interpolated(settings.interpolation)
-    if name == Mine.name:
-        return Mine(settings.mine_rate)
-    return ESTIMATORS[name]
-
-
-def baseline_of(estimator: Estimator, learned_B: Tensor | None, positive_B: Tensor) -> Tensor | None:
-    """The baseline that the estimator takes, from the part of it that is learned, which starts at zero.
-
-    FLO's u is learned as its difference from -p: at a difference that positive and negatives share FLO is TUBA, so it
-    starts as NWJ, as TUBA does, instead of learning its own scores first.
-    """
-    if not estimator.needs_baseline:
-        return None
-    assert learned_B is not None
-    return learned_B - positive_B.detach() if estimator.name == Flo.name else learned_B
 
 
 def mean_metrics(parts: Sequence[LossTerms]) -> dict[str, float]:

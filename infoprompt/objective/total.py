@@ -5,10 +5,7 @@ from torch import Tensor
 
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.encoding import Encoding, Latent
-from infoprompt.objective.head_information import head_information
-from infoprompt.objective.representation_information import representation_information
-from infoprompt.objective.running_means import FIRST, RunningMeans
+from infoprompt.objective.encoding import Encoding, Latent
 from infoprompt.objective.task import task_loss
 from infoprompt.objective.terms import LossTerms
 from infoprompt.progress import Progress
@@ -19,19 +16,13 @@ def information_objective(
     batch: Batch,
     settings: ObjectiveSettings,
     progress: Progress,
-    running: RunningMeans = FIRST,
 ) -> LossTerms:
     """All terms of a micro-batch, each the mean over its examples, in nats; a weight of zero leaves its term out.
 
-    Collective where a term is estimated by `mine`, see `RunningMeans`; `LossTerms.log_averages` is for the next call.
     Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
     """
     task = task_loss(encoding.logits_BC, batch)
-    head = representation = None
-    if settings.head_weight:
-        head = head_information(encoding, batch, settings, running)
-    if settings.representation_weight:
-        representation = representation_information(encoding, batch, settings, running)
+    head, representation = encoding.head, encoding.representation
     kl = _latent_kl(encoding) if settings.kl_weight else None
     information = torch.zeros_like(task)
     if head is not None:

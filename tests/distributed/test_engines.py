@@ -18,7 +18,7 @@ from infoprompt.config import RunConfig, build_config
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import Engine, NonFiniteLoss, build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
-from infoprompt.model.encoding import Encoding, Latent
+from infoprompt.objective.encoding import Encoding, Latent
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
 

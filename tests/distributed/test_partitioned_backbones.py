@@ -13,9 +13,9 @@ from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.encoding import Encoding
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
+from infoprompt.objective.encoding import Encoding
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
 

@@ -10,7 +10,7 @@ from infoprompt.config import ConfigError, EngineSettings, build_config
 from infoprompt.engine.engine import NonFiniteLoss, build_engine, gathered, partitioned_loading
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
-from infoprompt.model.encoding import Encoding
+from infoprompt.objective.encoding import Encoding
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

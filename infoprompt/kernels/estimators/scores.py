@@ -5,11 +5,20 @@ scores n_1 ... n_K of pairs drawn from the product of the marginals, its own neg
 the log of the mean of exp(n) in closed form. A matrix of scores of a batch, f_ij = f(x_i, y_j), is a case of it: the
 diagonal holds the positives, and the rest of a row its negatives.
 
+In the files beside this one p_i is the score of row i's joint pair, m_i the log-mean-exp of its K negatives, b_i its
+learned baseline; a mean is over rows. The optimal critic is the log ratio of joint and product density; the bounds that
+are not invariant to the scores' scale (NWJ, I_alpha at a share of 0) need it to be normalised, E[exp n] = 1.
+
+No estimator escapes this: a lower bound that holds with high confidence, whatever the distribution, is at most of the
+order of log n for n samples (McAllester and Stratos, arXiv:1811.04251). And a larger bound is not a better
+representation.
+
 Letters: B rows, K negatives, N examples of a square batch.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,9 +43,10 @@ class RowScores:
     keep_BK: Tensor | None = None
     """Which of them count, bool; all if not given."""
     baseline_B: Tensor | None = None
-    """The learned baseline of each row (`Tuba`, `Interpolated`, `Flo`); 0 if not given."""
+    """The learned baseline of each row (`Estimator.needs_baseline`); 0 if not given."""
     log_average: Tensor | None = None
-    """Log of the running mean of exp(n), these rows included, a scalar (`Mine`); that of these rows if not given."""
+    """Log of the running mean of exp(n), these rows included, a scalar (`Estimator.move_average`); that of these rows
+    if not given."""
 
     @classmethod
     def from_samples(
@@ -154,8 +164,14 @@ class Estimator(ABC):
     """Whether it reads each negative's score, not only their log-mean-exp."""
     needs_baseline: ClassVar[bool] = False
     """Whether it has a learned baseline; without one, zero is taken for it."""
+    baseline_sees_pair: ClassVar[bool] = False
+    """Whether the baseline may differ between candidates of a row, and so see both sides of the joint pair."""
     include_positive: ClassVar[bool] = False
     """Whether the positive is one of the candidates in the denominator."""
+    needs_average: ClassVar[bool] = False
+    """Whether it divides by a running mean of exp(n), see `move_average`."""
+    settings: ClassVar[Mapping[str, str]] = {}
+    """Its fields that a run sets, each with the setting's name in `objective`."""
 
     @abstractmethod
     def __call__(self, scores: RowScores) -> Estimate:
@@ -164,6 +180,25 @@ class Estimator(ABC):
     def ceiling(self, num_negatives_B: Tensor) -> Tensor | None:
         """The largest value that rows with so many negatives can take, [B], in nats; None where there is none."""
         return None
+
+    def start_baseline(self, learned_B: Tensor, positive_B: Tensor) -> Tensor:
+        """The baseline, [B], from what is learned of it, which is zero at the start."""
+        return learned_B
+
+    def move_average(self, log_average: Tensor | None, log_batch: Tensor) -> Tensor:
+        """Log of the running mean of exp(n) with one more batch in it, a scalar.
+
+        Args:
+            log_average: what this returned for the batch before; None before the first.
+            log_batch: log of this batch's mean.
+        """
+        raise NotImplementedError(f"{self.name} divides by no running mean.")
+
+
+def own_value(scores: RowScores, value_B: Tensor, active_B: Tensor | None = None) -> Estimate:
+    """The estimate of an estimator that is trained by its own value; every row is active if not given."""
+    active_B = torch.ones_like(scores.positive_B, dtype=torch.bool) if active_B is None else active_B
+    return Estimate(value_B.detach(), -value_B, active_B)
 
 
 def log_mean_exp(log_B: Tensor) -> Tensor:

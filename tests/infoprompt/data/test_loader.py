@@ -1,6 +1,7 @@
 """Which rows, in which order, with which noise."""
 
 import dataclasses
+from operator import attrgetter
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from infoprompt.data.encoded import EncodedText
 from infoprompt.data.loader import Rows, TrainLoader, evaluation_batches
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
+from infoprompt.objective.noise import noise_of
 
 
 def rows(count: int) -> Rows:
@@ -22,12 +24,15 @@ def rows(count: int) -> Rows:
 
 
 def loader(count=10, batch_size=4, accumulation=1, rank=0, world_size=1, seed=3, preset="paper") -> TrainLoader:
-    objective = build_config({"objective": {"preset": preset}}).objective
-    return TrainLoader(rows(count), batch_size, accumulation, rank, world_size, seed, objective)
+    draw = noise_of(build_config({"objective": {"preset": preset}, "seed": seed}))
+    return TrainLoader(rows(count), batch_size, accumulation, rank, world_size, seed, draw)
+
+
+FIELDS = ["row_B", "noise.positive_B", "noise.latent_BZ", "noise.negative_BK", "noise.token_BK"]
 
 
 def fields_of(batches, name):
-    return torch.cat([getattr(batch, name) for batch in batches])
+    return torch.cat([attrgetter(name)(batch) for batch in batches])
 
 
 def test_every_row_is_visited_once_an_epoch_before_the_filling():
@@ -45,7 +50,7 @@ def test_epochs_differ_and_seeds_differ_and_nothing_else_does():
     assert order[0] != fields_of(loader(seed=4).micro_batches(0), "row_B").tolist()
 
 
-@pytest.mark.parametrize("name", ["row_B", "gaussian_BN", "uniform_BK"])
+@pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 2), (2, 2)])
 def test_ranks_and_micro_batches_together_see_what_one_rank_sees(name, world_size, accumulation):
     alone = fields_of(loader(count=9).micro_batches(1), name)
@@ -60,9 +65,21 @@ def test_ranks_and_micro_batches_together_see_what_one_rank_sees(name, world_siz
 def test_exact_negatives_need_no_draws():
     (sampled,) = loader(preset="paper").micro_batches(0)
     (exact,) = loader(preset="analytic").micro_batches(0)
-    assert sampled.gaussian_BN.shape[1] == 1 + 32 + 32
-    assert exact.gaussian_BN.shape[1] == 1 + 32
-    assert exact.uniform_BK is None
+    assert sampled.noise.latent_BZ.shape[1] == sampled.noise.negative_BK.shape[1] == 32
+    assert sampled.noise.token_BK.shape[1] == 32
+    assert exact.noise.latent_BZ.shape[1] == 32
+    assert exact.noise.negative_BK is None
+    assert exact.noise.token_BK is None
+
+
+def test_what_reads_no_noise_draws_none():
+    no_terms = {"objective": {"head_weight": 0, "representation_weight": 0}}
+    assert noise_of(build_config(no_terms)) is None
+    assert noise_of(build_config({**no_terms, "head": {"kind": "variational"}})) is not None
+    sampled = {"objective": {"representation_weight": 0, "head_negatives": "sampled_tokens"}}
+    assert noise_of(build_config(sampled)) is not None
+    (batch,) = TrainLoader(rows(10), 4, 1, 0, 1, 3).micro_batches(0)
+    assert batch.noise is None
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -103,13 +120,13 @@ def test_choices_of_an_example_are_neighbours_with_its_label_on_each(tiny_bert):
 
 def test_every_choice_has_noise_of_its_own_whatever_rank_has_it(tiny_bert):
     examples = [Example("film " * n, choices=("good", "bad"), label="choice1") for n in range(1, 5)]
-    objective = build_config({"objective": {"preset": "paper"}}).objective
+    draw = noise_of(build_config({"objective": {"preset": "paper"}, "seed": 3}))
     data = encoded(tiny_bert, examples, ("choice1", "choice2"))
-    alone = list(TrainLoader(data, 4, 1, 0, 1, 3, objective).micro_batches(0))
-    shared = [part for rank in range(2) for part in TrainLoader(data, 4, 1, rank, 2, 3, objective).micro_batches(0)]
-    for name in ("row_B", "gaussian_BN", "uniform_BK"):
+    alone = list(TrainLoader(data, 4, 1, 0, 1, 3, draw).micro_batches(0))
+    shared = [part for rank in range(2) for part in TrainLoader(data, 4, 1, rank, 2, 3, draw).micro_batches(0)]
+    for name in FIELDS:
         assert torch.equal(fields_of(shared, name), fields_of(alone, name))
-    assert len(alone[0]) == len(alone[0].gaussian_BN) == 8
+    assert len(alone[0]) == len(alone[0].noise.positive_B) == 8
 
 
 def test_tags_stand_beside_the_places_of_their_words(tiny_bert):

@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infoprompt.kernels.estimators.lower_bounds import InfoNCE, Interpolated
-from infoprompt.kernels.estimators.ratios import Mine, Smile
+from infoprompt.kernels.estimators.infonce import InfoNCE
+from infoprompt.kernels.estimators.interpolated import Interpolated
+from infoprompt.kernels.estimators.mine import Mine
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.kernels.estimators.scores import RowScores, log_mean_exp
+from infoprompt.kernels.estimators.smile import Smile
 from infoprompt.kernels.row_info_nce.op import row_info_nce
 from infoprompt.settings import ObjectiveSettings
 
@@ -271,9 +273,9 @@ def test_mine_has_the_gradient_of_the_batch_at_first_and_of_the_running_mean_lat
 
 def test_the_running_mean_of_mine_moves_by_its_rate():
     before, batch = torch.tensor(2.0), torch.tensor(-1.0)
-    torch.testing.assert_close(Mine(0.1).moved(before, batch).exp(), 0.9 * before.exp() + 0.1 * batch.exp())
-    assert Mine(0.1).moved(None, batch) == Mine(1.0).moved(before, batch) == batch
-    assert Mine(0.1).moved(torch.tensor(200.0), torch.tensor(-200.0)).isfinite()  # exp(200) is no float32
+    torch.testing.assert_close(Mine(0.1).move_average(before, batch).exp(), 0.9 * before.exp() + 0.1 * batch.exp())
+    assert Mine(0.1).move_average(None, batch) == Mine(1.0).move_average(before, batch) == batch
+    assert Mine(0.1).move_average(torch.tensor(200.0), torch.tensor(-200.0)).isfinite()  # exp(200) is no float32
 
 
 def test_the_running_mean_takes_the_bias_from_the_gradient():
@@ -285,7 +287,7 @@ def test_the_running_mean_takes_the_bias_from_the_gradient():
     for _ in range(4000):
         negative_BK = slope * torch.randn(4, 1, generator=generator, dtype=torch.float64)
         scores = RowScores.from_samples(negative_BK.detach().squeeze(1), negative_BK)
-        log_average = Mine().moved(log_average, log_mean_exp(scores.log_mean_exp_B.detach()))
+        log_average = Mine().move_average(log_average, log_mean_exp(scores.log_mean_exp_B.detach()))
         for name, kept in gradients.items():
             loss_B = ESTIMATORS[name](replace(scores, log_average=log_average)).loss_B
             kept.append(torch.autograd.grad(loss_B.mean(), slope, retain_graph=True)[0])

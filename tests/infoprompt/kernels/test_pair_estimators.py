@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from infoprompt.kernels.estimators.lower_bounds import Interpolated
-from infoprompt.kernels.estimators.ratios import Smile
+from infoprompt.kernels.estimators.interpolated import Interpolated
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.kernels.estimators.scores import RowScores
+from infoprompt.kernels.estimators.smile import Smile
 from infoprompt.kernels.pair_stats.op import pair_stats
 from infoprompt.kernels.pair_stats.softplus_op import pair_softplus
 

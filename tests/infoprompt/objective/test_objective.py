@@ -8,17 +8,19 @@ import torch
 
 from infoprompt.artifact import make_template
 from infoprompt.config import build_config
+from infoprompt.data.batch import Noise
 from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.encoding import Latent
 from infoprompt.model.prompted import build_model
 from infoprompt.model.unprompted import with_unprompted_states
-from infoprompt.objective.head_information import drawn_tokens, head_information
-from infoprompt.objective.representation_information import representation_information
+from infoprompt.objective.encoding import Latent
+from infoprompt.objective.head_information import HeadInformation, drawn_tokens
+from infoprompt.objective.noise import noise_of
+from infoprompt.objective.representation_information import RepresentationInformation
 from infoprompt.objective.terms import InformationTerm
 from infoprompt.objective.total import information_objective, standard_normal_kl
 from infoprompt.progress import Progress
@@ -42,27 +44,50 @@ def encoded(tiny_bert):
         model.eval()
         rows = with_unprompted_states(rows, torch.no_grad()(model), ALONE, backbone_key=tiny_bert, batch_size=4)
         model.train()
-        (batch,) = TrainLoader(rows, 6, 1, 0, 1, 0, config.objective).micro_batches(0)
+        (batch,) = TrainLoader(rows, 6, 1, 0, 1, 0, noise_of(config)).micro_batches(0)
         return config, model, model(batch), batch
 
     return make
+
+
+def head_of(model, encoding, batch, **settings):
+    """The head's term of an encoding, with other settings; in another estimator's place, if one is named."""
+    module = with_settings(model.head_information, HeadInformation, (WIDTH, WIDTH), settings)
+    tokens = model.backbone.embed(batch.input_ids_BL)
+    return module(encoding.prompt_BPE, tokens, model.head.class_vectors(), batch)
+
+
+def representation_of(model, encoding, batch, **settings):
+    """As `head_of`, the representation's."""
+    module = with_settings(model.representation_information, RepresentationInformation, (WIDTH, 1.0, None), settings)
+    return module(encoding.prompt_BPE, encoding.latent, encoding.unprompted_latent, batch)
+
+
+def with_settings(module, kind, sizes, settings):
+    changed = kind(module.settings.model_copy(update=settings), *sizes)
+    changed.critic = module.critic
+    return changed
+
+
+WIDTH = 32
+TERMS = (head_of, representation_of)
 
 
 @pytest.mark.parametrize("preset", ["paper", "analytic"])
 @pytest.mark.parametrize("kind", ["instance", "static"])
 def test_every_term_reaches_the_prompt_at_the_start(encoded, preset, kind):
     prompt = {"kind": kind}
-    config, model, encoding, batch = encoded(preset, prompt=prompt, head={"init": "random"})
-    for term in (head_information, representation_information):
+    _, model, encoding, _ = encoded(preset, prompt=prompt, head={"init": "random"})
+    for name in ("head", "representation"):
         model.zero_grad()
-        term(encoding, batch, config.objective).loss.backward(retain_graph=True)
+        getattr(encoding, name).loss.backward(retain_graph=True)
         gradients = [parameter.grad for parameter in model.prompt.parameters() if parameter.grad is not None]
-        assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0, term.__name__
+        assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0, name
 
 
 def test_the_released_clamp_puts_the_losses_to_sleep_at_the_start_and_the_share_says_so(encoded):
-    config, model, encoding, batch = encoded("release")
-    term = representation_information(encoding, batch, config.objective)
+    _, model, encoding, _ = encoded("release")
+    term = encoding.representation
     asleep = term.loss.item() == 2.0
     assert asleep == (term.active_share.item() == 0)
     if asleep:
@@ -82,16 +107,15 @@ def test_capped_rows_have_no_gradient_and_count_as_inactive():
 
 def test_the_bound_never_passes_its_ceiling(encoded):
     for preset in ("paper", "analytic"):
-        config, _, encoding, batch = encoded(preset)
-        for term in (head_information, representation_information):
-            result = term(encoding, batch, config.objective)
-            assert result.value <= result.ceiling
+        _, _, encoding, _ = encoded(preset)
+        for term in (encoding.head, encoding.representation):
+            assert term.value <= term.ceiling
 
 
 def test_scalar_negatives_match_the_released_form_in_expectation(encoded):
-    config, _, encoding, batch = encoded("release", objective={"preset": "release", "representation_loss_cap": None})
+    _, model, encoding, batch = encoded("release", objective={"preset": "release", "representation_loss_cap": None})
     latent, plain = encoding.latent, encoding.unprompted_latent
-    direction_BZ, offset_B = encoding.representation_direction_BZ, encoding.representation_offset_B
+    direction_BZ, offset_B = model.representation_information.critic(encoding.prompt_BPE)
     generator = torch.Generator().manual_seed(0)
     released, ours = [], []
     for _ in range(400):
@@ -102,8 +126,8 @@ def test_scalar_negatives_match_the_released_form_in_expectation(encoded):
         score_BK = torch.einsum("bkz,bz->bk", negative_BKZ, direction_BZ) + offset_B.unsqueeze(1)
         logits = torch.cat([score_B.unsqueeze(1), score_BK], 1)
         released.append(-logits.log_softmax(1)[:, 0].mean().item())
-        drawn = batch.__class__(**{**vars(batch), "gaussian_BN": torch.randn(6, 57, generator=generator)})
-        ours.append(representation_information(encoding, drawn, config.objective).loss.item())
+        noise = Noise(torch.randn(6, generator=generator), negative_BK=torch.randn(6, 24, generator=generator))
+        ours.append(representation_of(model, encoding, replace(batch, noise=noise)).loss.item())
     difference = torch.tensor(released).mean() - torch.tensor(ours).mean()
     error = (torch.tensor(released).var() / 400 + torch.tensor(ours).var() / 400).sqrt()
     assert abs(difference) < 4 * error  # four standard errors
@@ -126,11 +150,11 @@ def test_kl_of_a_standard_normal_is_zero_and_known_cases_hold():
 
 
 def test_a_weight_of_zero_leaves_its_term_out(encoded):
-    config, _, encoding, batch = encoded("paper", objective={"preset": "paper", "head_weight": 0})
+    config, model, encoding, batch = encoded("paper", objective={"preset": "paper", "head_weight": 0})
     terms = information_objective(encoding, batch, config.objective, PROGRESS)
     assert terms.head is None
     assert "train/head_loss" not in terms.as_metrics()
-    assert encoding.head_direction_E is None
+    assert model.head_information is None
 
 
 def test_the_total_is_the_weighted_sum_and_decays(encoded):
@@ -167,7 +191,7 @@ def test_every_estimator_serves_both_terms_and_names_its_metrics(encoded, name):
     terms.total.backward()
     gradients = [parameter.grad for parameter in model.prompt.parameters() if parameter.grad is not None]
     assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0
-    baselines = (model.head_baseline, model.representation_baseline)
+    baselines = (model.head_information.baseline, model.representation_information.baseline)
     assert all((baseline is not None) == ESTIMATORS[name].needs_baseline for baseline in baselines)
     assert all(parameter.grad.any() for baseline in baselines if baseline for parameter in baseline.parameters())
     kind = "bound" if ESTIMATORS[name].is_lower_bound else "value"
@@ -182,48 +206,46 @@ def test_every_estimator_serves_both_terms_and_names_its_metrics(encoded, name):
 
 @pytest.mark.parametrize("name", [name for name, estimator in ESTIMATORS.items() if not estimator.needs_samples])
 def test_exact_negatives_are_the_limit_of_many_draws_for_every_estimator(encoded, name):
-    exact_config, _, encoding, batch = encoded(objective=by_estimator(name, representation_negatives="exact"))
-    draws = torch.randn(6, 200_001, generator=torch.Generator().manual_seed(0))
-    draws[:, 0] = batch.gaussian_BN[:, 0]
-    batch = replace(batch, gaussian_BN=draws)
-    many = {"negatives": 200_000}
-    exact = exact_config.objective.model_copy(update=many)
-    sampled = exact.model_copy(update={"representation_negatives": "sampled"})
-    values = [representation_information(encoding, batch, settings).value for settings in (exact, sampled)]
+    _, model, encoding, batch = encoded(objective=by_estimator(name, representation_negatives="exact"))
+    draws_BK = torch.randn(6, 200_000, generator=torch.Generator().manual_seed(0))
+    batch = replace(batch, noise=replace(batch.noise, negative_BK=draws_BK))
+    values = [
+        representation_of(model, encoding, batch, negatives=200_000, representation_negatives=negatives).value
+        for negatives in ("exact", "sampled")
+    ]
     # the mean of exp(score) over 200,000 draws errs by 0.3 % at these spreads; ten times that is allowed
     torch.testing.assert_close(*values, rtol=0.03, atol=0.03)
 
 
 def test_estimator_parameters_reach_their_estimators(encoded):
     for key, name, values in (("smile_tau", "smile", (1e-3, 50)), ("interpolation", "interpolated", (0.1, 0.9))):
-        config, _, encoding, batch = encoded(objective=by_estimator(name))
-        settings = [config.objective.model_copy(update={key: value}) for value in values]
-        for term in (head_information, representation_information):
-            low, high = (term(encoding, batch, each).value for each in settings)
+        _, model, encoding, batch = encoded(objective=by_estimator(name))
+        for term in TERMS:
+            low, high = (term(model, encoding, batch, **{key: value}).value for value in values)
             assert low != high, (key, term.__name__)
 
 
 @pytest.mark.parametrize("name", ["tuba", "flo"])
 def test_a_baseline_starts_as_nwj_without_a_draw_and_steers_nothing_but_itself(encoded, name):
-    config, model, encoding, batch = encoded(objective=by_estimator(name))
+    _, model, encoding, batch = encoded(objective=by_estimator(name))
     _, other, _, _ = encoded(objective=by_estimator("infonce"))
     started = dict(model.named_parameters())
     assert all(torch.equal(parameter, started[key]) for key, parameter in other.named_parameters())
-    assert {key.split(".")[0] for key in set(started) - set(dict(other.named_parameters()))} == {
-        "head_baseline",
-        "representation_baseline",
-    }
-    nwj = config.objective.model_copy(update={"head_estimator": "nwj", "representation_estimator": "nwj"})
-    for term in (head_information, representation_information):
-        torch.testing.assert_close(term(encoding, batch, config.objective).value, term(encoding, batch, nwj).value)
-    baselines = encoding.head_baseline_B.sum() + encoding.representation_baseline_B.sum()
-    baselines.backward(retain_graph=True)
-    touched = {key.split(".")[0] for key, parameter in started.items() if parameter.grad is not None}
-    assert touched == {"head_baseline", "representation_baseline"}
+    baselines = {"head_information.baseline", "representation_information.baseline"}
+    assert {key.rsplit(".", 1)[0] for key in set(started) - set(dict(other.named_parameters()))} == baselines
+    nwj = {"head_estimator": "nwj", "representation_estimator": "nwj"}
+    for term in TERMS:
+        torch.testing.assert_close(term(model, encoding, batch).value, term(model, encoding, batch, **nwj).value)
+    # what a baseline sees is detached
+    for module in (model.head_information, model.representation_information):
+        seen = encoding.prompt_BPE.mean(1).repeat(1, 3)[:, : len(module.baseline.weight_W)]
+        module.baseline(seen).sum().backward(retain_graph=True)
+    touched = {key.rsplit(".", 1)[0] for key, parameter in started.items() if parameter.grad is not None}
+    assert touched == baselines
 
 
 def test_one_cap_may_be_on_and_the_other_off(encoded):
     low = {"preset": "paper", "head_loss_cap": 0.01}
-    config, _, encoding, batch = encoded(objective=low)
-    assert head_information(encoding, batch, config.objective).loss.item() == pytest.approx(0.01)
-    assert representation_information(encoding, batch, config.objective).loss > 0.02
+    _, _, encoding, _ = encoded(objective=low)
+    assert encoding.head.loss.item() == pytest.approx(0.01)
+    assert encoding.representation.loss > 0.02

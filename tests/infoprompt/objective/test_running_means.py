@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from infoprompt.config import build_config
-from infoprompt.kernels.estimators.ratios import Mine
-from infoprompt.kernels.estimators.registry import ESTIMATORS
+from infoprompt.kernels.estimators.mine import Mine
+from infoprompt.kernels.estimators.registry import ESTIMATORS, build_estimator
 from infoprompt.kernels.estimators.scores import RowScores
-from infoprompt.objective.running_means import FIRST, RunningMeans
-from infoprompt.objective.terms import InformationTerm, LossTerms, build_estimator
+from infoprompt.objective import information
+from infoprompt.objective.information import Information, running_means, set_running_means
+from infoprompt.objective.terms import LossTerms
+from infoprompt.settings import ObjectiveSettings
+
+HALVES = {"head": slice(0, 4), "representation": slice(4, 8)}
 
 
 @pytest.fixture
@@ -25,65 +29,88 @@ def part(scores, rows):
     return RowScores.from_samples(scores.positive_B[rows], scores.negative_BK[rows])
 
 
-def test_each_term_has_a_mean_of_its_own_that_the_next_call_goes_on_from(scores):
-    estimator = Mine(0.25)
+class Terms(torch.nn.Module):
+    """Both terms of a model."""
 
-    def terms(running):
-        head, other = (running.join(term, estimator, part(scores, rows)) for term, rows in HALVES.items())
-        parts = [InformationTerm.from_scores(estimator, each) for each in (head, other)]
+    def __init__(self, estimator="mine", **settings):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        for name in HALVES:
+            term = Information(estimator, ObjectiveSettings(**settings))
+            term.name = name
+            setattr(self, name, term)
+
+    def estimate(self, scores):
+        parts = [getattr(self, term).estimate(part(scores, rows)) for term, rows in HALVES.items()]
         return LossTerms(parts[0].loss, parts[1].loss, *parts)
 
-    first = terms(FIRST)
-    assert first.log_averages.keys() == HALVES.keys()
-    second = terms(RunningMeans({"head": torch.tensor(3.0), "representation": torch.tensor(-3.0)}))
+
+def test_each_term_has_a_mean_of_its_own_that_the_next_call_goes_on_from(scores):
+    first = Terms(mine_rate=0.25)
+    assert running_means(first) == {}
+    first.estimate(scores)
+    assert running_means(first).keys() == HALVES.keys()
+    second = Terms(mine_rate=0.25)
+    set_running_means(second, {"head": torch.tensor(3.0), "representation": torch.tensor(-3.0)})
+    terms = second.estimate(scores)
     for term, before in (("head", 3.0), ("representation", -3.0)):
         batch = part(scores, HALVES[term]).negative_BK.exp().mean()
-        torch.testing.assert_close(first.log_averages[term].exp(), batch)
-        torch.testing.assert_close(second.log_averages[term].exp(), 0.75 * math.exp(before) + 0.25 * batch)
-        assert not second.log_averages[term].requires_grad
-    assert not any("bound" in name for name in second.as_metrics())
-    assert {name for name in second.as_metrics() if "/mi_" in name} == {
+        torch.testing.assert_close(running_means(first)[term].exp(), batch)
+        torch.testing.assert_close(running_means(second)[term].exp(), 0.75 * math.exp(before) + 0.25 * batch)
+        assert not running_means(second)[term].requires_grad
+    assert not any("bound" in name for name in terms.as_metrics())
+    assert {name for name in terms.as_metrics() if "/mi_" in name} == {
         "train/mi_head_mine_value",
         "train/mi_representation_mine_value",
     }
 
 
-HALVES = {"head": slice(0, 4), "representation": slice(4, 8)}
-
-
-def test_two_ranks_have_the_gradient_of_one_with_all_rows(scores):
+def test_two_ranks_have_the_gradient_of_one_with_all_rows(scores, monkeypatch):
     inputs = (scores.positive_B, scores.negative_BK)
-    before = {"head": torch.tensor(0.7)}
-    own = torch.stack([FIRST.join("head", Mine(), part(scores, rows)).log_average for rows in HALVES.values()])
 
-    def gradient(running, rows):
-        joined = running.join("head", Mine(), part(scores, rows))
-        return torch.autograd.grad(Mine()(joined).loss_B.mean(), inputs), joined.log_average
+    def gradient(rows):
+        term = Information("mine", ObjectiveSettings())
+        term.log_average = torch.tensor(0.7)
+        return torch.autograd.grad(term.estimate(part(scores, rows)).loss, inputs), term.log_average
 
-    whole, log_average = gradient(RunningMeans(before), slice(0, 8))
-    halves = [gradient(RunningMeans(before, lambda value: own), rows) for rows in HALVES.values()]
+    whole, log_average = gradient(slice(0, 8))
+    own = []
+    monkeypatch.setattr(information, "over_ranks", lambda value: own.append(value) or value.unsqueeze(0))
+    for rows in HALVES.values():
+        gradient(rows)
+    monkeypatch.setattr(information, "over_ranks", lambda value: torch.stack(own))
+    halves = [gradient(rows) for rows in HALVES.values()]
     for mean in (half[1] for half in halves):
         torch.testing.assert_close(mean, log_average)
     means = [torch.stack(gradients).mean(0) for gradients in zip(*(half[0] for half in halves), strict=True)]
     torch.testing.assert_close(means, list(whole))
 
 
-def test_other_estimators_have_no_mean_and_say_nothing_to_other_ranks(scores):
+def test_other_estimators_have_no_mean_and_say_nothing_to_other_ranks(scores, monkeypatch):
     def refuse(value):
         raise AssertionError
 
-    for name, estimator in ESTIMATORS.items():
+    monkeypatch.setattr(information, "over_ranks", refuse)
+    for name in ESTIMATORS:
         if name != "mine":
-            joined = RunningMeans(gather=refuse).join("head", estimator, scores)
-            assert joined is scores
-            assert InformationTerm.from_scores(estimator, joined).log_average is None
+            model = Terms(name)
+            model.estimate(scores)
+            assert running_means(model) == {}
 
 
 def test_the_rate_is_a_setting_and_the_last_mean_may_be_far_off(scores):
     settings = build_config({"objective": {"head_estimator": "mine", "mine_rate": 0.5}}).objective
-    assert build_estimator("mine", settings) == Mine(0.5)
+    assert build_estimator("mine", settings.model_dump()) == Mine(0.5)
     for far in (-150.0, 150.0):  # exp(150) is no float32
-        loss_B = Mine()(RunningMeans({"head": torch.tensor(far)}).join("head", Mine(), scores)).loss_B
-        assert loss_B.isfinite().all()
-        (gradient_BK,) = torch.autograd.grad(loss_B.mean(), scores.negative_BK, retain_graph=True)
+        term = Information("mine", ObjectiveSettings())
+        term.log_average = torch.tensor(far)
+        loss = term.estimate(scores).loss
+        assert loss.isfinite()
+        (gradient_BK,) = torch.autograd.grad(loss, scores.negative_BK, retain_graph=True)
         assert gradient_BK.isfinite().all()
+
+
+def test_a_setting_of_names_that_read_samples_is_that_of_the_estimators():
+    from infoprompt.settings import _NEED_SAMPLES
+
+    assert set(_NEED_SAMPLES) == {name for name, estimator in ESTIMATORS.items() if estimator.needs_samples}

@@ -4,6 +4,7 @@
     config.json          resolved config, task, backbone with fingerprint, scores
     README.md            model card
     manifest.json        sizes and checksums
+    MLmodel              what MLflow loads it by, with three small files, see mlmodel.py
 
 Letters: B examples, C classes.
 """
@@ -26,13 +27,15 @@ from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
+from infoprompt.mlmodel import FILES as MLMODEL_FILES
+from infoprompt.mlmodel import write_mlmodel
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
 
 FORMAT_VERSION = 1
-FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST)
+FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST, *MLMODEL_FILES)
 
 
 NEEDS: dict[str, str] = {
@@ -311,6 +314,7 @@ def save_artifact(
     }
     (temporary / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     (temporary / "README.md").write_text(_model_card(card), encoding="utf-8")
+    write_mlmodel(temporary, task)
     write_manifest(temporary)
     if folder.exists():
         shutil.rmtree(folder)

@@ -14,12 +14,12 @@ class ProgressBar:
 
     def __init__(self, enabled: bool, name: str, progress: RunProgress) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  dev {task.fields[score]}  {task.fields[rate]} ex/s"),
+            TextColumn("loss {task.fields[loss]}  dev {task.fields[score]}  {task.fields[rate]} ex/s", markup=False),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, markup=False, emoji=False),
             disable=not enabled,
         )
         self._task = self._bar.add_task(

@@ -50,16 +50,17 @@ def show_checks(checks: list[Check], json_output: bool) -> None:
     if json_output:
         sys.stdout.write(json.dumps([asdict(check) for check in checks]) + "\n")
         return
-    from rich.table import Table
+    from rich.text import Text
 
+    from launcher.literal_table import LiteralTable
     from launcher.report import console
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = Table(show_lines=False)
+    table = LiteralTable(show_lines=False)
     for heading in ("check", "", "found", "what to do"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", check.detail, check.remedy)
+        table.add_row(check.name, Text(check.status, style=colours[check.status]), check.detail, check.remedy)
     console().print(table)
 
 

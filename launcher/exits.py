@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec
 
+from infoprompt.credentials import shown_uri
+
 STOPPED = 1
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -65,7 +67,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             code = exit_code(error)
             if code is None or kwargs.get("debug"):
                 raise
-            message = explain(error)
+            message = shown_uri(explain(error))
             sys.stderr.write(f"error{_on_rank()}: {message}\n" if message else "")
             raise SystemExit(code) from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import RunConfig
+from infoprompt.credentials import shown_uri
 from launcher.comparison import Outcome, Result
 
 if TYPE_CHECKING:
@@ -23,13 +24,24 @@ def console(json_output: bool = False) -> "Console":
 
     # 140 columns where there is no terminal: a table in a log file is not broken at 80
     width = None if sys.stdout.isatty() else 140
-    return Console(stderr=json_output, highlight=False, soft_wrap=True, width=width)
+    # names and reasons may hold brackets and colons: `lr[bold]` and `:smile:` stay what they are
+    return Console(stderr=json_output, highlight=False, soft_wrap=True, width=width, markup=False, emoji=False)
+
+
+class PlainFormatter(logging.Formatter):
+    """Log lines, and tracebacks in them, without the credentials of any address."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return shown_uri(super().format(record))
 
 
 def configure_logging(*, quiet: bool, debug: bool, rank: int = 0) -> None:
     """Log lines of our own code on standard error; other ranks than the first say only what is wrong."""
     prefix = f"rank {rank}: " if rank else ""
-    logging.basicConfig(format=f"{prefix}%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter(f"{prefix.replace('%', '%%')}%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     level = logging.DEBUG if debug else logging.WARNING if quiet or rank else logging.INFO
     for package in ("infoprompt", "launcher"):
         logging.getLogger(package).setLevel(level)
@@ -64,12 +76,13 @@ def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None
 def summary(outcome: Outcome) -> "Table":
     """A row per run: scores on test, best on dev, cost."""
     from rich import box
-    from rich.table import Table
+
+    from launcher.literal_table import LiteralTable
 
     metric = str(outcome.main["metric"])
     tested = sorted(outcome.main["test"], key=lambda name: name != metric)
     title = "test scores are those of the state that was best on dev" if tested else None
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = LiteralTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("\nrun", overflow="fold")
     for heading in [
         *(f"test\n{name}" for name in tested),

@@ -20,7 +20,7 @@ class StudyProgress:
         self._done = sum(job.result() is not None for job in jobs)
         self._total = num_planned(table)
         self._screen = None if quiet or screen.is_terminal else screen
-        text = TextColumn("{task.description}", table_column=None)
+        text = TextColumn("{task.description}", markup=False)
         columns = (MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), text)
         self._bar = Progress(*columns, console=screen, disable=quiet or not screen.is_terminal, transient=True)
         self._task = self._bar.add_task("", total=self._total, completed=self._done)
@@ -42,5 +42,5 @@ class StudyProgress:
                 self._done += sum(job.result() is not None for job in ended.cell.final_jobs)
             if self._screen:
                 outcome = "failed" if ended.result() is None else "done"
-                self._screen.print(f"{self._done} of {self._total}  {ended.name}  {outcome}")
+                self._screen.print(f"{self._done} of {self._total}  {ended.name}  {outcome}", markup=False, emoji=False)
         self._bar.update(self._task, completed=self._done, description="; ".join(job.name for job in running))

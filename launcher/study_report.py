@@ -38,7 +38,7 @@ def plan_as_json(study: Study, table: Sequence[Cell]) -> dict[str, Any]:
 
 def plan_table(study: Study, values: Mapping[str, Any]) -> "Table":
     """The plan as a table: a row per method."""
-    from rich.table import Table
+    from launcher.literal_table import LiteralTable
 
     config = study.config
     title = (
@@ -47,7 +47,7 @@ def plan_table(study: Study, values: Mapping[str, Any]) -> "Table":
         f"{', '.join(map(str, config.seeds))})\ntasks {', '.join(config.tasks)}; "
         f"sizes {', '.join(size_name(size) for size in config.sizes)}; baseline {config.baseline}"
     )
-    shown = Table(title=title, title_justify="left")
+    shown = LiteralTable(title=title, title_justify="left")
     for heading in ("method", "tries", "settings"):
         shown.add_column(heading, overflow="fold")
     for line, method in zip(budget_lines(study), study.methods.values(), strict=True):
@@ -65,9 +65,11 @@ def _settings(settings: Sequence[Setting]) -> str:
 
 def result_table(study: Study, rows: Sequence[TableRow]) -> "Table":
     """The most telling columns, for the screen."""
-    from rich.table import Table
+    from launcher.literal_table import LiteralTable
 
-    table = Table(title=f"{study.config.study_name}: difference is to {study.config.baseline}", title_justify="left")
+    table = LiteralTable(
+        title=f"{study.config.study_name}: difference is to {study.config.baseline}", title_justify="left"
+    )
     for heading in ("task", "size", "method", "setting"):
         table.add_column(heading, overflow="fold")
     for heading in ("test", "collapsed", "difference", "wins-ties-losses", "steps to 95 %"):

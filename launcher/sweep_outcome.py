@@ -200,7 +200,7 @@ def report_sweep(sweep: Sweep, outcome: SweepOutcome, *, json_output: bool) -> N
     screen = console(json_output)
     screen.print(trial_table(outcome), soft_wrap=False)
     for line in _lines(sweep, outcome):
-        screen.print(line, markup=False)
+        screen.print(line, markup=False, emoji=False)
     if json_output:
         sys.stdout.write(json.dumps(as_json(outcome)) + "\n")
         sys.stdout.flush()
@@ -241,8 +241,7 @@ def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
 
 def trial_table(outcome: SweepOutcome) -> "Table":
     """A row per trial, the best first: what it tried, mean and interval over its seeds, how it ended."""
-    from rich.table import Table
-    from rich.text import Text
+    from launcher.literal_table import LiteralTable
 
     settings = outcome.settings
     several = any(len(trial.runs) > 1 for trial in outcome.trials)
@@ -253,7 +252,7 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     if len(shown) > MOST_ROWS:
         title += f"; {MOST_ROWS} of {len(shown)} trials, all of them in {RECORD_NAME}"
         shown = shown[:MOST_ROWS]
-    table = Table(title=title, title_justify="left")
+    table = LiteralTable(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     for key in settings.space:
         table.add_column(key, justify="right")
@@ -266,7 +265,7 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     for trial in shown:
         values = [show_value(trial.current[key]) if key in trial.current else "" for key in settings.space]
         cells = [str(trial.number), *values, *_cells(trial, scores, several, tested)]
-        table.add_row(*(Text(cell) for cell in cells))  # a reason may have brackets, which are no markup
+        table.add_row(*cells)
     return table
 
 

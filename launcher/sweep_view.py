@@ -43,7 +43,7 @@ class View:
 
     def say(self, line: str) -> None:
         """Show a line."""
-        self._screen.print(line, markup=False)
+        self._screen.print(line, markup=False, emoji=False)
 
     def begin(self, sweep: Sweep, num_crews: int, past: Sequence[TrialState]) -> None:
         """Say what is about to run."""
@@ -71,13 +71,13 @@ class View:
 
     def table(self) -> "Table":
         """The trials that run, then the best that ended; title with count and time left."""
-        from rich.table import Table
+        from launcher.literal_table import LiteralTable
 
         assert self._sweep is not None
         settings = self._sweep.settings
         sign = settings.sign
         ended = [trial for trial in self._trials.values() if trial.over]
-        table = Table(title=f"{len(ended)} of {self._sweep.num_trials} trials{self._time_left(len(ended))}")
+        table = LiteralTable(title=f"{len(ended)} of {self._sweep.num_trials} trials{self._time_left(len(ended))}")
         for heading in ("trial", "stage", settings.metric, "best"):
             table.add_column(heading, justify="left" if heading == "trial" else "right")
         busy = set(self._crews.values())

@@ -7,6 +7,7 @@ from rich.table import Table
 from infoprompt.data.parts import data_folder, find_parts
 from infoprompt.data.task import Source, Task
 from infoprompt.data.tasks import TASKS
+from launcher.literal_table import LiteralTable
 
 
 def tasks_found(folder: str | None) -> list[dict[str, Any]]:
@@ -38,7 +39,7 @@ def task_table(folder: str | None) -> Table:
     """The rows of `tasks_found` for people."""
     place = data_folder(folder)
     caption = f"folders are looked for in {place}" if place else "give data.folder or INFOPROMPT_DATA to find folders"
-    table = Table(caption=f"{caption}; whether the hub has a set is known only when it is read")
+    table = LiteralTable(caption=f"{caption}; whether the hub has a set is known only when it is read")
     for heading in ("data.task", "kind", "classes", "metrics", "rows from", "found"):
         table.add_column(heading, overflow="fold")
     for row in tasks_found(folder):

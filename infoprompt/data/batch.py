@@ -3,11 +3,13 @@
 Letters: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, Z latent width.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,40 @@ class Batch:
     def __len__(self) -> int:
         return self.input_ids_BL.shape[0]
 
+    @property
+    def length(self) -> int:
+        """Positions of each row, L."""
+        return self.input_ids_BL.shape[1]
+
+    def padded(self, length: int) -> "Batch":
+        """The same batch with padding on the right up to `length` positions."""
+        size = (0, length - self.length)
+        longer: dict[str, Any] = {
+            name: F.pad(getattr(self, name), size, value=filler) for name, filler in _PADDING.items()
+        }
+        return replace(self, **longer)
+
+    def extended(self, ids_BT: Tensor, position_BT: Tensor) -> "Batch":
+        """The same batch with T more tokens behind each row, [B, T], which are neither the text's nor the prompt's."""
+        longer = self.padded(self.length + ids_BT.shape[1])
+        return replace(
+            longer,
+            input_ids_BL=torch.cat([self.input_ids_BL, ids_BT], 1),
+            position_BL=torch.cat([self.position_BL, position_BT], 1),
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Batches of one length below each other, for the backbone: of what else stands in them, labels and rows."""
+        names = (*_PADDING, "mask_index_B", "label_B", "row_B")
+        joined: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+        return cls(**joined)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in _tensors(self).items()}
         return replace(self, noise=None if self.noise is None else self.noise.to(device), **moved)
+
+
+# What the backbone reads of each position, with what stands at padding.
+_PADDING: Mapping[str, int] = {"input_ids_BL": 0, "slot_BL": -1, "real_BL": 0, "position_BL": 0, "token_type_BL": 0}

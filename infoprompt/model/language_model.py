@@ -7,7 +7,6 @@ texts.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -237,7 +236,7 @@ class Backbone(nn.Module):
     def _continued(
         self, embeddings_BLE: Tensor, batch: Batch, text_ids: Sequence[Sequence[int]], deep: DeepPrompt | None
     ) -> tuple[Tensor, Tensor]:
-        size, length = batch.input_ids_BL.shape
+        size, length = len(batch), batch.length
         device = embeddings_BLE.device
         sizes = [len(ids) for ids in text_ids]
         token_T = torch.tensor([token for ids in text_ids for token in ids], device=device)
@@ -246,14 +245,7 @@ class Backbone(nn.Module):
         texts_BTE = self.embed(token_T.expand(size, -1))
         attended_BL = batch.attended_BL
         next_B1 = batch.position_BL.where(attended_BL, -1).amax(1, keepdim=True) + 1
-        longer = replace(
-            batch,
-            input_ids_BL=torch.cat([batch.input_ids_BL, token_T.expand(size, -1)], 1),
-            slot_BL=F.pad(batch.slot_BL, (0, len(token_T)), value=-1),
-            real_BL=F.pad(batch.real_BL, (0, len(token_T))),
-            position_BL=torch.cat([batch.position_BL, next_B1 + step_T], 1),
-            token_type_BL=F.pad(batch.token_type_BL, (0, len(token_T))),
-        )
+        longer = batch.extended(token_T.expand(size, -1), next_B1 + step_T)
         states_BMD = self._states(
             torch.cat([embeddings_BLE, texts_BTE], 1),
             longer,

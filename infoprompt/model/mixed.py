@@ -8,10 +8,9 @@ Letters: B rows, L positions, P prompt vectors, E embedding width, D hidden widt
 K head width, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +83,7 @@ class MixedModel:
     def plain_states(self, parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
         """Of unprompted batches, each text's summary state and its pooled one, each [B, D], float32; one pass."""
         placed = _placed(parts, [PromptParts()] * len(parts))
-        mixed = _joined([item.batch for item in placed])
+        mixed = Batch.joined([item.batch for item in placed])
         states_BLD = self.backbone(self.backbone.embed(mixed.input_ids_BL), mixed)
         pairs = []
         for item in placed:
@@ -102,7 +101,7 @@ class MixedModel:
 
     def _pass(self, parts: Sequence[Part], made: Sequence[PromptParts], first_layer: int) -> list[Tensor]:
         placed = _placed(parts, made)
-        mixed = _joined([item.batch for item in placed])
+        mixed = Batch.joined([item.batch for item in placed])
         embeddings_BLE = insert_prompt(
             self.backbone.embed(mixed.input_ids_BL), self._input_vectors(placed), mixed.slot_BL
         )
@@ -141,38 +140,13 @@ def _static_table(models: Sequence[PromptedModel], backbone: Backbone) -> Tensor
 
 
 def _placed(parts: Sequence[Part], made: Sequence[PromptParts]) -> list[_Placed]:
-    longest = max(part.batch.input_ids_BL.shape[1] for part in parts)
+    longest = max(part.batch.length for part in parts)
     placed, start = [], 0
     for part, prompt in zip(parts, made, strict=True):
         rows = slice(start, start + len(part.batch))
-        placed.append(_Placed(part, rows, _padded(part.batch, longest), prompt))
+        placed.append(_Placed(part, rows, part.batch.padded(longest), prompt))
         start = rows.stop
     return placed
-
-
-# What the backbone reads of a batch, with what stands at padding.
-_BY_POSITION: Mapping[str, int] = {
-    "input_ids_BL": 0,
-    "slot_BL": -1,
-    "real_BL": 0,
-    "position_BL": 0,
-    "token_type_BL": 0,
-}
-
-
-def _padded(batch: Batch, length: int) -> Batch:
-    size = (0, length - batch.input_ids_BL.shape[1])
-    longer: dict[str, Any] = {
-        name: F.pad(getattr(batch, name), size, value=filler) for name, filler in _BY_POSITION.items()
-    }
-    return replace(batch, **longer)
-
-
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """Batches of one length below each other; only what the backbone reads."""
-    names = (*_BY_POSITION, "mask_index_B", "label_B", "row_B")
-    fields: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-    return Batch(**fields)
 
 
 _Layers = tuple[tuple[Tensor, Tensor], ...]

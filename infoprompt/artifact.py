@@ -21,7 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
-from infoprompt.config import ConfigError, RunConfig, build_config
+from infoprompt.config import (
+    ConfigError,
+    DataSettings,
+    RunConfig,
+    build_config,
+    is_data_file,
+    load_config,
+    saved_values,
+)
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
@@ -243,6 +251,35 @@ def predicting_config(card: Mapping[str, Any]) -> RunConfig:
     return build_config(values)
 
 
+def shared_values(config: RunConfig) -> dict[str, Any]:
+    """A config as plain values for what is given to others: no credentials, and of the files that only training read
+    no more than their names. The folder of a backbone stays, for loading needs it."""
+    values = saved_values(config)
+    values["tracking"]["uri"] = None
+    values["run"] |= {"output_dir": Path(config.run.output_dir).name, "compare_with": {}}
+    values["data"]["folder"] = None
+    for section, names in {"data": ("train", "validation", "test"), "prompt": ("table", "start_from")}.items():
+        for name in names:
+            path = values[section][name]
+            if path is not None and (Path(path).is_absolute() or is_data_file(path)):
+                values[section][name] = Path(path).name
+    return values
+
+
+def data_of_training(folder: Path, config: RunConfig) -> DataSettings | None:
+    """Where the rows of an artifact's run were, as the run's own folder still has it around the artifact.
+
+    Args:
+        folder: the artifact's.
+        config: the artifact's.
+    """
+    try:
+        run = load_config(folder.absolute().parent / "config.yaml")
+    except ConfigError:
+        return None
+    return run.data if shared_values(run)["data"] == shared_values(config)["data"] else None
+
+
 def make_template(config: RunConfig, backbone: Backbone) -> Template:
     """The input layout that a config asks for on a backbone; raises ConfigError where it has too few positions."""
     asked = config.backbone.max_length
@@ -310,7 +347,7 @@ def save_artifact(
         "task": task.to_dict(),
         "scores": dict(scores),
         "parameters": sum(tensor.numel() for tensor in kept.values()),
-        "config": config.model_dump(mode="json"),
+        "config": shared_values(config),
     }
     (temporary / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     (temporary / "README.md").write_text(_model_card(card), encoding="utf-8")
@@ -370,7 +407,8 @@ def _model_card(card: Mapping[str, Any]) -> str:
         for name, value in values.items()
     )
     backbone = card["backbone"]
-    base = "sentence-transformers/all-MiniLM-L6-v2" if backbone["name"] == "minilm" else backbone["name"]
+    name = Path(backbone["name"]).name if Path(backbone["name"]).is_absolute() else backbone["name"]
+    base = "sentence-transformers/all-MiniLM-L6-v2" if name == "minilm" else name
     return f"""---
 library_name: infoprompt
 base_model: {base}
@@ -379,7 +417,7 @@ tags: [prompt-tuning, soft-prompt]
 # A soft prompt for {task["name"]}
 
 Made by infoprompt: {card["parameters"]:,} trained parameters on the frozen
-backbone `{backbone["name"]}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
+backbone `{name}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
 
 - prompt: {config["prompt"]["kind"]}, {config["prompt"]["length"]} vectors, seed {config["seed"]}
 - objective: preset {config["objective"]["preset"]}, head weight {config["objective"]["head_weight"]}, representation

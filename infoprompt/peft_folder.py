@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from infoprompt.artifact import Artifact, begin_folder
+from infoprompt.artifact import Artifact, begin_folder, shared_values
 from infoprompt.config import ConfigError
 from infoprompt.model.head import LinearHead, VariationalHead
 from infoprompt.model.peft_prompt import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
@@ -76,7 +76,8 @@ def export_to_peft(artifact: Artifact, folder: str | Path) -> Export:
         save_file(aside, temporary / HEAD_FILE, metadata={"format": "pt"})
     settings = _adapter_config(artifact, host, len(prompt_PF))
     (temporary / CONFIG_FILE).write_text(json.dumps(settings, indent=1))
-    (temporary / CARD_FILE).write_text(json.dumps(artifact.card, indent=1, ensure_ascii=False), encoding="utf-8")
+    card = {**artifact.card, "config": shared_values(config)}
+    (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     text = readme(artifact.config, artifact.task, model.backbone, host, found, settings["base_model_name_or_path"])
     (temporary / "README.md").write_text(text, encoding="utf-8")
     if folder.exists():

@@ -458,7 +458,8 @@ class TrackingSettings(Settings):
     """Whether the run is recorded in MLflow; the run's own metrics.jsonl is written in any case."""
 
     uri: str | None = None
-    """Tracking server or database; MLFLOW_TRACKING_URI if not given, else sqlite:///mlflow.db in this folder."""
+    """Tracking server or database; MLFLOW_TRACKING_URI if not given, else sqlite:///mlflow.db in this folder. A user,
+    password or token in it is never saved: to go on later, give it again, by MLFLOW_TRACKING_URI for example."""
 
     experiment: str = "infoprompt"
     """MLflow experiment."""

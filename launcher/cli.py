@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from infoprompt import __version__
-from infoprompt.config import ConfigError, compose_config, dump_config, load_config, setting_reference
+from infoprompt.config import (
+    ConfigError,
+    compose_config,
+    dump_config,
+    is_data_file,
+    load_config,
+    saved_values,
+    setting_reference,
+)
 from launcher.exits import STOPPED, guarded
 from launcher.overrides import split_overrides
 
@@ -124,7 +132,7 @@ def evaluate(
     loaded = _load(artifact, backbone, debug)
     from infoprompt.evaluate import evaluate_artifact
 
-    source = data or _test_rows(loaded, task)
+    source = data or _test_rows(loaded, artifact, task)
     columns = _columns(column) or ({} if task else loaded.config.data.columns)
     scores = evaluate_artifact(loaded, source, columns, task=task)
     if json_output:
@@ -244,7 +252,7 @@ def show(
         )
     else:
         checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
-        typer.echo(checked.model_dump_json() + "\n" if json_output else dump_config(checked), nl=False)
+        typer.echo(json.dumps(saved_values(checked)) + "\n" if json_output else dump_config(checked), nl=False)
 
 
 @app.command()
@@ -352,12 +360,19 @@ def _prepare(debug: bool) -> None:
     configure_logging(quiet=True, debug=debug)
 
 
-def _test_rows(artifact: Any, task: str | None) -> str:
+def _test_rows(artifact: Any, folder: Path, task: str | None) -> str:
+    from infoprompt.artifact import data_of_training
     from infoprompt.data.parts import find_parts
     from infoprompt.data.tasks import TASKS, known_task
 
-    data = artifact.config.data
+    own = artifact.config.data
+    data = data_of_training(folder, artifact.config) or own
     if data.test is not None and task is None:
+        if data is own and is_data_file(data.test) and not Path(data.test).is_file():
+            raise ConfigError(
+                f"The test rows of this prompt were in {Path(data.test).name}, and an artifact does not keep where "
+                "that is. Give the file."
+            )
         return str(data.test)
     known = known_task(task) if task is not None else TASKS.get(data.task or "")
     parts = find_parts(known, data.folder) if known is not None else None

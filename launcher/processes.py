@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infoprompt.config import RunConfig, dump_config
+from infoprompt.config import NOTHING, RunConfig, dump_config
+from infoprompt.credentials import shown_uri
 from launcher.comparison import Outcome, Resume, comparisons, train_all
 from launcher.exits import BAD_INPUT, PARENT_VARIABLE, STOPPED
 
@@ -64,7 +65,7 @@ def start(
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         options = [*_worker_options(output), f"--resume={resume}", f"--outcome={folder / OUTCOME_NAME}"]
         command = [sys.executable, str(Path(__file__).with_name("train.py")), str(folder / "config.yaml"), *options]
-        _run_group(command, num_processes, to_stderr=output.to_stderr)
+        _run_group(command, num_processes, to_stderr=output.to_stderr, variables=_credentials(config))
         # Only rank 0 writes it, at the very end: a zero exit alone proves nothing.
         if not (folder / OUTCOME_NAME).is_file():
             raise WorkersFailed(f"Every process ended without an error, but none left a result: {shlex.join(command)}")
@@ -110,13 +111,21 @@ def _worker_options(output: Output) -> list[str]:
     return [*([] if output.progress else ["--quiet"]), *(["--debug"] if output.debug else [])]
 
 
-def _run_group(command: Sequence[str], num_processes: int, *, to_stderr: bool) -> None:
+def _credentials(config: RunConfig) -> dict[str, str]:
+    """What the ranks need to know of `tracking.uri` beside the file that they read: no file holds a password."""
+    uri = config.tracking.uri
+    return {"MLFLOW_TRACKING_URI": uri} if uri is not None and shown_uri(uri) != uri else {}
+
+
+def _run_group(
+    command: Sequence[str], num_processes: int, *, to_stderr: bool, variables: Mapping[str, str] = NOTHING
+) -> None:
     """Run one process per rank in one process group; return when all succeeded, end all when one fails."""
     ranks: list[subprocess.Popen[bytes]] = []
     with held_port() as port:
         try:
             for rank in range(num_processes):
-                environment = _rank_environment(rank, num_processes, str(port))
+                environment = {**_rank_environment(rank, num_processes, str(port)), **variables}
                 group = ranks[0].pid if ranks else 0
                 stdout = sys.stderr.fileno() if to_stderr else None
                 ranks.append(subprocess.Popen(command, env=environment, stdout=stdout, process_group=group))

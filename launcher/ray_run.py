@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,8 @@ def run_sweep(
         view.say(f"there is nothing to resume in {folder}: the sweep starts anew")
     tracking = sweep.first.tracking
     uri = tracking_uri(tracking) if tracking.enabled else None
+    if uri and shown_uri(uri) != uri:  # to the workers by Ray's memory: their environment is shown
+        sweep = replace(sweep, tracking_uri=uri)
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     folder.mkdir(parents=True, exist_ok=True)

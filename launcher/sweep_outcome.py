@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infoprompt.config import dump_config
+from infoprompt.credentials import without_credentials
 from launcher.report import console, mlflow_command, relative
 from launcher.sweep_plan import Sweep
 from launcher.sweep_settings import SweepSettings
@@ -174,7 +175,7 @@ def write_files(sweep: Sweep, outcome: SweepOutcome) -> dict[Path, str]:
     settings, folder = outcome.settings, Path(outcome.settings.output_dir)
     kind: dict[str, Any] = {"metric": settings.metric, "direction": settings.direction}
     (folder / RECORD_NAME).write_text(json.dumps(as_json(outcome), indent=1), encoding="utf-8")
-    plan = settings.model_dump(mode="json", exclude_none=True)
+    plan = without_credentials(settings.model_dump(mode="json", exclude_none=True))
     (folder / "sweep.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     files = {folder / RECORD_NAME: "", folder / "sweep.yaml": ""}
     if outcome.best is not None:

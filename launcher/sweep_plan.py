@@ -28,6 +28,9 @@ class Sweep:
     bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The nested settings of each config file that `base` names, read once: no trial sees a later change of them."""
 
+    tracking_uri: str | None = None
+    """Address with credentials that only the driver's environment has: a run is told it, and no file."""
+
     @property
     def num_trials(self) -> int:
         """Trials of the whole sweep, if no budget ends it."""
@@ -72,6 +75,8 @@ class Sweep:
                 rest["evaluation.test"] = False
         if not self.settings.gpus_per_worker:
             rest["engine.device"] = "cpu"  # whatever the node has
+        if self.tracking_uri is not None:
+            rest["tracking.uri"] = self.tracking_uri
         name_of_base = values.get("base", self.settings.base)
         base = self.bases.get(name_of_base)
         if base is None:

@@ -154,6 +154,8 @@ class SweepSettings(Settings):
     def _fit(self) -> "SweepSettings":
         if self.seeds and "seed" in self.space:
             raise ValueError("seeds is given, and space varies seed too; keep one. With seeds, a trial is their mean.")
+        if "tracking.uri" in self.space:
+            raise ValueError("space varies tracking.uri, but a sweep has one record. Set it in base or overrides.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}, but each may come once. Leave out those that come again.")
         free = [key for key, dimension in self.space.items() if dimension.grid is None]

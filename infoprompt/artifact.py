@@ -82,7 +82,8 @@ class Artifact:
 
     def __init__(self, model: PromptedModel, config: RunConfig, task: Task, card: Mapping[str, Any]) -> None:
         self.model = model.eval()
-        self.config = config
+        head = config.head.model_copy(update={"pooling": model.pooling})
+        self.config = config.model_copy(update={"head": head})
         self.task = task
         self.card = card
         self._template = make_template(config, model.backbone)
@@ -292,7 +293,7 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
         backbone.tokenizer,
         num_vectors=prompt_slots(config.prompt),
         placement=config.prompt.template,
-        use_mask=config.head.pooling == "mask",
+        use_mask=config.head.pooling_of(backbone.kind) == "mask",
         max_length=asked or backbone.max_length,
     )
 

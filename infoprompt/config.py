@@ -141,7 +141,10 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
 
 def override_config(config: RunConfig, overrides: Sequence[str], last: Mapping[str, Any] = NOTHING) -> RunConfig:
     """The same config with dotted overrides applied, then dotted settings with their values; raises ConfigError."""
-    return compose_config([config.model_dump(mode="json")], overrides, last)
+    values: dict[str, Any] = config.model_dump(mode="json")
+    if config.head.pooling == "mean":  # what it is where nothing is given, so another head.kind may bring its own
+        values["head"]["pooling"] = None
+    return compose_config([values], overrides, last)
 
 
 def saved_values(config: RunConfig) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _scores(config: RunConfig, task: Task, host: Host, skipped: int) -> list[str
         return lines
     else:
         target = "scores" if host.head else "pooled"
-        lines.append(f"{target} = {_POOLED[config.head.pooling].format(name)}")
+        lines.append(f"{target} = {_POOLED[str(config.head.pooling)].format(name)}")
     if _head_aside(config, host):
         lines += [
             'head = load_file("this folder/head.safetensors")',

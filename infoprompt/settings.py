@@ -246,12 +246,23 @@ class HeadSettings(Settings):
     `label_words`: the model's own scores of the label words at the mask (decoders: at the next token); `text`: the
     model's own probability of the whole label text (decoders and encoder-decoders). The last two are not trained."""
 
-    pooling: Literal["mask", "first", "mean", "last", "entities"] = "mean"
+    pooling: Literal["mask", "first", "mean", "last", "entities"] | None = None
     """Which state is read: the mask token's, the first or the last real token's, the mean over real tokens, or, for
-    relations, both entities' markers side by side."""
+    relations, both entities' markers side by side. If not given, the mean; for `label_words` the token at which the
+    model says words: the mask, of decoders the last."""
 
     init: Literal["labels", "random"] = "labels"
     """Start of the class vectors: from the label names, or random."""
+
+    @field_validator("pooling")
+    @classmethod
+    def _follows_the_kind(cls, pooling: str | None, info: ValidationInfo) -> str | None:
+        # for label words it stays open until the backbone is known: see `pooling_of`
+        return pooling if pooling is not None or info.data.get("kind") == "label_words" else "mean"
+
+    def pooling_of(self, backbone_kind: str) -> str:
+        """Which state is read of a backbone of this kind, `encoder`, `decoder` or `encoder-decoder`."""
+        return self.pooling or ("mask" if backbone_kind == "encoder" else "last")
 
 
 ESTIMATOR_NAMES = _files_of("kernels/estimators", besides=("registry", "scores"))

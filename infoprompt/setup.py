@@ -89,7 +89,7 @@ def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
     test = splits.test if config.evaluation.test else []
     rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
     rows["test"] = encode(test, "test")
-    key = f"{fingerprint} {config.backbone.dtype} {config.head.pooling}"
+    key = f"{fingerprint} {config.backbone.dtype} {config.head.pooling_of(backbone.kind)}"
     setup = Setup(
         config,
         task,

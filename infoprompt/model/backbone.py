@@ -1,5 +1,6 @@
 """Finding a backbone, and making sure that it is whole and of a family that can do what the run needs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def load_backbone(
             "Set backbone.dtype=float32, or backbone.frozen=true."
         )
     source = backbone_source(settings.name)
+    _check_folder(settings.name, source)
     _quiet()
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
@@ -64,10 +66,14 @@ def load_backbone(
         if any(key.startswith("lm_predictions.") for key in report["unexpected_keys"]):
             config.legacy = False  # a published DeBERTa-v3, whose head is of the newer form though no config says so
             model, report = _load(settings, source, config, family, lm_head)
-    except (OSError, KeyError) as error:
+    except (ConfigError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever transformers, tokenizers or safetensors make of a file that is damaged
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"backbone.name is {settings.name!r}, which could not be loaded: {str(error).strip().splitlines()[0]} "
-            "Check the name and the hub access (`infoprompt doctor`), or give a folder, or use minilm."
+            f"backbone.name is {settings.name!r}, which could not be loaded: {lines[0]:.300} "
+            "Check the name and the hub access (`infoprompt doctor`), or give a folder with a whole model, or use "
+            "minilm."
         ) from error
     _give_padding(tokenizer, model, settings.name)
     _check_complete(settings.name, model, sorted(report["missing_keys"]), lm_head)
@@ -85,6 +91,27 @@ def load_backbone(
         lm_head=lm_head,
         gradient_checkpointing=settings.gradient_checkpointing,
     )
+
+
+def _check_folder(name: str, source: str) -> None:
+    """Raise ConfigError for a folder that does not say what model it holds."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file():
+        problem = "has no config.json"
+    else:
+        try:
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            known = isinstance(values, dict) and isinstance(values.get("model_type"), str)
+            problem = "" if known else "has a config.json without model_type"
+        except (OSError, ValueError, RecursionError) as error:
+            problem = f"has a config.json that cannot be read ({str(error)[:100]})"
+    if problem:
+        raise ConfigError(
+            f"backbone.name is {name!r}, but this folder {problem}, so nothing says which model it holds. Give the "
+            "folder that `save_pretrained` wrote, with configuration, tokenizer and weights, or a hub name, or minilm."
+        )
 
 
 def backbone_source(name: str) -> str:

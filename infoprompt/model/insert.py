@@ -29,9 +29,12 @@ def pool(states_BLD: Tensor, batch: Batch, pooling: str) -> Tensor:
         states_BLD: states of all positions.
         batch: what they are the states of.
         pooling: the `mask` token's, the `first` or the `last` real token's, the `mean` over real tokens, or both
-            `entities`' markers side by side, [B, 2D].
+            `entities`' markers side by side, [B, 2D]. In a text without entities, such as a label's, the mean stands
+            for both.
     """
     states_BLD = states_BLD.float()
+    if pooling == "entities" and batch.entity_B2 is None:
+        return pool(states_BLD, batch, "mean").repeat(1, 2)
     if pooling == "mean":
         weight_BL1 = batch.real_BL.unsqueeze(-1).to(states_BLD.dtype)
         return (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
@@ -45,8 +48,7 @@ def _index(batch: Batch, pooling: str) -> Tensor:
         return real_BL.argmax(1, keepdim=True)
     if pooling == "last":
         return real_BL.shape[1] - 1 - real_BL.flip(1).argmax(1, keepdim=True)
-    if pooling == "entities":
-        assert batch.entity_B2 is not None, "only relations have entities"
+    if pooling == "entities" and batch.entity_B2 is not None:
         return batch.entity_B2
     assert pooling == "mask", pooling
     return batch.mask_index_B.unsqueeze(1)

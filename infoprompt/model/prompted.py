@@ -167,7 +167,8 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         objective, width = config.objective, backbone.embedding_size
-        pooled_size = backbone.hidden_size * (2 if config.head.pooling == "entities" else 1)
+        pooling = config.head.pooling_of(backbone.kind)
+        pooled_size = backbone.hidden_size * (2 if pooling == "entities" else 1)
         prompt = None
         if config.prompt.kind != "none":
             around = Surroundings(
@@ -191,7 +192,7 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
     return PromptedModel(
         backbone,
         head,
-        config.head.pooling,
+        pooling,
         prompt=prompt,
         gaussian=gaussian,
         head_information=head_information,
@@ -224,10 +225,10 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
         )
     if head.kind == "label_words":
         pooling = "mask" if backbone.kind == "encoder" else "last"
-        if head.pooling != pooling:
+        if head.pooling not in (None, pooling):
             raise ConfigError(
                 f"head.pooling is {head.pooling}, but head.kind label_words reads this model's words at its "
-                f"{pooling} token. Use head.pooling={pooling}."
+                f"{pooling} token. Use head.pooling={pooling}, or leave it out."
             )
     if not config.backbone.frozen and (reads_unprompted(config) or objective.representation_weight > 0):
         raise ConfigError(

@@ -102,8 +102,11 @@ def _compute(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch
         encoding = infer(replace(batch, plain=True))
         assert encoding.first_BD is not None
         parts.append((batch.row_B.tolist(), encoding.first_BD.cpu(), encoding.pooled_BD.cpu()))
-    size = parts[0][1].shape[1]
-    states = {"first": torch.zeros(len(rows.texts), size), "pooled": torch.zeros(len(rows.texts), size)}
+    _, first_BD, pooled_BD = parts[0]  # both entities' states are twice as wide as the first token's
+    states = {
+        name: torch.zeros(len(rows.texts), part_BD.shape[1])
+        for name, part_BD in (("first", first_BD), ("pooled", pooled_BD))
+    }
     for rank_parts in peers.gather_objects(parts):
         for indices, first_BD, pooled_BD in rank_parts:
             known = [i for i, row in enumerate(indices) if row >= 0]
@@ -116,7 +119,8 @@ def _compute(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch
 def _content_hash(rows: Rows, backbone_key: str) -> str:
     digest = hashlib.sha256(backbone_key.encode())
     for text in rows.texts:
-        digest.update(json.dumps([text.input_ids, text.segments, text.mask_index]).encode())
+        read_at = text.entities if backbone_key.endswith(" entities") else text.mask_index
+        digest.update(json.dumps([text.input_ids, text.segments, read_at]).encode())
     return digest.hexdigest()
 
 

@@ -93,7 +93,10 @@ _KNOWN_ELSEWHERE = {
 MAX_BASES = 32
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+DATA_SUFFIXES = (
+    *(".jsonl", ".json", ".csv", ".tsv", ".parquet"),
+    *(kind + packed for kind in (".jsonl", ".json", ".csv", ".tsv") for packed in (".gz", ".bz2", ".xz", ".zst")),
+)
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
@@ -182,8 +185,8 @@ def setting_reference(model: type[BaseModel] = RunConfig, prefix: str = "") -> s
 
 
 def is_data_file(source: str) -> bool:
-    """Whether `data.train` and its siblings name a file (else a hub split)."""
-    return source.endswith(DATA_SUFFIXES) or os.path.exists(source)
+    """Whether `data.train` and its siblings name a file, a folder or a pattern such as *.csv (else a hub split)."""
+    return source.lower().endswith(DATA_SUFFIXES) or "*" in source or "?" in source or os.path.exists(source)
 
 
 class _ConfigFile(RunConfig):
@@ -295,13 +298,19 @@ def _nearest(key: str) -> str:
     return f"Did you mean {near[0]}?" if near else "`infoprompt show --settings` lists every setting."
 
 
+def _absolute_source(source: str | list[str]) -> str | list[str]:
+    if isinstance(source, list):
+        return [str(_absolute_source(one)) for one in source]
+    return _absolute(source) if is_data_file(source) else source
+
+
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     # Ray moves its workers to another folder, so no path may stay relative beyond this point.
     absolute = {"output_dir": _absolute(config.run.output_dir)}
     sources = {
-        name: _absolute(source)
+        name: _absolute_source(source)
         for name in ("folder", "train", "validation", "test")
-        if (source := getattr(config.data, name)) and is_data_file(source)
+        if (source := getattr(config.data, name))
     }
     backbone = config.backbone.name
     local = {"name": str(Path(backbone).absolute())} if backbone != "minilm" and os.path.isdir(backbone) else {}

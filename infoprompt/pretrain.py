@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from infoprompt.artifact import make_template
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.loader import Rows
+from infoprompt.data.places import source_name
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.task import KINDS, Task
@@ -268,7 +269,7 @@ def _card(config: RunConfig, splits: Splits, backbone: Backbone, result: Pretrai
     origin = {
         "data": {
             "task": splits.task.name,
-            "train": config.data.train and Path(config.data.train).name,
+            "train": config.data.train and Path(source_name(config.data.train)).name,
             "rows": len(splits.train),
             "classes": list(splits.task.labels),
         },

@@ -109,19 +109,33 @@ class DataSettings(Settings):
     """The labelled task."""
 
     task: str | None = None
-    """A task known by name (`infoprompt show --tasks` lists them); inferred from the columns if not given."""
+    """A task known by name (`infoprompt show --tasks` lists them), or a kind of task, such as `regression`, which reads
+    values also from the column `label`; inferred from the columns if not given."""
 
     folder: str | None = None
     """Folder that holds `NAME/train.jsonl.gz` and so on for tasks known by name; INFOPROMPT_DATA if not given."""
 
-    train: str | None = None
-    """Training rows: a .jsonl, .csv or .parquet file (also .gz), or a hub split as `owner/name:split`."""
+    train: str | list[str] | None = None
+    """Training rows: a .jsonl, .json, .csv, .tsv or .parquet file (the first four also .gz, .bz2, .xz or .zst), a
+    pattern such as `parts/train-*.csv`, a folder of such files, or a hub split as `owner/name:split`; or a list."""
 
-    validation: str | None = None
-    """Rows for choosing the best state; carved out of the training rows if not given."""
+    validation: str | list[str] | None = None
+    """Rows for choosing the best state, given as `data.train`; carved out of the training rows if not given."""
 
-    test: str | None = None
-    """Rows for the final report only."""
+    test: str | list[str] | None = None
+    """Rows for the final report only, given as `data.train`."""
+
+    encoding: str | None = None
+    """Encoding of the files as Python names it, such as `cp1252` or `latin-1`; UTF-8, or UTF-16 by its mark or its
+    zero bytes, if not given."""
+
+    delimiter: str | None = None
+    """What parts the cells of a .csv file: one character, or `tab`; comma, semicolon, tab or bar, as its first lines
+    have it, if not given. A .tsv file for which it is given is read as a .csv file is, with quotes."""
+
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What to do with rows that cannot be used: `refuse` names them all and trains nothing; `skip` leaves them out,
+    says how many, and writes each with its reason to `skipped_rows.jsonl` in the output folder."""
 
     columns: dict[str, str] = {}
     """Our column to the file's column, where they differ: `{text: sentence, label: target}`."""
@@ -144,6 +158,38 @@ class DataSettings(Settings):
 
     micro_batch_size: PositiveInt | None = None
     """Examples per rank per forward; the whole share of a rank if not given."""
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _some_source(cls, source: str | list[str] | None, info: ValidationInfo) -> str | list[str] | None:
+        if source in ([], "") or (isinstance(source, list) and "" in source):
+            raise ValueError(f"data.{info.field_name} is {source!r}, but must name a file. Give one, or leave it out.")
+        return source
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_known(cls, encoding: str | None) -> str | None:
+        if encoding is None:
+            return None
+        try:
+            b"a".decode(encoding), "a".encode(encoding)
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"data.encoding is {encoding!r}, but Python knows no such encoding of text. Use utf-8, utf-16, cp1252 "
+                "or latin-1, or leave it out."
+            ) from None
+        return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str | None) -> str | None:
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or delimiter.isalnum()):
+            raise ValueError(
+                f"data.delimiter is {delimiter!r}, but must be tab or one character that is no letter, digit or quote. "
+                "Leave it out to have it found."
+            )
+        return delimiter
 
 
 PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]

@@ -2,13 +2,15 @@
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from infoprompt.artifact import make_template, needs_unprompted_states
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, TrainLoader
+from infoprompt.data.part import write_skipped
 from infoprompt.data.rows import Example
-from infoprompt.data.splits import load_splits
+from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.tasks import Task
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import Engine, build_engine, gathered, partitioned_loading, partitions_weights
@@ -68,15 +70,24 @@ class Setup:
         return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size)
 
 
-def build_setup(config: RunConfig, ranks: Ranks) -> Setup:
-    """Data, model and engine, in the order of the data flow; every rank calls it."""
+def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -> Setup:
+    """Data, model and engine, in the order of the data flow; every rank calls it.
+
+    Args:
+        config: every setting.
+        ranks: of this run.
+        splits: the rows, where they were read before; read here if not given.
+    """
     obstacle = triton_obstacle(ranks.device.type)
     if config.objective.kernels == "triton" and obstacle:
         raise ConfigError(f"objective.kernels is triton, but {obstacle}. Use auto or chunked.")
-    splits = load_splits(config.data, config.data_seed)
+    splits = splits or load_splits(config.data, config.data_seed)
     task = _scored_by(config.evaluation.metric, splits.task)
     if ranks.is_first:
         log.info(splits.description)
+        for note in splits.notes:
+            log.warning(note)
+        write_skipped(splits.skipped, Path(config.run.output_dir))
     accumulation = accumulation_steps(config.data, ranks.world_size)
     backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone)

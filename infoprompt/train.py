@@ -12,6 +12,7 @@ from infoprompt.bar import ProgressBar
 from infoprompt.checkpoint import newest_resume_state
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.course import Course, check_same_run, save_course, start_course
+from infoprompt.data.splits import Splits
 from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
@@ -75,6 +76,7 @@ def run(
     tags: Mapping[str, str] | None = None,
     report: Report | None = None,
     show_progress: bool = False,
+    splits: Splits | None = None,
 ) -> RunResult:
     """Train one run from a checked config to a saved prompt; every rank calls it.
 
@@ -85,6 +87,7 @@ def run(
         tags: further MLflow tags.
         report: called on every rank after each evaluation with progress and dev scores; see `Verdict`.
         show_progress: whether the first rank shows a progress bar.
+        splits: the rows, where they were read before; read here if not given.
     Returns:
         The result, also written to `result.json` in the output folder.
     Raises:
@@ -100,7 +103,7 @@ def run(
     saved = ranks.broadcast_object(mine)
     if saved:
         check_same_run(config, saved)
-    setup = build_setup(config, ranks)
+    setup = build_setup(config, ranks, splits)
     course = start_course(setup, saved)
     if ranks.is_first:
         (output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")

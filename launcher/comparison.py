@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from infoprompt.config import ConfigError, RunConfig, override_config
 from infoprompt.progress import TrainingStopped
+
+if TYPE_CHECKING:
+    from infoprompt.data.splits import Splits
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +58,35 @@ def comparisons(config: RunConfig) -> dict[str, RunConfig]:
     return {name: _comparison(config, name, overrides) for name, overrides in config.run.compare_with.items()}
 
 
+def read_rows_of(config: RunConfig) -> "Splits":
+    """The rows of a run, read and checked before torch is loaded; those of its comparisons are checked too.
+
+    Raises:
+        ConfigError: all that is wrong with the files.
+    """
+    from infoprompt.data.splits import load_splits
+
+    splits = load_splits(config.data, config.data_seed)
+    read = {(repr(config.data), config.data_seed)}
+    for other in comparisons(config).values():
+        key = (repr(other.data), other.data_seed)
+        if key not in read and other.data != config.data:  # another seed draws from the same rows
+            load_splits(other.data, other.data_seed)
+        read.add(key)
+    return splits
+
+
 def train_all(
     config: RunConfig,
     *,
     resume: Resume = "never",
     show_progress: bool = False,
     say: Callable[[str], None] = log.info,
+    splits: "Splits | None" = None,
 ) -> Outcome:
     """Train a run, then those it is compared with; every rank calls it.
+
+    The rows of the run itself are `splits`, where they were read before.
 
     A comparison that stops is noted in the outcome and the next one starts; everything else is raised.
     """
@@ -70,7 +94,8 @@ def train_all(
     from infoprompt.engine.ranks import stop_ranks
     from infoprompt.train import run
 
-    main = run(config, resume=resume, show_progress=show_progress).as_json()
+    main = run(config, resume=resume, show_progress=show_progress, splits=splits).as_json()
+    splits = None  # their memory
     finished: dict[str, Result] = {}
     stopped: dict[str, str] = {}
     for name, other in others.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from infoprompt.config import NOTHING, RunConfig, dump_config
 from infoprompt.credentials import shown_uri
-from launcher.comparison import Outcome, Resume, comparisons, train_all
+from launcher.comparison import Outcome, Resume, comparisons, read_rows_of, train_all
 from launcher.exits import BAD_INPUT, PARENT_VARIABLE, STOPPED
 
 OUTCOME_NAME = "outcome.json"
@@ -58,8 +58,9 @@ def start(
     output = output or Output()
     comparisons(config)
     prepare_environment(num_processes)
+    splits = read_rows_of(config)
     if num_processes == 1:
-        return train_all(config, resume=resume, show_progress=output.progress)
+        return train_all(config, resume=resume, show_progress=output.progress, splits=splits)
     with tempfile.TemporaryDirectory(prefix="infoprompt-") as name:
         folder = Path(name)
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")

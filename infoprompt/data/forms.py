@@ -1,16 +1,16 @@
 """From the rows that others publish to ours: columns and labels by other names, or one row made into several."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infoprompt.config import ConfigError
 from infoprompt.data.ace import entity_rows, relation_rows
-from infoprompt.data.rows import COLUMNS
+from infoprompt.data.columns import COLUMNS
+from infoprompt.data.rows import Adapter
 from infoprompt.data.task import Task
 
 Row = Mapping[str, Any]
-Adapter = Callable[[Row], Iterable[Row]]
 
 
 def adapter(task: Task | None) -> Adapter | None:

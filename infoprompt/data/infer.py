@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.places import RowSource, given_sources, source_name
 from infoprompt.data.rows import Example, Kind
-from infoprompt.data.task import Task, is_bio, is_whole_number, words_of
+from infoprompt.data.task import KINDS, Task, is_bio, is_whole_number, words_of
 from infoprompt.data.tasks import known_task
 
 
@@ -24,11 +26,14 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
         ConfigError: an unknown task, label or mixture of kinds, a single class, or a single value.
     """
     kind = _kind_of(examples)
-    task = known_task(settings.task) if settings.task is not None else None
+    _check_asked(kind, settings)
+    known = settings.task is not None and settings.task not in KINDS
+    task = known_task(settings.task or "") if known else None
     if task is not None and task.kind != kind:
         raise ConfigError(
-            f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of {settings.train} are "
-            f"of the kind {kind}. Leave data.task out, or name the right columns by data.columns."
+            f"data.task is {task.name}, whose rows are of the kind {task.kind}, but those of "
+            f"{source_name(settings.train or '')} are of the kind {kind}. Leave data.task out, or name the right "
+            "columns by data.columns."
         )
     if task is None:
         task = Task(_name_of(settings.train), (), (), _METRICS.get(kind, ("accuracy", "macro_f1")), kind)
@@ -41,10 +46,26 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
             task = replace(task, metrics=("accuracy", "macro_f1"))
     if task.num_classes < 2:
         raise ConfigError(
-            f"Every row of {settings.train} has the label {task.labels[0]}, but a classifier needs at least 2 classes. "
-            "Check data.columns.label."
+            f"Every row of {source_name(settings.train or '')} has the label {task.labels[0]}, but a classifier "
+            "needs at least 2 classes. Check data.columns.label."
         )
     return with_label_texts(task, settings.label_texts)
+
+
+def kind_of(settings: DataSettings) -> Kind | None:
+    """The kind of task that `data.task` names; None where it names none, or a known task."""
+    return next((kind for kind in get_args(Kind) if kind == settings.task), None)
+
+
+def _check_asked(kind: Kind, settings: DataSettings) -> None:
+    asked = kind_of(settings)
+    if asked is not None and asked != kind:
+        needed = {"tags": "tokens and tags", "relation": "head and tail", "regression": "value, or numbers in label"}
+        raise ConfigError(
+            f"data.task is {asked}, but the rows of {source_name(settings.train or '')} are of the kind {kind}. A row "
+            f"of the kind {asked} has the columns {needed.get(asked, asked)}; name them by data.columns, or leave "
+            "data.task out."
+        )
 
 
 _METRICS: dict[str, tuple[str, ...]] = {
@@ -74,8 +95,8 @@ def _scale(examples: Sequence[Example], settings: DataSettings) -> tuple[float, 
     values = [example.value for example in examples if example.value is not None]
     if min(values) == max(values):
         raise ConfigError(
-            f"Every row of {settings.train} has the value {values[0]:g}, so there is nothing to learn. "
-            "Check data.columns.value."
+            f"Every row of {source_name(settings.train or '')} has the value {values[0]:g}, so there is nothing to "
+            "learn. Check data.columns.value."
         )
     return min(values), max(values)
 
@@ -105,9 +126,10 @@ def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(labels, key=int) if all(map(is_whole_number, labels)) else labels)
 
 
-def _name_of(source: str | None) -> str:
+def _name_of(source: RowSource | None) -> str:
     """`reviews` for /data/reviews.csv, for /data/reviews/train.csv and for owner/reviews:train."""
-    names = [re.split(r"[.@:]", part, maxsplit=1)[0] for part in Path(source or "task").parts]
-    if len(names) > 1 and re.fullmatch(r"train\w*", names[-1], re.IGNORECASE) and re.search(r"\w", names[-2]):
+    first = given_sources(source or "task")[0]
+    names = [re.split(r"[.@:]", part, maxsplit=1)[0].replace("*", "").replace("?", "") for part in Path(first).parts]
+    if len(names) > 1 and re.fullmatch(r"(train[\w-]*)?", names[-1], re.IGNORECASE) and re.search(r"\w", names[-2]):
         return names[-2]
     return names[-1] or "task"

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infoprompt.config import DATA_SUFFIXES, ConfigError, DataSettings
+from infoprompt.data.columns import PREDICTED
 from infoprompt.data.forms import adapter
+from infoprompt.data.places import RowSource
+from infoprompt.data.problems import RowError
+from infoprompt.data.rows import adapted
 from infoprompt.data.sources import read_rows
 from infoprompt.data.task import Source, Task
 
@@ -22,11 +26,11 @@ _SETS = Path(__file__).with_name("sets")
 class Parts:
     """The files or hub splits of a task."""
 
-    train: str | None
+    train: RowSource | None
     """None of a diagnostic task."""
-    test: str | None
+    test: RowSource | None
     """Rows to report on: the labelled test file; the validation file where there is none."""
-    validation: str | None = None
+    validation: RowSource | None = None
     """Rows to choose the best state on, only where the test file is another; else they are held out of `train`."""
     origin: str = ""
     """`bundled`, `folder` or `hub`."""
@@ -120,10 +124,14 @@ def _folder_parts(folder: Path, task: Task) -> Parts | None:
 def _is_labelled(path: str, task: Task) -> bool:
     """Whether the first row has what is to be predicted: the archives of GLUE and SuperGLUE have test files without."""
     adapt = adapter(task)
-    for _, row in read_rows(path):
-        for ours in adapt(row) if adapt else (row,):
-            return any(name in ours for name in ("label", "tags", "value", "candidate"))
+    for where, row in read_rows(path, tell=_unsaid):
+        if not isinstance(row, RowError):
+            return any(name in ours for ours in adapted(row, adapt, where)[:1] for name in PREDICTED)
     return False
+
+
+def _unsaid(line: str) -> None:
+    """What was found in a file is said when all of it is read."""
 
 
 def _file(folder: Path, *names: str) -> str | None:

@@ -1,13 +1,15 @@
 """One row of labelled data, and how it is made from a row of any file."""
 
-import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from infoprompt.config import ConfigError
-from infoprompt.data.sources import read_rows
+from infoprompt.data.cells import as_choice, as_label, as_number, as_place, as_text, as_texts
+from infoprompt.data.columns import ColumnNames
+from infoprompt.data.places import RowSource, source_name
+from infoprompt.data.problems import Problems, RowError
+from infoprompt.data.sources import FOUND_OUT, Dialect, Row, log, read_rows
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Example:
     """Class, or of a choice `choice1`, `choice2` ...; None when unlabelled."""
     value: float | None = None
     """Target of a regression."""
+    where: str = field(default="", compare=False, repr=False)
+    """Where it was read, as `line 3 of /data/train.jsonl`; for errors."""
 
     @property
     def kind(self) -> Kind:
@@ -85,67 +89,90 @@ class Example:
         return replace(self, label=None, tags=None, value=None, candidate=None)
 
 
-# Our columns, each with the names that are found without being told.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "text": ("text", "text_a"),
-    "pair": ("pair", "text_b"),
-    "head": ("head",),
-    "tail": ("tail",),
-    "span": ("span",),
-    "head_start": ("head_start",),
-    "head_end": ("head_end",),
-    "tail_start": ("tail_start",),
-    "tail_end": ("tail_end",),
-    "span_start": ("span_start",),
-    "span_end": ("span_end",),
-    "words": ("words", "tokens"),
-    "tags": ("tags",),
-    "choices": ("choices",),
-    "candidate": ("candidate",),
-    "label": ("label",),
-    "value": ("value",),
-}
+Adapter = Callable[[Row], Iterable[Row]]
+"""What makes our rows of a row of a file; see `forms.adapter`."""
 
 
 def read_examples(
-    source: str,
+    source: RowSource,
     columns: Mapping[str, str],
     labelled: bool = True,
-    adapt: Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]] | None = None,
+    adapt: Adapter | None = None,
+    *,
+    dialect: Dialect = FOUND_OUT,
+    kind: Kind | None = None,
+    tell: Callable[[str], None] = log.info,
+    problems: Problems | None = None,
 ) -> list[Example]:
-    """Read every row of a file or hub split.
+    """Read every row of files or of a hub split.
 
     Args:
         source: see `sources.read_rows`.
         columns: our column to the file's, where they differ; `text_a` and `text_b` may stand for `text` and `pair`.
         labelled: whether each row must have a label; if not, labels are not read.
-        adapt: what makes our rows of a row of the file, see `forms.adapter`; a row is taken as it is if not given.
+        adapt: a row is taken as it is if not given.
+        dialect: encoding and delimiter of the files, where they are given.
+        kind: of the task, where it was given: a label of `regression` is a value.
+        tell: takes a line for people.
+        problems: where faults are put; raised all together at the end if not given.
     Raises:
-        ConfigError: with the row, when anything is missing, empty or out of range.
+        ConfigError: with the rows, when anything is missing, empty or out of range.
     """
-    columns = check_columns(columns)
-    examples = [
-        example_from_mapping(part, columns, labelled, where)
-        for where, row in read_rows(source)
-        for part in (adapt(row) if adapt else (row,))
-    ]
-    if not examples:
-        raise ConfigError(f"{source} has no rows. Give a file or split with at least one.")
+    found = Problems() if problems is None else problems
+    names = ColumnNames(columns)
+    examples = []
+    try:
+        for _, made in _made(read_rows(source, dialect, tell), names, labelled, adapt, kind):
+            if isinstance(made, RowError):
+                found.rows.append(made)
+            else:
+                examples.append(made)
+        if not examples and not found:
+            found.fatal.append(
+                ConfigError(f"{source_name(source)} has no rows. Give a file or split with at least one.")
+            )
+    except RowError as error:  # of a header
+        found.fatal.append(ConfigError(str(error)))
+    except ConfigError as error:
+        found.fatal.append(error)
+    if found and problems is None:
+        raise found.error(source_name(source))
     return examples
 
 
-def check_columns(columns: Mapping[str, str]) -> dict[str, str]:
-    """`data.columns` under our own names; raises ConfigError for a column we do not have."""
-    ours = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
-    for column in columns:
-        if column not in ours:
-            near = difflib.get_close_matches(column, ours, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Ours are {', '.join(ours)}."
-            raise ConfigError(f"data.columns names {column}, which is no column of ours. {hint}")
-    return {ours[column]: given for column, given in columns.items()}
+def _made(
+    rows: Iterable[tuple[str, Row | RowError]],
+    names: ColumnNames,
+    labelled: bool,
+    adapt: Adapter | None,
+    kind: Kind | None,
+) -> Iterator[tuple[str, Example | RowError]]:
+    for where, row in rows:
+        if isinstance(row, RowError):
+            yield where, row
+            continue
+        try:
+            for part in adapted(row, adapt, where):
+                yield where, example_of(part, names, labelled, where, kind)
+        except RowError as error:
+            yield where, error
 
 
-def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], labelled: bool, where: str) -> Example:
+def adapted(row: Row, adapt: Adapter | None, where: str) -> list[Row]:
+    """Our rows of a row of a file; raises RowError where it is not of the published form."""
+    if adapt is None:
+        return [row]
+    try:
+        return list(adapt(row))
+    except ConfigError as error:
+        raise RowError(where, "not of the task's published form", f"{where}: {error}") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        # The forms read what benchmarks publish, and a damaged row fails wherever it differs.
+        text = f"{where} is not of the form in which this task's rows are published ({type(error).__name__}: {error})."
+        raise RowError(where, "not of the task's published form", f"{text} Correct the row or remove it.") from None
+
+
+def example_from_mapping(row: Row, columns: Mapping[str, str], labelled: bool, where: str) -> Example:
     """Make an example of one row.
 
     Args:
@@ -158,31 +185,42 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
     Raises:
         ConfigError: see `read_examples`.
     """
-    named = _ours(row, check_columns(columns), where)
+    return example_of(row, ColumnNames(columns), labelled, where)
+
+
+def example_of(row: Row, names: ColumnNames, labelled: bool, where: str, kind: Kind | None = None) -> Example:
+    """As `example_from_mapping`, with columns found for many rows, and the kind of task where it was given."""
+    named = {ours: row[theirs] for ours, theirs in names.of(row, where).items()}
+    if kind == "regression" and "value" not in named and "label" in named:
+        named["value"] = named.pop("label")
     if "words" in named and "text" not in named:
         return _tagged(named, labelled, row, where)
     if "text" not in named:
         raise _missing("text", row, where)
-    text = _text(named["text"], "text", where)
+    text = as_text(named["text"], "text", where)
     head, tail, span = (_span(named, side, text, where) for side in ("head", "tail", "span"))
     if (head is None) != (tail is None):
         marked, unmarked = ("tail", "head") if head is None else ("head", "tail")
-        raise ConfigError(f"{where} marks a {marked} but no {unmarked}. A relation needs both, other tasks neither.")
-    value = _value(named["value"], where) if labelled and "value" in named else None
+        raise RowError(
+            where,
+            f"a {marked} but no {unmarked}",
+            f"{where} marks a {marked} but no {unmarked}. A relation needs both, other tasks neither.",
+        )
+    value = as_number(named["value"], where) if labelled and "value" in named else None
     candidate = _candidate(named.get("candidate"), where) if labelled else None
     label = None
     if candidate is not None:
         label = "true" if candidate.text in candidate.right else "false"
     elif labelled and value is None:
         if "label" not in named:
-            raise _missing("label", row, where)
-        label = _label(named["label"], where)
-    choices = _strings(named["choices"], "choices", where) if "choices" in named else None
+            raise _missing("value" if kind == "regression" else "label", row, where)
+        label = as_label(named["label"], where)
+    choices = as_texts(named["choices"], "choices", where) if "choices" in named else None
     if choices is not None and label is not None:
-        label = _choice(label, choices, where)
+        label = as_choice(label, choices, where)
     return Example(
         text=text,
-        pair=_text(named["pair"], "pair", where) if "pair" in named else None,
+        pair=as_text(named["pair"], "pair", where) if "pair" in named else None,
         head=head,
         tail=tail,
         span=span,
@@ -190,141 +228,43 @@ def example_from_mapping(row: Mapping[str, Any], columns: Mapping[str, str], lab
         candidate=candidate,
         label=label,
         value=value,
+        where=where,
     )
 
 
-def _tagged(named: Mapping[str, Any], labelled: bool, row: Mapping[str, Any], where: str) -> Example:
-    words = _strings(named["words"], "words", where)
+def _tagged(named: Mapping[str, Any], labelled: bool, row: Row, where: str) -> Example:
+    words = as_texts(named["words"], "words", where)
     if labelled and "tags" not in named:
         raise _missing("tags", row, where)
-    tags = _strings(named["tags"], "tags", where) if labelled else None
+    tags = tuple(tag.strip() for tag in as_texts(named["tags"], "tags", where)) if labelled else None
     if tags is not None and len(tags) != len(words):
-        raise ConfigError(f"{where} has {len(words)} words but {len(tags)} tags. Give one tag for each word.")
-    return Example(text=" ".join(words), words=words, tags=tags)
-
-
-def _strings(value: Any, name: str, where: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a list of at least one string.")
-    return tuple(_text(item, f"{name} item {number}", where) for number, item in enumerate(value, 1))
-
-
-def _choice(label: str, choices: Sequence[str], where: str) -> str:
-    """`choice1` and so on, of that itself, of a choice's words, or of its number counted from 0."""
-    places = [f"choice{number}" for number in range(1, len(choices) + 1)]
-    if label in places:
-        return label
-    if label in choices:
-        return places[choices.index(label)]
-    if label.isdecimal() and int(label) < len(choices):
-        return places[int(label)]
-    raise ConfigError(
-        f"The label of {where} is {label!r}, but must be one of {', '.join(places)}, the words of a choice, or its "
-        "number counted from 0."
-    )
+        raise RowError(
+            where,
+            "not as many tags as words",
+            f"{where} has {len(words)} words but {len(tags)} tags. Give one tag for each word.",
+        )
+    return Example(text=" ".join(words), words=words, tags=tags, where=where)
 
 
 def _candidate(value: Any, where: str) -> Candidate | None:
     if not isinstance(value, Mapping):
         return None
     return Candidate(
-        _text(value.get("question"), "candidate's question", where),
-        _text(value.get("text"), "candidate's text", where),
-        _strings(value.get("answers"), "candidate's answers", where),
+        as_text(value.get("question"), "candidate's question", where),
+        as_text(value.get("text"), "candidate's text", where),
+        as_texts(value.get("answers"), "candidate's answers", where),
     )
-
-
-def _value(value: Any, where: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"The value of {where} is {value!r}, but must be a number. Correct the row or remove it.")
-    return number
-
-
-def _ours(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    named = {}
-    for name, aliases in COLUMNS.items():
-        if name in columns:
-            # What is to be predicted may be mapped and yet absent where none is asked for.
-            if columns[name] in row:
-                named[name] = row[columns[name]]
-            elif name not in ("label", "tags", "value", "candidate"):
-                raise ConfigError(
-                    f"data.columns.{name} is {columns[name]}, but {where} has no such column. It has: {', '.join(row)}."
-                )
-        elif found := next((alias for alias in aliases if alias in row), None):
-            named[name] = row[found]
-    return named
-
-
-def _missing(name: str, row: Mapping[str, Any], where: str) -> ConfigError:
-    return ConfigError(
-        f"{where} has no column {name}. It has: {', '.join(row)}. "
-        f"Say which one it is by data.columns, such as data.columns='{{{name}: {next(iter(row), 'column')}}}'."
-    )
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a string. Correct the row or remove it.")
-    if not value.strip():
-        raise ConfigError(f"The {name} of {where} is empty. Remove the row, or give it a text.")
-    return value
-
-
-def _label(value: Any, where: str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # a column of whole numbers that once had gaps
-        value = int(value)
-    if isinstance(value, int):
-        return str(value)
-    if value is None or _is_nan(value) or (isinstance(value, str) and not value.strip()):
-        raise ConfigError(
-            f"The label of {where} is empty. Remove the row, or give a labelled part (the labels of many public test "
-            "splits are kept private; use their validation split)."
-        )
-    if not isinstance(value, str):
-        raise ConfigError(
-            f"The label of {where} is {value!r}, but must be a class: a string, a whole number or a bool."
-        )
-    return value
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _span(named: Mapping[str, Any], side: str, text: str, where: str) -> Span | None:
-    entity = named.get(side)
-    if isinstance(entity, Mapping):
-        start, end, words = entity.get("start"), entity.get("end"), entity.get("text")
-    elif f"{side}_start" in named and f"{side}_end" in named:
-        start, end, words = named[f"{side}_start"], named[f"{side}_end"], entity
-    else:
-        return None
-    span = Span(_offset(start, f"{side} start", where), _offset(end, f"{side} end", where))
-    if not 0 <= span.start < span.end <= len(text):
-        raise ConfigError(
-            f"The {side} of {where} runs from {span.start} to {span.end}, but its text has the characters 0 to "
-            f"{len(text)}. Offsets count characters, and the end is exclusive."
-        )
-    if isinstance(words, str) and words != text[span.start : span.end]:
-        raise ConfigError(
-            f"The {side} of {where} is {words!r}, but its offsets point at {text[span.start : span.end]!r}. "
-            "Offsets count characters (not bytes or tokens), and the end is exclusive."
-        )
-    return span
+    place = as_place(named, side, text, where)
+    return None if place is None else Span(*place)
 
 
-def _offset(value: Any, name: str, where: str) -> int:
-    if isinstance(value, bool) or not (
-        isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())
-    ):
-        raise ConfigError(f"The {name} of {where} is {value!r}, but must be a whole number of characters.")
-    return int(value)
+def _missing(name: str, row: Row, where: str) -> RowError:
+    return RowError(
+        where,
+        f"no column {name}",
+        f"{where} has no column {name}. It has: {', '.join(map(str, row))}. "
+        f"Say which one it is by data.columns, such as data.columns='{{{name}: {next(iter(row), 'column')}}}'.",
+    )

@@ -6,126 +6,112 @@ does not say which line is damaged.
 """
 
 import csv
-import gzip
-import json
+import logging
+import lzma
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from infoprompt.config import DATA_SUFFIXES, ConfigError, is_data_file
+from infoprompt.config import DATA_SUFFIXES, ConfigError
+from infoprompt.data.delimited import csv_rows, tsv_rows
+from infoprompt.data.json_rows import json_line_rows, json_list_rows
+from infoprompt.data.opening import open_file
+from infoprompt.data.places import RowSource, existing_file, files_of, given_sources
+from infoprompt.data.problems import RowError
+
+log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+Numbered = tuple[str, Row | RowError]
+"""What an error calls a row, and the row, or what is wrong with it."""
 
 _HUB_SPLIT = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?:(?P<split>\w[^/]*)")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
-def read_rows(source: str) -> Iterator[tuple[str, Row]]:
-    """Rows of a file or of a hub split, each with the words that say where it stands (`line 3 of /data/train.jsonl`).
+@dataclass(frozen=True)
+class Dialect:
+    """How files are to be read, where it is not to be found out."""
+
+    encoding: str | None = None
+    """As `data.encoding`."""
+    delimiter: str | None = None
+    """As `data.delimiter`; a .tsv file that has one is read as a .csv file is."""
+
+
+FOUND_OUT = Dialect()
+
+
+def read_rows(
+    source: RowSource, dialect: Dialect = FOUND_OUT, tell: Callable[[str], None] = log.info
+) -> Iterator[Numbered]:
+    """Rows of files or of a hub split, each with the words that say where it stands (`line 3 of /data/train.jsonl`).
+
+    A row that cannot be read comes as its error, so that the others can be read all the same.
 
     Args:
-        source: a file with one of `DATA_SUFFIXES`, or a hub split as `owner/name:split` or `owner/name@config:split`.
+        source: a file with one of `DATA_SUFFIXES`, a pattern, a folder, or a hub split as `owner/name:split` or
+            `owner/name@config:split`; or a list of these.
+        dialect: encoding and delimiter, where they are given.
+        tell: takes a line for people, such as which delimiter was found.
     Raises:
-        ConfigError: there is no such file or split, it cannot be reached, or it is damaged.
+        ConfigError: there is no such file or split, it cannot be reached, or it is damaged as a whole.
     """
-    if is_data_file(source):
-        yield from _read_file(Path(source).expanduser().absolute())
-    elif match := _HUB_SPLIT.fullmatch(source):
-        rows = _hub_split(match["name"], match["config"], match["split"])
-        yield from ((f"row {number} of {source}", row) for number, row in enumerate(rows, 1))
-    else:
-        raise _no_file(Path(source).expanduser().absolute())
+    for one in given_sources(source):
+        files = files_of(one)
+        if files is not None:
+            for path in files:
+                yield from _read_file(existing_file(path), dialect, tell)
+        elif match := _HUB_SPLIT.fullmatch(one):
+            rows = _hub_split(match["name"], match["config"], match["split"])
+            yield from ((f"row {number} of {one}", row) for number, row in enumerate(rows, 1))
+        else:
+            existing_file(Path(one).expanduser().absolute())
 
 
-def _no_file(path: Path) -> ConfigError:
-    return ConfigError(
-        f"There is no file {path}. Check the path in data.train, data.validation or data.test; "
-        "a split of the hub is written owner/name:split."
-    )
+def file_kind(name: str) -> str:
+    """`jsonl`, `csv` and so on: the suffix of a file, apart from that of its compression."""
+    plain = name.lower()
+    for suffix in _COMPRESSED:
+        plain = plain.removesuffix(suffix)
+    return plain.rpartition(".")[2]
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
-    if not path.is_file():
-        raise _no_file(path)
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-    readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
-    if kind not in readers or (kind == "parquet" and path.suffix == ".gz"):
+def _read_file(path: Path, dialect: Dialect, tell: Callable[[str], None]) -> Iterator[Numbered]:
+    kind = file_kind(path.name)
+    readers = {"jsonl": json_line_rows, "json": json_list_rows, "tsv": tsv_rows}
+    if kind not in (*readers, "csv", "parquet") or (kind == "parquet" and path.suffix.lower() != ".parquet"):
         raise ConfigError(f"{path} is of no known kind. Data files end in {', '.join(DATA_SUFFIXES)}.")
+    with _named_errors(path, dialect.encoding):
+        if kind == "parquet":
+            yield from _parquet(path)
+        elif kind == "csv" or (kind == "tsv" and dialect.delimiter is not None):
+            with open_file(path, dialect.encoding, "any") as stream:
+                yield from csv_rows(stream, str(path), dialect.delimiter, dialect.encoding, tell)
+        else:
+            with open_file(path, dialect.encoding, "lf") as stream:
+                yield from readers[kind](stream, str(path), dialect.encoding, tell)
+
+
+@contextmanager
+def _named_errors(path: Path, encoding: str | None) -> Iterator[None]:
+    """Errors of the operating system, of decompression and of decoding as such that name the file."""
     try:
-        yield from readers[kind](path)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise ConfigError(f"{path} cannot be read, it may be damaged: {error}") from error
-
-
-def _open(path: Path) -> IO[str]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    stream: IO[str] = opener(path, "rt", encoding="utf-8-sig", newline="")
-    return stream
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    with _open(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                where = f"line {number} of {path}"
-                yield where, _as_row(_parse(line, where), where)
-
-
-def _json(path: Path) -> Iterator[tuple[str, Row]]:
-    with _open(path) as stream:
-        text = stream.read()
-    if not text.lstrip().startswith("["):  # JSON lines are often named .json
-        yield from _json_lines(path)
-        return
-    for number, row in enumerate(_parse(text, str(path)), 1):
-        where = f"row {number} of {path}"
-        yield where, _as_row(row, where)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        yield
+    except UnicodeError as error:
+        way_out = "Correct data.encoding." if encoding else "Name its encoding by data.encoding."
+        raise ConfigError(f"{path} cannot be read as text: {error}. {way_out}") from error
+    except PermissionError as error:
+        raise ConfigError(f"{path} must not be read by this user. Give the right to: chmod +r {path}") from error
+    except (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError) as error:
         raise ConfigError(
-            f"{where} is not valid JSON: {error}. A .jsonl file holds one object a line, a .json file a list of them."
-        ) from None
-
-
-def _as_row(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f'{where} holds a {type(value).__name__}, but must hold an object such as {{"text": ..., "label": ...}}.'
-        )
-    return value
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    with _open(path) as stream:
-        for number, row in enumerate(csv.DictReader(stream, strict=True), 1):
-            where = f"row {number} of {path}"
-            if None in row or None in row.values():
-                raise ConfigError(
-                    f"{where} has not as many cells as the header. Put texts that hold a comma or a quote in quotes."
-                )
-            yield where, row
-
-
-def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
-    # As GLUE's archives are written: quotes mean nothing, and a cell holds no tab.
-    with _open(path) as stream:
-        header: list[str] = []
-        for number, line in enumerate(stream):
-            cells = line.rstrip("\r\n").split("\t")
-            where = f"row {number} of {path}"
-            if not number:
-                header = cells
-            elif len(cells) != len(header):
-                raise ConfigError(f"{where} has {len(cells)} cells, but the header has {len(header)}. Correct the row.")
-            else:
-                yield where, dict(zip(header, cells, strict=True))
+            f"{path} cannot be read, it may be damaged or cut short: {error}. Copy or make it again."
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

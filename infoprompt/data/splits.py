@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
 from infoprompt.data.forms import adapter
-from infoprompt.data.infer import infer_task
+from infoprompt.data.infer import infer_task, kind_of
+from infoprompt.data.labels import label_notes, merged_spellings
+from infoprompt.data.part import Part, SkippedRow, doubling_notes, settle
 from infoprompt.data.parts import Parts, find_parts, no_rows
-from infoprompt.data.rows import Example, read_examples
+from infoprompt.data.places import RowSource, source_name
+from infoprompt.data.rows import Example
+from infoprompt.data.sources import Dialect
 from infoprompt.data.task import KINDS, Source, Task
 from infoprompt.data.tasks import TASKS, known_task
 
@@ -24,6 +28,10 @@ class Splits:
     """May be empty."""
     description: str
     """One line for people: what was inferred, how many rows, where the validation rows came from."""
+    notes: tuple[str, ...] = ()
+    """Further lines for people: what was found in the files that may not be meant so."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows that were left out, with `data.bad_rows: skip`."""
 
 
 def load_splits(settings: DataSettings, seed: int) -> Splits:
@@ -42,39 +50,44 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     """
     parts = _parts(settings)
     assert parts.train is not None  # but for diagnostic tasks, which were refused
-    rows = _read(parts.train, settings, parts)
-    task = infer_task(rows, settings)
-    _check_labels(rows, task, "training", parts.train)
+    train = _read("training", parts.train, settings, parts)
+    chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
+    given = {"validation": chosen_on, "test": parts.test}
+    others = {name: _read(name, source, settings, parts) for name, source in given.items() if source is not None}
+    task, skipped = _checked(train, list(others.values()), settings)
+    rows = train.examples
     units = _units(rows)
     firsts = [unit[0] for unit in units]
     labels = _strata(firsts, task, settings)
     training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
-    chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
     if chosen_on is not None:
-        validation = _read_part(chosen_on, settings, task, "validation", parts)
-        origin = f"from {chosen_on}"
+        validation = others["validation"].examples
+        origin = f"from {source_name(chosen_on)}"
     else:
         training, held_out = _hold_out(firsts, labels, training, settings, seed)
         validation = [row for unit in held_out for row in units[unit]]
         origin = f"held out of the training rows by seed {seed}"
-    train = [row for unit in training for row in units[unit]]
+    drawn = [row for unit in training for row in units[unit]]
     if task.classifies:
-        _check_classes_drawn(train, settings)
-    test = _read_part(parts.test, settings, task, "test", parts) if parts.test else []
+        _check_classes_drawn(drawn, settings)
+    test = others["test"].examples if "test" in others else []
     sizes = (
-        f"{_training_text(train, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
+        f"{_training_text(drawn, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
     )
     classes = f", {task.num_classes} classes" if task.kind not in ("choice", "regression") else ""
     description = f"{task.name}: {KINDS[task.kind]}{classes}; {sizes}"
-    return Splits(task, train, validation, test, description)
+    notes = [note for part in (train, *others.values()) for note in part.notes]
+    return Splits(task, drawn, validation, test, description, tuple(dict.fromkeys(notes)), tuple(skipped))
 
 
 def _parts(settings: DataSettings) -> Parts:
-    if settings.task is not None:
+    if settings.task is not None and settings.task not in KINDS:
         _check_trainable(known_task(settings.task))
     if settings.train is not None:
         return Parts(settings.train, settings.test, origin="given")
-    if settings.task is None:
+    if settings.task is None or settings.task in KINDS:
+        if settings.task in KINDS:
+            raise ConfigError(f"data.task is {settings.task}, a kind of task, so data.train must name its rows.")
         raise ConfigError(
             f"Neither data.train nor data.task is given. Give data.train a file or a hub split, or data.task one of "
             f"{', '.join(TASKS)}."
@@ -84,6 +97,11 @@ def _parts(settings: DataSettings) -> Parts:
     if parts is None:
         raise no_rows(task, settings)
     return replace(parts, test=settings.test or parts.test)
+
+
+def dialect_of(settings: DataSettings) -> Dialect:
+    """How the files are to be read."""
+    return Dialect(settings.encoding, settings.delimiter)
 
 
 def _check_trainable(task: Task) -> None:
@@ -96,51 +114,43 @@ def _check_trainable(task: Task) -> None:
         )
 
 
-def _read(source: str, settings: DataSettings, parts: Parts) -> list[Example]:
-    task = known_task(settings.task) if settings.task is not None else None
+def _read(name: str, source: RowSource, settings: DataSettings, parts: Parts) -> Part:
+    task = known_task(settings.task) if settings.task is not None and settings.task not in KINDS else None
+    part = Part.read(name, source, settings.columns, adapter(task), dialect_of(settings), kind_of(settings))
+    from_hub = parts.origin == "hub" and source in (parts.train, parts.validation, parts.test)
+    if part.problems and task is not None and from_hub:
+        problem = part.problems.error(source_name(source))
+        raise no_rows(task, settings, str(problem)) from problem
+    return part
+
+
+def _checked(train: Part, others: Sequence[Part], settings: DataSettings) -> tuple[Task, list[SkippedRow]]:
+    """The task of the training rows, and the rows that were left out; all parts keep the rows that fit it.
+
+    Raises:
+        ConfigError: all that is wrong with any row of any part.
+    """
+    parts = [train, *others]
+    if not train.examples or any(part.problems.fatal for part in parts):
+        settle(parts, settings.bad_rows)
+    known = settings.task if settings.task is not None and settings.task not in KINDS else None
+    train.keep_kind(known_task(known).kind if known else kind_of(settings))
+    if known is None:
+        train.examples, notes = merged_spellings(train.examples)
+        train.notes += notes
     try:
-        return read_examples(source, settings.columns, adapt=adapter(task))
+        task = infer_task(train.examples, settings)
     except ConfigError as error:
-        if task is not None and parts.origin == "hub" and source in (parts.train, parts.validation, parts.test):
-            raise no_rows(task, settings, str(error)) from error
+        train.problems.fatal.append(error)
+        settle(parts, "refuse")
         raise
-
-
-def _read_part(source: str, settings: DataSettings, task: Task, part: str, parts: Parts) -> list[Example]:
-    examples = _read(source, settings, parts)
-    _check_labels(examples, task, part, source)
-    for number, example in enumerate(examples, 1):
-        if not task.fits(example):
-            raise ConfigError(
-                f"The {part} row {number} of {source} is of the kind {example.kind}, but the task is of the kind "
-                f"{task.kind}. All parts need the same columns."
-            )
-    return examples
-
-
-def _check_labels(examples: Sequence[Example], task: Task, part: str, source: str) -> None:
-    known = set(task.labels)
-    for number, example in enumerate(examples, 1):
-        if unknown := next((label for label in example.given_labels if label not in known), None):
-            origin = (
-                "the training rows have no such label" if task.name not in TASKS else f"{task.name} has no such label"
-            )
-            raise ConfigError(
-                f"The {part} row {number} of {source} has the label {unknown!r}, but {origin}. "
-                "Correct or remove the row, or check data.columns.label."
-            )
-        if example.choices is not None and len(example.choices) != task.num_classes:
-            raise ConfigError(
-                f"The {part} row {number} of {source} has {len(example.choices)} choices, but the training rows have "
-                f"{task.num_classes}. Correct or remove the row."
-            )
-        if task.scale and example.value is not None and not task.scale[0] <= example.value <= task.scale[1]:
-            low, high = task.scale
-            if task.name in TASKS:
-                raise ConfigError(
-                    f"The {part} row {number} of {source} has the value {example.value:g}, but those of {task.name} "
-                    f"run from {low:g} to {high:g}. Correct or remove the row, or check data.columns.value."
-                )
+    for part in parts:
+        part.check(task, known_task=known is not None)
+    skipped = settle(parts, settings.bad_rows)
+    if task.classifies and known is None:
+        train.notes += label_notes(train.examples)
+    train.notes += doubling_notes(train, others)
+    return task, skipped
 
 
 def _units(rows: Sequence[Example]) -> list[list[Example]]:

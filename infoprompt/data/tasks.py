@@ -5,7 +5,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError
 from infoprompt.data.rows import Kind
-from infoprompt.data.task import Source, Task, words_of
+from infoprompt.data.task import KINDS, Source, Task, words_of
 
 # Both directions of a relation share its two nouns, so the rest of the words must tell them apart: label words are
 # averaged, which keeps no order.
@@ -292,10 +292,10 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 def known_task(name: str) -> Task:
     """The task of that name; raises ConfigError."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, (*TASKS, *KINDS), n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(TASKS)}."
         raise ConfigError(
-            f"data.task is {name}, which is not a known task. {hint} For data of your own, leave data.task out "
-            "and give data.train."
+            f"data.task is {name}, which is not a known task. {hint} For data of your own, give data.train, and leave "
+            f"data.task out or make it a kind of task: {', '.join(KINDS)}."
         )
     return TASKS[name]

@@ -126,7 +126,7 @@ def test_a_data_set_published_as_a_script_is_read_from_the_hubs_own_copy(monkeyp
     settings = DataSettings(task="cb", validation_share=0.5)
     with pytest.raises(ConfigError, match="every class has one text only"):
         load_splits(settings, 0)
-    assert asked == [None, "refs/convert/parquet"]
+    assert asked == [None, "refs/convert/parquet"] * 2  # of the training and the test rows
 
 
 def test_tasks_with_rows_in_the_package_need_nothing_else() -> None:

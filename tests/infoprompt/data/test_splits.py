@@ -126,22 +126,26 @@ def test_labels_that_training_never_has_are_named_with_their_row(tmp_path: Path,
     rows = [{"text": "x", "label": "yes"}, {"text": "y", "label": "maybe"}]
     for part in ("validation", "test"):
         settings = DataSettings(train=train, **{part: write(tmp_path, part, rows)})
-        with pytest.raises(ConfigError, match=f"The {part} row 2 of .*{part}.jsonl has the label 'maybe'"):
+        with pytest.raises(ConfigError, match=f"The {part} line 2 of .*{part}.jsonl has the label 'maybe'"):
             load_splits(settings, 0)
 
 
 def test_a_label_that_a_known_task_lacks_is_named_with_its_row(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": "age_limit"}, {"text": "y", "label": "age_limits"}]
-    with pytest.raises(ConfigError, match=r"The training row 2 .* 'age_limits', but banking77 has no such label"):
+    with pytest.raises(ConfigError, match=r"The training line 2 .* 'age_limits', but banking77 has no such label"):
         load_splits(DataSettings(task="banking77", train=write(tmp_path, "train", rows)), 0)
 
 
 def test_parts_of_different_kinds_are_refused(tmp_path: Path, train: str) -> None:
     rows = [{"text": "x", "pair": "y", "label": "yes"}]
-    with pytest.raises(ConfigError, match=r"The test row 1 .* is of the kind pair, but the task is of the kind single"):
+    with pytest.raises(
+        ConfigError, match=r"The test line 1 .* is of the kind pair, but the task is of the kind single"
+    ):
         load_splits(DataSettings(train=train, test=write(tmp_path, "test", rows)), 0)
     rows = [{"text": "x", "pair": "y", "label": "true"}]
-    with pytest.raises(ConfigError, match=r"The test row 1 .* is of the kind pair, but the task is of the kind answer"):
+    with pytest.raises(
+        ConfigError, match=r"The test line 1 .* is of the kind pair, but the task is of the kind answer"
+    ):
         load_splits(DataSettings(train=questions(tmp_path, 9), test=write(tmp_path, "test", rows)), 0)
 
 

@@ -3,7 +3,8 @@
 Letters: N rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,18 @@ from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.data.forms import adapter
 from infoprompt.data.loader import Rows, evaluation_batches
-from infoprompt.data.rows import Example, read_examples
+from infoprompt.data.part import Part
+from infoprompt.data.places import RowSource, source_name
+from infoprompt.data.rows import Adapter, Example, Kind
+from infoprompt.data.sources import FOUND_OUT, Dialect
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
 from infoprompt.model.unprompted import Peers
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,12 @@ def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: 
 
 
 def evaluate_artifact(
-    artifact: Artifact, source: str, columns: Mapping[str, str], batch_size: int = 64, task: str | None = None
+    artifact: Artifact,
+    source: RowSource,
+    columns: Mapping[str, str],
+    batch_size: int = 64,
+    task: str | None = None,
+    dialect: Dialect = FOUND_OUT,
 ) -> dict[str, float]:
     """Scores of an artifact on a labelled file or hub split.
 
@@ -58,47 +69,51 @@ def evaluate_artifact(
         columns: our column to the file's, where they differ.
         batch_size: examples per pass.
         task: the known task that the rows are of, if not the artifact's own; its columns, classes and metrics count.
+        dialect: encoding and delimiter of the file, where they are given.
     Raises:
         ConfigError: the rows cannot be read, hold a label that the artifact (or the task) does not know, or are of a
             task with other classes.
     """
     if task is not None and task != artifact.config.data.task:
-        return _scores_on(known_task(task), artifact, source, columns, batch_size)
+        return _scores_on(known_task(task), artifact, source, columns, batch_size, dialect)
     own = artifact.task
-    examples = read_examples(source, columns, adapt=adapter(TASKS.get(artifact.config.data.task or "")))
-    _check_rows(examples, own, source)
+    adapt = adapter(TASKS.get(artifact.config.data.task or ""))
+    examples = _read(own, source, columns, adapt, dialect)
     rows = artifact.encode(examples)
     return score(own, *compared(rows, own, artifact.predicted(rows, batch_size)))
 
 
 def _scores_on(
-    task: Task, artifact: Artifact, source: str, columns: Mapping[str, str], batch_size: int
+    task: Task,
+    artifact: Artifact,
+    source: RowSource,
+    columns: Mapping[str, str],
+    batch_size: int,
+    dialect: Dialect,
 ) -> dict[str, float]:
     """Scores on a task that the artifact was not trained on, each class of its own counted as one of the task's."""
     class_of = np.array(task.classes_of(artifact.task))
-    examples = read_examples(source, columns, adapt=adapter(task))
-    _check_rows(examples, task, source)
+    examples = _read(task, source, columns, adapter(task), dialect)
     if "gender_parity" in task.metrics and [row.pair for row in examples[::2]] != [row.pair for row in examples[1::2]]:
         raise ConfigError(
-            f"The rows of {source} are not pairs of neighbours with the same hypothesis, which gender_parity compares. "
-            "Give the published file, in its order."
+            f"The rows of {source_name(source)} are not pairs of neighbours with the same hypothesis, which "
+            "gender_parity compares. Give the published file, in its order."
         )
     rows = artifact.encode([example.unlabelled() for example in examples])
     predictions = class_of[as_array(artifact.predicted(rows, batch_size))]
     return score(task, np.array(task.ids(examples)), predictions)
 
 
-def _check_rows(examples: Sequence[Example], task: Task, source: str) -> None:
-    known = set(task.labels)
-    for number, example in enumerate(examples, 1):
-        if not task.fits(example):
-            raise ConfigError(
-                f"Row {number} of {source} is of the kind {example.kind}, but {task.name} has rows of the kind "
-                f"{task.kind}. Give a file with the same columns, or name them by --column."
-            )
-        unknown = next((label for label in example.given_labels if label not in known), None)
-        if unknown is not None:
-            raise ConfigError(
-                f"Row {number} of {source} has the label {unknown!r}, which {task.name} does not have. "
-                f"It has: {', '.join(task.labels[:10])}{', ...' if len(known) > 10 else ''}."
-            )
+def _read(
+    task: Task, source: RowSource, columns: Mapping[str, str], adapt: Adapter | None, dialect: Dialect
+) -> list[Example]:
+    """Rows of the task, labels as it spells them; raises ConfigError for all that are not."""
+    kind: Kind | None = "regression" if task.kind == "regression" else None
+    part = Part.read("given", source, columns, adapt, dialect, kind)
+    if part.examples:
+        part.check(task, known_task=False, owner=task.name)
+    if part.problems:
+        raise part.problems.error(source_name(source))
+    for note in part.notes:
+        log.warning(note)
+    return part.examples

@@ -1,7 +1,7 @@
 """`infoprompt ...`: every command. Nothing heavy is imported before a command is chosen."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,9 +10,9 @@ import typer
 from infoprompt import __version__
 from infoprompt.config import (
     ConfigError,
+    build_config,
     compose_config,
     dump_config,
-    is_data_file,
     load_config,
     saved_values,
     setting_reference,
@@ -43,6 +43,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 BackboneName = Annotated[
     str | None, typer.Option("--backbone", help="Where the backbone is now, if not where it was in training.")
 ]
+
+
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the file, such as cp1252; see data.encoding.")]
+Delimiter = Annotated[str | None, typer.Option(help="What parts the cells of a .csv file; see data.delimiter.")]
 
 
 def main() -> None:
@@ -124,6 +128,8 @@ def evaluate(
         str | None,
         typer.Option(help="Known task that the rows are of, if not the prompt's own, such as ax, axb or axg."),
     ] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     backbone: BackboneName = None,
     json_output: Json = False,
     debug: Debug = False,
@@ -134,7 +140,9 @@ def evaluate(
 
     source = data or _test_rows(loaded, artifact, task)
     columns = _columns(column) or ({} if task else loaded.config.data.columns)
-    scores = evaluate_artifact(loaded, source, columns, task=task)
+    own = loaded.config.data
+    dialect = _dialect(*(encoding, delimiter) if data else (encoding or own.encoding, delimiter or own.delimiter))
+    scores = evaluate_artifact(loaded, source, columns, task=task, dialect=dialect)
     if json_output:
         typer.echo(json.dumps(scores))
     else:
@@ -162,35 +170,36 @@ def predict(
         list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each text, the most probable first.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the answers: .jsonl, or .csv or .tsv with a header.")
+    ] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     backbone: BackboneName = None,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
     """Label texts: a line with label, probability and text for each, or a JSON object with all probabilities.
 
+    Files are read as training reads them; .txt, other names and standard input hold a text a line (which may be a JSON
+    object). Answers come in the order of the rows, as soon as they are made. A row that cannot be read, such as a blank
+    line, is named on standard error and has an answer without a label.
+
     With several artifacts, a row of the file names the one that reads it in the
     column `prompt`: the folder as given, or its NAME. If no row has that column,
     every artifact reads every row. The name is shown first.
     """
-    from launcher.inputs import read_inputs
-    from launcher.predicted import as_json, as_line
-    from launcher.routes import artifact_folders, read_routed
+    from launcher.answers import Output
+    from launcher.predict import predict_from
+    from launcher.routes import artifact_folders
 
+    texts = (words or []) if file is None else []
     folders = artifact_folders(artifact, words or [], file)
-    names: list[str] | list[None]
-    if file is None or list(folders) == [str(artifact)]:
-        loaded = _load(artifact, backbone, debug)
-        columns = _columns(column) or (loaded.config.data.columns if file else {})
-        examples = read_inputs(words or [], file, sys.stdin, loaded.task.kind, columns)
-        names, predictions = [None] * len(examples), loaded.predict(examples)
-    else:
-        several = _load_set(folders, backbone, debug)
-        routed = read_routed(file, sys.stdin, several.artifacts, _columns(column))
-        names, examples = [name for name, _ in routed], [example for _, example in routed]
-        predictions = several.predict(examples, names)
-    for name, example, prediction in zip(names, examples, predictions, strict=True):
-        shown = as_json(example, prediction, name) if json_output else as_line(example, prediction, top, name)
-        typer.echo(shown)
+    output = Output(out, json_output=json_output, top=top, source=file)
+    dialect = _dialect(encoding, delimiter)
+    single = file is None or list(folders) == [str(artifact)]
+    load = partial(_load, artifact, backbone, debug) if single else partial(_load_set, folders, backbone, debug)
+    predict_from(load, texts, file, _columns(column), dialect, output)
 
 
 @app.command()
@@ -360,7 +369,13 @@ def _prepare(debug: bool) -> None:
     configure_logging(quiet=True, debug=debug)
 
 
-def _test_rows(artifact: Any, folder: Path, task: str | None) -> str:
+def _dialect(encoding: str | None, delimiter: str | None) -> Any:
+    from infoprompt.data.splits import dialect_of
+
+    return dialect_of(build_config({"data": {"encoding": encoding, "delimiter": delimiter}}).data)
+
+
+def _test_rows(artifact: Any, folder: Path, task: str | None) -> Any:
     from infoprompt.artifact import data_of_training
     from infoprompt.data.parts import find_parts
     from infoprompt.data.tasks import TASKS, known_task
@@ -368,12 +383,9 @@ def _test_rows(artifact: Any, folder: Path, task: str | None) -> str:
     own = artifact.config.data
     data = data_of_training(folder, artifact.config) or own
     if data.test is not None and task is None:
-        if data is own and is_data_file(data.test) and not Path(data.test).is_file():
-            raise ConfigError(
-                f"The test rows of this prompt were in {Path(data.test).name}, and an artifact does not keep where "
-                "that is. Give the file."
-            )
-        return str(data.test)
+        if data is own:
+            _check_there(data.test)
+        return data.test
     known = known_task(task) if task is not None else TASKS.get(data.task or "")
     parts = find_parts(known, data.folder) if known is not None else None
     if parts is not None and parts.test is not None:
@@ -381,6 +393,17 @@ def _test_rows(artifact: Any, folder: Path, task: str | None) -> str:
     if task is not None:
         raise ConfigError(f"No rows of {task} are at hand. Give a file, or INFOPROMPT_DATA a folder that holds them.")
     raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
+
+
+def _check_there(source: Any) -> None:
+    from infoprompt.data.places import given_sources, present
+
+    for one in given_sources(source):
+        if not present(one):
+            raise ConfigError(
+                f"The test rows of this prompt were in {Path(one).name}, and an artifact does not keep where "
+                "that is. Give the file."
+            )
 
 
 def _folder_setting(config: Path | None, overrides: list[str]) -> str | None:

@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from infoprompt.config import ConfigError
-from launcher.inputs import Given, as_row, parse_line, read_given
+from infoprompt.data.columns import ColumnNames
+from infoprompt.data.forms import adapter
+from infoprompt.data.problems import RowError
+from infoprompt.data.tasks import TASKS
+from launcher.inputs import Given, as_row, parse_given
 
 if TYPE_CHECKING:
     from infoprompt.artifact import Artifact
@@ -45,34 +50,84 @@ def artifact_folders(artifact: Path, words: Sequence[str], file: str | None) -> 
     return folders
 
 
-def read_routed(
-    file: str, stdin: TextIO, artifacts: Mapping[str, "Artifact"], columns: Mapping[str, str]
-) -> list[tuple[str, "Example"]]:
-    """Each row with the name of the artifact that reads it, in the file's order.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be answered: a line or row of the input, read for one artifact."""
 
-    A row names its artifact in the column `prompt`. Where no row has that column, every artifact reads every row.
+    given: Given
+    """As it stands in the input."""
+    name: str | None = None
+    """Of the artifact, where there are several."""
+    example: "Example | None" = None
+    """None where it cannot be read."""
+    problem: RowError | None = None
+    """Why it cannot be read."""
+    shown: frozenset[str] = frozenset()
+    """Columns of the row that the example shows under our names."""
 
-    Args:
-        file: rows or lines, see `read_given`.
-        stdin: read where `file` is `-`.
-        artifacts: by name; each reads rows as it does alone.
-        columns: our column, or `prompt`, to the file's, where they differ; if none of ours, as in each one's training.
-    Raises:
-        ConfigError: with the row, when it names no artifact or an unknown one, or cannot be read.
-        ValueError: with the row, when it is not of the artifact's kind.
+
+class Router:
+    """Reads each row for the artifact that it names in the column `prompt`; for every artifact where rows name none.
+
+    Whether rows name one is told by `columns`, else by the first row.
     """
-    ours = {name: column for name, column in columns.items() if name != PROMPT_COLUMN}
-    column = columns.get(PROMPT_COLUMN, PROMPT_COLUMN)
-    given = read_given([], file, stdin)
-    named = PROMPT_COLUMN in columns or any(column in (as_row(item) or ()) for _, item in given)
-    routed = []
-    for where, item in given:
-        for name in [_name(item, column, where, artifacts)] if named else artifacts:
-            artifact = artifacts[name]
-            example = parse_line(item, artifact.task.kind, ours or artifact.config.data.columns, where)
-            artifact.check(example, where)
-            routed.append((name, example))
-    return routed
+
+    def __init__(self, artifacts: "Mapping[str, Artifact]", columns: Mapping[str, str], *, named: bool = True) -> None:
+        """Of artifacts by name, each of which reads rows as it does alone.
+
+        Args:
+            artifacts: one at least.
+            columns: our column, or `prompt`, to the file's; if none of ours, as in each one's training.
+            named: whether answers carry the artifact's name, and rows may have one.
+        """
+        ours = {name: column for name, column in columns.items() if name != PROMPT_COLUMN}
+        self._artifacts = artifacts
+        self._columns = {
+            name: ColumnNames(ours or artifact.config.data.columns) for name, artifact in artifacts.items()
+        }
+        self._adapters = {
+            name: adapter(TASKS.get(artifact.config.data.task or "")) for name, artifact in artifacts.items()
+        }
+        self._column = columns.get(PROMPT_COLUMN, PROMPT_COLUMN)
+        self._routes: bool | None = True if PROMPT_COLUMN in columns else None if named else False
+        self._named = named
+
+    def read(self, where: str, given: Given | RowError) -> list[Asked]:
+        """What is to be answered for a row: one for each artifact that reads it, or more where it makes several."""
+        if isinstance(given, RowError):
+            return [Asked("", problem=given)]
+        try:
+            if self._routes is None:
+                self._routes = self._column in (as_row(given) or ())
+            names = [_name(given, self._column, where, self._artifacts)] if self._routes else list(self._artifacts)
+        except RowError as error:
+            return [Asked(given, problem=error)]
+        return [asked for name in names for asked in self._read_for(name, where, given)]
+
+    def _read_for(self, name: str, where: str, given: Given) -> list[Asked]:
+        artifact, shown_name = self._artifacts[name], name if self._named else None
+        columns = self._columns[name]
+        try:
+            examples = parse_given(given, artifact.task.kind, columns, where, self._adapters[name])
+            for example in examples:
+                _check(artifact, example, where)
+            row = as_row(given)
+            found = columns.of(row, where) if row is not None else {}
+        except RowError as error:
+            return [Asked(given, shown_name, problem=error)]
+        shown = frozenset(found[ours] for ours in SHOWN if ours in found)
+        return [Asked(given, shown_name, example, shown=shown) for example in examples]
+
+
+SHOWN = ("text", "pair", "words", "choices")
+"""Our columns that an answer shows."""
+
+
+def _check(artifact: "Artifact", example: "Example", where: str) -> None:
+    try:
+        artifact.check(example, where)
+    except ValueError as error:
+        raise RowError(where, "not what this prompt reads", str(error)) from None
 
 
 def _is_artifact(folder: str) -> bool:
@@ -90,8 +145,10 @@ def _name(item: Given, column: str, where: str, known: Mapping[str, object]) -> 
     given = (as_row(item) or {}).get(column)
     way_out = f"Known are {', '.join(known)}. Another column is told by --column {PROMPT_COLUMN}=COLUMN."
     if given in (None, ""):
-        raise ConfigError(f"{where} names no artifact in the column {column}, but each row must, or none. {way_out}")
+        text = f"{where} names no artifact in the column {column}, but each row must, or none. {way_out}"
+        raise RowError(where, "no artifact named", text)
     name = str(given) if str(given) in known else str(Path(str(given)))  # a folder may end in a slash
     if name not in known:
-        raise ConfigError(f"{where} names the artifact {given!r}, which was not given. {way_out}")
+        text = f"{where} names the artifact {given!r}, which was not given. {way_out}"
+        raise RowError(where, "an artifact named that was not given", text)
     return name

@@ -68,22 +68,24 @@ class Part:
             ]
         )
 
-    def check(self, task: Task, known_task: bool) -> None:
+    def check(self, task: Task, known_task: bool, owner: str = "") -> None:
         """Keep the rows that fit the task, their labels as the task spells them.
 
         Args:
             task: what the training rows describe.
             known_task: whether its classes and its scale come from the table of tasks.
+            owner: what has the labels, for errors; the training rows or the known task if not given.
         """
         known = KnownLabels(task.labels)
-        self._keep([self._fault(example, task, known, known_task) for example in self.examples])
+        owner = owner or (task.name if known_task else "")
+        self._keep([self._fault(example, task, known, known_task, owner) for example in self.examples])
         self.examples = [known.respelled(example) for example in self.examples]
 
     def _keep(self, faults: Sequence[RowError | None]) -> None:
         self.problems.rows += [fault for fault in faults if fault is not None]
         self.examples = [row for row, fault in zip(self.examples, faults, strict=True) if fault is None]
 
-    def _fault(self, example: Example, task: Task, known: KnownLabels, known_task: bool) -> RowError | None:
+    def _fault(self, example: Example, task: Task, known: KnownLabels, known_task: bool, owner: str) -> RowError | None:
         what = f"The {self.name} {example.where}"
         if not task.fits(example):
             return RowError(
@@ -93,7 +95,7 @@ class Part:
                 "same columns.",
             )
         if (unknown := known.unknown(example)) is not None:
-            owner = f"{task.name} has" if known_task else "the training rows have"
+            owner = f"{owner} has" if owner else "the training rows have"
             return RowError(
                 example.where,
                 f"the label {shown(unknown)}, which {owner} not",

@@ -44,6 +44,11 @@ def files_of(source: str) -> list[Path] | None:
     return [file for file in found if not file.is_dir()]
 
 
+def present(source: str) -> bool:
+    """Whether a source that names files names some that are there; a hub split may be."""
+    return not is_data_file(source) or os.path.exists(source) or bool(glob.glob(source, recursive=True))
+
+
 def _in_folder(folder: Path) -> list[Path]:
     found = sorted(
         path

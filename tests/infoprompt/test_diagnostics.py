@@ -92,7 +92,7 @@ def test_a_prompt_that_tells_other_classes_apart_is_refused(folder, make_artifac
 
 def test_a_label_that_the_task_does_not_have_is_refused(tmp_path, make_artifact, tiny_bert):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"sentence1": "a", "sentence2": "b", "label": "neutral"}))
-    with pytest.raises(ConfigError, match=r"Row 1 of .* has the label 'neutral', which axb does not have"):
+    with pytest.raises(ConfigError, match=r"line 1 of .* has the label 'neutral', but axb has no such label"):
         evaluate_artifact(trained_on(NLI, make_artifact, tiny_bert), str(tmp_path / "rows.jsonl"), {}, task="axb")
 
 

@@ -4,13 +4,20 @@ import json
 import pytest
 
 from infoprompt.config import ConfigError
+from infoprompt.data.columns import ColumnNames
 from infoprompt.data.rows import Example, Span
-from launcher.inputs import parse_line, read_inputs
+from launcher.inputs import parse_given, parse_line, read_given
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def read_inputs(texts, file, stdin, kind, columns):
+    names = ColumnNames(columns)
+    given = read_given(texts, file, stdin)
+    return [example for where, one in given for example in parse_given(one, kind, names, where)]
 
 
 def test_texts_come_before_standard_input():
@@ -38,16 +45,16 @@ def test_a_data_file_is_read_by_rows_and_needs_no_label(tmp_path):
 
 
 def test_a_pair_has_a_tab_between_its_texts():
-    assert parse_line("one\ttwo", "pair", {}, "line 1") == Example("one", pair="two")
+    assert parse_line("one\ttwo", "pair", "line 1") == Example("one", pair="two")
 
 
 def test_markers_become_places_in_the_text_without_them():
-    example = parse_line("The <e1>fire</e1> came from <e2>there</e2>.", "relation", {}, "line 1")
+    example = parse_line("The <e1>fire</e1> came from <e2>there</e2>.", "relation", "line 1")
     assert example == Example("The fire came from there.", head=Span(4, 8), tail=Span(19, 24))
 
 
 def test_the_second_entity_may_come_first():
-    example = parse_line("<e2>there</e2> burnt the <e1>fire</e1>", "relation", {}, "line 1")
+    example = parse_line("<e2>there</e2> burnt the <e1>fire</e1>", "relation", "line 1")
     assert example.text[example.head.start : example.head.end] == "fire"
     assert example.text[example.tail.start : example.tail.end] == "there"
 
@@ -65,7 +72,7 @@ def test_the_second_entity_may_come_first():
     ],
 )
 def test_a_line_of_every_kind_is_read(line, kind, expected):
-    assert parse_line(line, kind, {}, "line 1") == expected
+    assert parse_given(line, kind, ColumnNames({}), "line 1") == [expected]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_a_line_of_every_kind_is_read(line, kind, expected):
 )
 def test_a_line_of_another_kind_is_refused(line, kind, message):
     with pytest.raises(ConfigError, match=message):
-        parse_line(line, kind, {}, "line 3")
+        parse_line(line, kind, "line 3")
 
 
 def test_nothing_to_predict_is_refused():

@@ -2,8 +2,17 @@ import json
 
 from infoprompt.artifact import Prediction
 from infoprompt.data.rows import Example
-from launcher.predicted import as_json, as_line
+from launcher import predicted
+from launcher.routes import Asked
 from launcher.task_table import task_table, tasks_found
+
+
+def as_line(example, prediction, top, name=None):
+    return predicted.as_line(Asked(example.text, name, example), prediction, top)
+
+
+def as_json(example, prediction, name=None):
+    return predicted.as_json(Asked(example.text, name, example), prediction)
 
 
 def test_the_most_probable_labels_come_first():

@@ -7,7 +7,8 @@ import pytest
 from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError
 from infoprompt.data.rows import Example
-from launcher.routes import artifact_folders, read_routed
+from launcher.inputs import read_given
+from launcher.routes import Router, artifact_folders
 
 
 @pytest.fixture
@@ -25,14 +26,25 @@ class Reader(Artifact):
 
     def __init__(self, kind, columns):
         self.task = SimpleNamespace(kind=kind, fits=lambda example: example.kind == kind)
-        self.config = SimpleNamespace(data=SimpleNamespace(columns=columns))
+        self.config = SimpleNamespace(data=SimpleNamespace(columns=columns, task=None))
 
 
 ARTIFACTS = {"one": Reader("single", {}), "two": Reader("single", {}), "pairs": Reader("pair", {"text": "first"})}
 
 
 def routed(lines, columns=None, artifacts=("one", "two")):
-    return read_routed("-", io.StringIO(lines), {name: ARTIFACTS[name] for name in artifacts}, columns or {})
+    return read(io.StringIO(lines), "-", {name: ARTIFACTS[name] for name in artifacts}, columns or {})
+
+
+def read(stdin, file, artifacts, columns):
+    """Name and example of each row; raises the first problem."""
+    router, found = Router(artifacts, columns), []
+    for where, given in read_given([], file, stdin):
+        for asked in router.read(where, given):
+            if asked.problem is not None:
+                raise asked.problem
+            found.append((asked.name, asked.example))
+    return found
 
 
 def test_a_folder_is_its_own_name_or_has_one_given(folders):
@@ -103,4 +115,4 @@ def test_a_row_that_no_artifact_reads_is_refused_with_its_line(row, message):
 def test_rows_of_a_file_are_named_by_their_place_in_it(tmp_path):
     (tmp_path / "rows.csv").write_text("text,prompt\nx,one\ny,tow\n")
     with pytest.raises(ConfigError, match=r"row 2 of .*rows\.csv names the artifact 'tow'"):
-        read_routed(str(tmp_path / "rows.csv"), io.StringIO(), ARTIFACTS, {})
+        read(io.StringIO(), str(tmp_path / "rows.csv"), ARTIFACTS, {})

@@ -295,6 +295,7 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
         placement=config.prompt.template,
         use_mask=config.head.pooling_of(backbone.kind) == "mask",
         max_length=asked or backbone.max_length,
+        num_embeddings=backbone.num_embeddings,
     )
 
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from infoprompt.config import ConfigError
 from infoprompt.data.encoded import EncodedText
+from infoprompt.data.problems import shown
 from infoprompt.data.rows import Example, Span
-from infoprompt.data.tokens import Tokens, tokenize
+from infoprompt.data.tokens import TextError, Tokens, tokenize
 
 NUM_SLOTS = 4
 
@@ -38,9 +39,20 @@ class Template:
     placement: str
     use_mask: bool
     max_length: int
+    num_embeddings: int | None = None
+    """Rows of the backbone's embedding table; unknown if None."""
 
     @classmethod
-    def probe(cls, tokenizer: Any, *, num_vectors: int, placement: str, use_mask: bool, max_length: int) -> "Template":
+    def probe(
+        cls,
+        tokenizer: Any,
+        *,
+        num_vectors: int,
+        placement: str,
+        use_mask: bool,
+        max_length: int,
+        num_embeddings: int | None = None,
+    ) -> "Template":
         """Learn the special tokens' layout from how the tokenizer joins a pair.
 
         Args:
@@ -49,6 +61,7 @@ class Template:
             placement: `warp`, `front` or `before`.
             use_mask: whether a mask token is part of the input.
             max_length: positions per example, prompt included.
+            num_embeddings: rows of the backbone's embedding table, which no token may lie behind.
         Raises:
             ConfigError: the tokenizer has no mask token where one is needed, or nothing is left for text.
         """
@@ -58,7 +71,11 @@ class Template:
                 "head.pooling=last."
             )
         prefix, middle, suffix, second_segment = _special_tokens(tokenizer)
-        template = cls(tokenizer, prefix, middle, suffix, second_segment, num_vectors, placement, use_mask, max_length)
+        template = cls(
+            *(tokenizer, prefix, middle, suffix, second_segment),
+            *(num_vectors, placement, use_mask, max_length, num_embeddings),
+        )
+        template._check_embedded([*prefix, *middle, *suffix, *template._mask], "The input's layout")
         if template._room(2) < 8:
             raise ConfigError(
                 f"prompt.length is {num_vectors}, but of {max_length} positions (backbone.max_length) that leaves "
@@ -83,8 +100,34 @@ class Template:
         Text that does not fit is cut at its end, the longer text of a pair first.
         """
         inputs = [_inputs(example) for example in examples]
-        tokens = iter(tokenize(self.tokenizer, [text for parts in inputs for part in parts for text in part.texts]))
+        texts = [
+            (text, example)
+            for example, parts in zip(examples, inputs, strict=True)
+            for part in parts
+            for text in part.texts
+        ]
+        try:
+            found = tokenize(self.tokenizer, [text for text, _ in texts])
+        except TextError as error:
+            raise ConfigError(f"{_name(*texts[error.index])} {error}. Correct the row, or remove it.") from None
+        for tokens_of_text, (text, example) in zip(found, texts, strict=True):
+            if self._beyond(tokens_of_text.ids):
+                self._check_embedded(tokens_of_text.ids, _name(text, example))
+        tokens = iter(found)
         return [[self._lay_out(part, [next(tokens) for _ in part.texts]) for part in parts] for parts in inputs]
+
+    def _beyond(self, ids: Sequence[int]) -> bool:
+        return self.num_embeddings is not None and bool(ids) and max(ids) >= self.num_embeddings
+
+    def _check_embedded(self, ids: Sequence[int], what: str) -> None:
+        """Raise ConfigError, which calls the text `what`, if the backbone has no embedding for one of its tokens."""
+        if self._beyond(ids):
+            last = max(ids)
+            raise ConfigError(
+                f"{what} has the token {self.tokenizer.convert_ids_to_tokens(last)!r} with the id {last}, but the "
+                f"backbone has embeddings for {self.num_embeddings} tokens only: its tokenizer belongs to another "
+                "model, or had tokens added. Give the model the tokenizer that it was trained with."
+            )
 
     def __call__(self, example: Example) -> EncodedText:
         """Lay one example without choices out."""
@@ -247,6 +290,11 @@ def _starts(words: Sequence[str]) -> list[int]:
         starts.append(position)
         position += len(word) + 1
     return starts
+
+
+def _name(text: str, example: Example) -> str:
+    """What an error calls a text."""
+    return example.where or f"The text {shown(text)}"
 
 
 def _part(example: Example, span: Span) -> str:

@@ -161,6 +161,12 @@ class Backbone(nn.Module):
             )
         return self._continued(embeddings_BLE, batch, text_ids, deep)
 
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the embedding table, also where it is partitioned."""
+        weight = self._embedding().weight
+        return int(getattr(weight, "ds_shape", weight.shape)[0])
+
     @torch.no_grad()
     def embedding_table(self) -> Tensor:
         """A float32 copy of all word embeddings as `embed` gives them, [V, E], on the CPU; all ranks take part."""

@@ -262,9 +262,15 @@ def shared_values(config: RunConfig) -> dict[str, Any]:
     for section, names in {"data": ("train", "validation", "test"), "prompt": ("table", "start_from")}.items():
         for name in names:
             path = values[section][name]
-            if path is not None and (Path(path).is_absolute() or is_data_file(path)):
-                values[section][name] = Path(path).name
+            if isinstance(path, list):
+                values[section][name] = [_name_alone(one) for one in path]
+            elif path is not None:
+                values[section][name] = _name_alone(path)
     return values
+
+
+def _name_alone(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() or is_data_file(path) else path
 
 
 def data_of_training(folder: Path, config: RunConfig) -> DataSettings | None:

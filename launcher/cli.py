@@ -137,8 +137,9 @@ def evaluate(
     """Score a trained prompt on labelled rows; on its task's own test rows, or those of --task, if none are given."""
     loaded = _load(artifact, backbone, debug)
     from infoprompt.evaluate import evaluate_artifact
+    from launcher.own_rows import rows_of_training
 
-    source = data or _test_rows(loaded, artifact, task)
+    source = data or rows_of_training(loaded, artifact, task)
     columns = _columns(column) or ({} if task else loaded.config.data.columns)
     own = loaded.config.data
     dialect = _dialect(*(encoding, delimiter) if data else (encoding or own.encoding, delimiter or own.delimiter))
@@ -373,37 +374,6 @@ def _dialect(encoding: str | None, delimiter: str | None) -> Any:
     from infoprompt.data.splits import dialect_of
 
     return dialect_of(build_config({"data": {"encoding": encoding, "delimiter": delimiter}}).data)
-
-
-def _test_rows(artifact: Any, folder: Path, task: str | None) -> Any:
-    from infoprompt.artifact import data_of_training
-    from infoprompt.data.parts import find_parts
-    from infoprompt.data.tasks import TASKS, known_task
-
-    own = artifact.config.data
-    data = data_of_training(folder, artifact.config) or own
-    if data.test is not None and task is None:
-        if data is own:
-            _check_there(data.test)
-        return data.test
-    known = known_task(task) if task is not None else TASKS.get(data.task or "")
-    parts = find_parts(known, data.folder) if known is not None else None
-    if parts is not None and parts.test is not None:
-        return parts.test
-    if task is not None:
-        raise ConfigError(f"No rows of {task} are at hand. Give a file, or INFOPROMPT_DATA a folder that holds them.")
-    raise ConfigError("This prompt was trained without test rows, so there are none to score on. Give a file.")
-
-
-def _check_there(source: Any) -> None:
-    from infoprompt.data.places import given_sources, present
-
-    for one in given_sources(source):
-        if not present(one):
-            raise ConfigError(
-                f"The test rows of this prompt were in {Path(one).name}, and an artifact does not keep where "
-                "that is. Give the file."
-            )
 
 
 def _folder_setting(config: Path | None, overrides: list[str]) -> str | None:

@@ -9,15 +9,15 @@
 Letters: B examples, C classes.
 """
 
+import contextlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
@@ -35,15 +35,19 @@ from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
+from infoprompt.files import heal, read_object, whole_folder
+from infoprompt.metrics import METRICS
 from infoprompt.mlmodel import FILES as MLMODEL_FILES
 from infoprompt.mlmodel import write_mlmodel
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
+from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
 FORMAT_VERSION = 1
-FILES = ("prompt.safetensors", "config.json", "README.md", MANIFEST, *MLMODEL_FILES)
+TENSORS, CARD = "prompt.safetensors", "config.json"
+FILES = (TENSORS, CARD, "README.md", MANIFEST, *MLMODEL_FILES)
 
 
 NEEDS: dict[str, str] = {
@@ -126,9 +130,13 @@ class Artifact:
                 f"{backbone.name!r}. Give the folder or name of the right one as `backbone`."
             )
         task = Task.from_dict(card["task"])
-        model = build_model(predicting_config(card), backbone, task)
+        state = _read_trained(folder)
+        config = predicting_config(card)
+        _check_size(config, state, folder)
+        make_template(config, backbone)  # refuses more vectors than the backbone has positions, before they are made
+        model = build_model(config, backbone, task)
         model.to(next(backbone.parameters()).device)
-        _load_trained(model, load_file(folder / "prompt.safetensors"), folder)
+        _load_trained(model, state, folder)
         return cls(model, RunConfig.model_validate(card["config"]), task, card)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -243,6 +251,9 @@ class Artifact:
 def predicting_config(card: Mapping[str, Any]) -> RunConfig:
     """The config that an artifact's model is built of, without what only training has."""
     values = dict(card["config"])
+    for section in ("objective", "prompt"):
+        if not isinstance(values.get(section), Mapping):
+            raise ArtifactError(f"config.{section} is {values.get(section)!r}, but must hold settings.")
     # The critics are of no use any more; without their weights the model is built without them.
     values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
     # Nor are the files that training started from.
@@ -314,22 +325,23 @@ def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bo
     return reads_unprompted(config) or in_loss or (config.prompt.kind == "none" and task.kind != "tags")
 
 
-def begin_folder(folder: Path, files: Sequence[str]) -> Path:
-    """An empty folder beside the one to write.
+@contextlib.contextmanager
+def own_folder(folder: Path, files: Sequence[str]) -> Iterator[Path]:
+    """An empty folder to write to, which has the name `folder` when the body has ended; see `whole_folder`.
 
     Args:
         folder: where it goes in the end.
         files: names that may be overwritten there.
     Raises:
-        ArtifactError: it holds something else, which would be lost.
+        ArtifactError: it holds something else, which would be lost, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file. Name a folder.")
     others = sorted(path.name for path in folder.iterdir() if path.name not in files) if folder.exists() else []
     if others:
         raise ArtifactError(f"{folder} holds other files ({', '.join(others[:3])}). Give a folder of its own.")
-    temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
+    with whole_folder(folder) as new:
+        yield new
 
 
 def save_artifact(
@@ -345,10 +357,9 @@ def save_artifact(
 
     Raises:
         ArtifactError: the folder holds something else, which would be lost.
+        OSError: it cannot be written; an earlier artifact stays.
     """
-    temporary = begin_folder(folder, FILES)
-    kept = {name: tensor.cpu().contiguous() for name, tensor in trained.items() if _read_when_predicting(name, config)}
-    save_file(kept, temporary / "prompt.safetensors", metadata={"format": "pt"})
+    kept = {name: tensor.cpu() for name, tensor in trained.items() if _read_when_predicting(name, config)}
     card = {
         "format_version": FORMAT_VERSION,
         "backbone": {"name": config.backbone.name, "revision": config.backbone.revision, "fingerprint": fingerprint},
@@ -357,13 +368,12 @@ def save_artifact(
         "parameters": sum(tensor.numel() for tensor in kept.values()),
         "config": shared_values(config),
     }
-    (temporary / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    (temporary / "README.md").write_text(_model_card(card), encoding="utf-8")
-    write_mlmodel(temporary, task)
-    write_manifest(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with own_folder(folder, FILES) as new:
+        save_tensors(new / TENSORS, kept, metadata={"format": "pt"})
+        (new / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+        (new / "README.md").write_text(_model_card(card), encoding="utf-8")
+        write_mlmodel(new, task)
+        write_manifest(new)
 
 
 def _read_when_predicting(name: str, config: RunConfig) -> bool:
@@ -379,29 +389,107 @@ def _read_when_predicting(name: str, config: RunConfig) -> bool:
     return not name.startswith(tuple(unread))
 
 
+class _BackboneCard(BaseModel):
+    model_config = ConfigDict(strict=True)
+    name: str
+    revision: str | None = None
+    fingerprint: str
+
+
+class _Card(BaseModel):
+    """What `config.json` must hold; a later version may add to it."""
+
+    model_config = ConfigDict(strict=True)
+    backbone: _BackboneCard
+    task: dict[str, Any]
+    scores: dict[str, Any]
+    config: dict[str, Any]
+
+
 def read_card(folder: Path) -> dict[str, Any]:
-    """`config.json` of an artifact; raises ArtifactError where the folder is none, or is damaged."""
-    if not (folder / "config.json").is_file():
+    """`config.json` of an artifact; raises ArtifactError where the folder is none, is damaged, or does not fit."""
+    heal(folder)
+    if not (folder / CARD).is_file():
         raise ArtifactError(f"There is no artifact in {folder.absolute()}. Give the folder that training printed.")
-    problem = check_manifest(folder)
+    problem = check_manifest(folder, needed=(TENSORS, CARD))
     if problem:
         raise ArtifactError(f"The artifact {folder} is damaged: {problem}. Copy it again, or train it again.")
-    card: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    try:
+        card = read_object(folder / CARD)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"The artifact {folder} is damaged: {error}. Copy it again, or train it again.") from None
     if card.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
-            f"{folder} has the artifact format {card.get('format_version')}, but this version reads {FORMAT_VERSION}. "
-            "Use the infoprompt version that wrote it."
+            f"{folder} has the artifact format {card.get('format_version')!r}, but this version reads "
+            f"{FORMAT_VERSION}. Use the infoprompt version that wrote it."
         )
+    try:
+        _Card.model_validate(card)
+        _check_task(card["task"])
+        build_config(card["config"])
+        predicting_config(card)
+    except ValidationError as error:
+        raise _unreadable(folder, _first_problem(error)) from None
+    except (ValueError, OSError, RuntimeError) as error:  # the last two: of paths that no system has
+        raise _unreadable(folder, str(error)) from None
     return card
+
+
+def _check_task(values: Mapping[str, Any]) -> None:
+    """Raise ValueError if these are not the fields of a task, or they contradict each other."""
+    known = Task.__dataclass_fields__.keys() - {"source"}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"task has the unknown {', '.join(unknown)}.")
+    task = TypeAdapter(Task).validate_python(dict(values))
+    if len(task.labels) != len(task.label_texts) or len(set(task.labels)) != len(task.labels):
+        raise ValueError("task.labels are not one name for each of task.label_texts.")
+    if task.kind != "regression" and not task.labels:
+        raise ValueError(f"task.labels is empty, but task.kind is {task.kind}.")
+    if not task.metrics or not set(task.metrics) <= METRICS.keys():
+        raise ValueError(f"task.metrics is {list(task.metrics)}, but metrics are {', '.join(METRICS)}.")
+
+
+def _unreadable(folder: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"The {CARD} of {folder} is not one that this version reads: {why} Use the infoprompt version that wrote it, "
+        "or train it again."
+    )
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+
+
+def _read_trained(folder: Path) -> dict[str, Tensor]:
+    try:
+        return read_tensors(folder / TENSORS)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"The artifact {folder} is damaged: {error}. Copy it again, or train it again.") from None
+
+
+def _check_size(config: RunConfig, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse a width that the file cannot fill, before so much memory is asked for."""
+    largest = max(4096, sum(tensor.numel() for tensor in state.values()))
+    for key, value in (
+        ("prompt.length", config.prompt.length),
+        ("prompt.bottleneck", config.prompt.bottleneck),
+        ("objective.latent_size", config.objective.latent_size),
+    ):
+        if value > largest:
+            raise ArtifactError(f"{folder} does not fit its own config: {key} is {value}. Train it again.")
 
 
 @torch.no_grad()
 def _load_trained(model: PromptedModel, state: Mapping[str, Tensor], folder: Path) -> None:
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    absent = {name for name in parameters if name not in state and not name.startswith("gaussian.log_std.")}
-    if absent or state.keys() - parameters.keys():
-        names = sorted(absent | (state.keys() - parameters.keys()))
-        raise ArtifactError(f"{folder} does not fit its own config: {', '.join(names)}. Train it again.")
+    parameters = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (name in state or not name.startswith("gaussian.log_std."))
+    }
+    problem = unfit(state, {name: parameter.shape for name, parameter in parameters.items()}, torch.float32)
+    if problem is not None:
+        raise ArtifactError(f"{folder} does not fit its own config: its {TENSORS} {problem}. Train it again.")
     for name, tensor in state.items():
         parameters[name].copy_(tensor)
 

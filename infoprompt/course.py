@@ -1,21 +1,31 @@
 """The course of a run, as the loop changes it and as a resume state keeps it."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from infoprompt.checkpoint import ResumeState, newest_resume_state, save_resume_state
+from infoprompt.checkpoint import ResumeState, newest_resume_state, num_states, save_resume_state, set_newer_aside
 from infoprompt.config import ConfigError, RunConfig, build_config, flatten, saved_values
-from infoprompt.engine.engine import cpu_copy
+from infoprompt.engine.engine import cpu_copy, optimizer_shapes
+from infoprompt.engine.ranks import Ranks
+from infoprompt.files import replace_file, whole_folder
+from infoprompt.folder_lock import inside, taken_over
 from infoprompt.objective.information import running_means, set_running_means
+from infoprompt.output import on_first
 from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.setup import Setup
+from infoprompt.tensor_file import unfit
 
 log = logging.getLogger(__name__)
+
+SAVED_NAME = "resume.json"
+"""In the output folder as soon as a state was written: from then on there is something to lose."""
 
 
 @dataclass
@@ -36,11 +46,42 @@ class Course:
         self.history.append({"step": self.progress.step, **metrics})
 
 
+class _Values(BaseModel):
+    """What `save_course` writes beside the tensors; a later version may add to it."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: NonNegativeInt
+    examples: NonNegativeInt
+    history: list[dict[str, float]]
+    best_scores: dict[str, float]
+    best_step: NonNegativeInt
+    evaluations_since_best: NonNegativeInt
+    seconds: float
+    run_id: str | None
+    fingerprint: str
+    config: dict[str, Any]
+
+
+def saved_state(config: RunConfig, ranks: Ranks) -> ResumeState | None:
+    """The state that a run goes on from, the same on every rank; None where none was ever written.
+
+    The first rank reads: the folder need not be on the other nodes.
+    Raises:
+        ConfigError: states were written, but none can be used; or the run had other settings.
+    """
+    saved = ranks.broadcast_object(on_first(ranks, lambda: _usable_state(Path(config.run.output_dir))))
+    if saved is not None:
+        check_same_run(config, saved)
+    return saved
+
+
 def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     """The course of a new run, or the one that a resume state keeps, whose tensors are loaded into the engine.
 
     Raises:
         ConfigError: the state is of another backbone.
+        ValueError: it is of another model.
     """
     optim, steps_per_epoch = setup.config.optim, setup.train.steps_per_epoch
     total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
@@ -88,16 +129,7 @@ def save_course(setup: Setup, course: Course) -> None:
         "fingerprint": setup.fingerprint,
         "config": saved_values(setup.config),
     }
-    problem = None
-    if ranks.is_first:
-        folder = Path(setup.config.run.output_dir) / "checkpoints"
-        try:
-            save_resume_state(folder, ResumeState(tensors, values), setup.config.checkpoint.keep)
-        except OSError as error:
-            problem = f"The resume state of update {course.progress.step} could not be written to {folder}: {error}"
-    problem = ranks.broadcast_object(problem)
-    if problem:
-        raise TrainingStopped(f"{problem}. Make room or give another run.output_dir, then go on with --resume auto.")
+    on_first(ranks, lambda: _write(setup.config, ResumeState(tensors, values)))
 
 
 def take_over(config: RunConfig, source: Path) -> None:
@@ -108,22 +140,27 @@ def take_over(config: RunConfig, source: Path) -> None:
     Raises:
         ConfigError: the other run has no state.
     """
-    other = newest_resume_state(source / "checkpoints")
+    other = newest_resume_state(source / "checkpoints", _problem)
     if other is None:
         raise ConfigError(
             f"There is no resume state in {source}, whose prompt {config.run.output_dir} is to take over."
         )
-    folder = Path(config.run.output_dir) / "checkpoints"
-    shutil.rmtree(folder, ignore_errors=True)
     # no run_id: the tracker finds this run's own in its folder
     values = {**other.values, "run_id": None, "config": saved_values(config)}
-    save_resume_state(folder, ResumeState(other.tensors, values), config.checkpoint.keep)
+    with whole_folder(Path(config.run.output_dir) / "checkpoints") as folder:
+        save_resume_state(folder, ResumeState(other.tensors, values), config.checkpoint.keep)
 
 
 def check_same_run(config: RunConfig, saved: ResumeState) -> None:
     """Raise ConfigError if a resume state is of other settings, those aside that change nothing of what is trained."""
     free = ("run.", "engine.", "tracking.", "checkpoint.")
-    before, now = flatten(build_config(saved.values["config"])), flatten(config)
+    try:
+        before, now = flatten(build_config(saved.values["config"])), flatten(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"run.output_dir is {config.run.output_dir}, whose run had settings that this version does not have: "
+            f"{error} Go on with the infoprompt version that started it, or start anew in another run.output_dir."
+        ) from None
     changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
     if changed:
         key = changed[0]
@@ -131,3 +168,71 @@ def check_same_run(config: RunConfig, saved: ResumeState) -> None:
             f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
             "Go on with the same settings, or start anew in another run.output_dir."
         )
+
+
+def _usable_state(output_dir: Path) -> ResumeState | None:
+    folder = output_dir / "checkpoints"
+    saved = newest_resume_state(folder, _problem)
+    if saved is not None:
+        try:
+            set_newer_aside(folder, saved.values["step"])
+        except OSError as error:
+            log.warning("The damaged states in %s stay as they are (%s).", folder, error)
+        return saved
+    found = num_states(folder)
+    if not found and not (output_dir / SAVED_NAME).exists():
+        return None
+    what = f"none of the {found} there can be used" if found else "none is there any more"
+    raise ConfigError(
+        f"--resume is auto and run.output_dir is {output_dir}, whose run has written resume states, but {what} "
+        f"(in {folder}). Bring one back, or start anew with --resume never, which moves that folder aside."
+    )
+
+
+def _problem(state: ResumeState) -> str | None:
+    """What is wrong with a state, whatever the model; None if nothing is."""
+    try:
+        _Values.model_validate(dict(state.values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"state.json: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    for group in ("trained", "optimizer"):
+        if group not in state.tensors:
+            return f"{group}.safetensors is not among its files"
+    shapes = {name: tensor.shape for name, tensor in state.tensors["trained"].items()}
+    optimizer = dict(state.tensors["optimizer"])
+    count = optimizer.pop("step", None)
+    if count is None or count.shape != torch.Size([]) or count.dtype != torch.int64 or int(count) < 0:
+        return "optimizer.safetensors has no count of updates"
+    moments = {name: shape for name, shape in optimizer_shapes(shapes).items() if name != "step"}
+    means = {name: torch.Size([]) for name in state.tensors.get("running_means", {})}
+    for group, tensors, expected in (
+        ("trained", state.tensors["trained"], shapes),
+        ("optimizer", optimizer, moments),
+        ("best", state.tensors.get("best", state.tensors["trained"]), shapes),
+        ("running_means", state.tensors.get("running_means", {}), means),
+    ):
+        found = unfit(tensors, expected, torch.float32)
+        if found is not None:
+            return f"{group}.safetensors {found}"
+    return None
+
+
+def _write(config: RunConfig, state: ResumeState) -> None:
+    output_dir = Path(config.run.output_dir)
+    folder, step = output_dir / "checkpoints", state.values["step"]
+    other = taken_over(inside(output_dir))
+    if other is not None:
+        raise TrainingStopped(
+            f"run.output_dir is {output_dir}, but {other}, while this run stood still for long. Nothing more is "
+            "written by this one."
+        )
+    try:
+        save_resume_state(folder, state, config.checkpoint.keep)
+        if not (output_dir / SAVED_NAME).exists():
+            replace_file(output_dir / SAVED_NAME, f'{{"first_state": {step}}}\n')
+    except OSError as error:
+        raise TrainingStopped(
+            f"The resume state of update {step} could not be written to {folder}: {error}. Make room, or get the right "
+            "to write there, then go on with --resume auto; the states before it are kept."
+        ) from None

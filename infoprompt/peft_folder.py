@@ -12,17 +12,16 @@ Letters: C classes, D hidden width, P prompt vectors, F width of a flat prefix.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from infoprompt.artifact import Artifact, begin_folder, shared_values
+from infoprompt.artifact import Artifact, own_folder, shared_values
 from infoprompt.config import ConfigError
+from infoprompt.folder_lock import beside, held
 from infoprompt.model.head import LinearHead, VariationalHead
 from infoprompt.model.peft_prompt import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
 from infoprompt.model.prompted import PromptedModel
@@ -30,6 +29,7 @@ from infoprompt.model.prompts.prefix import PrefixPrompt
 from infoprompt.model.prompts.static import StaticPrompt
 from infoprompt.peft_host import Host, check_prefix, choose_host, differences
 from infoprompt.peft_readme import readme
+from infoprompt.tensor_file import save_tensors
 
 PEFT_VERSION = "0.21.2"
 HEAD_FILE, CARD_FILE = "head.safetensors", "infoprompt.json"
@@ -70,19 +70,16 @@ def export_to_peft(artifact: Artifact, folder: str | Path) -> Export:
         adapter |= {f"base_model.{host.head}.{name}": tensor for name, tensor in head.items()}
     elif head is not None:
         aside = head
-    temporary = begin_folder(folder, FILES)
-    save_file(adapter, temporary / TENSOR_FILE, metadata={"format": "pt"})
-    if aside is not None:
-        save_file(aside, temporary / HEAD_FILE, metadata={"format": "pt"})
     settings = _adapter_config(artifact, host, len(prompt_PF))
-    (temporary / CONFIG_FILE).write_text(json.dumps(settings, indent=1))
     card = {**artifact.card, "config": shared_values(config)}
-    (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     text = readme(artifact.config, artifact.task, model.backbone, host, found, settings["base_model_name_or_path"])
-    (temporary / "README.md").write_text(text, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with held(beside(folder), f"The folder to write is {folder}", "an export"), own_folder(folder, FILES) as new:
+        save_tensors(new / TENSOR_FILE, adapter, metadata={"format": "pt"})
+        if aside is not None:
+            save_tensors(new / HEAD_FILE, aside, metadata={"format": "pt"})
+        (new / CONFIG_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (new / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+        (new / "README.md").write_text(text, encoding="utf-8")
     return Export(host, found)
 
 

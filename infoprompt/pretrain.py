@@ -33,6 +33,7 @@ from infoprompt.data.places import source_name
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.task import KINDS, Task
+from infoprompt.folder_lock import beside, held
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.prompted import backbone_needs
 from infoprompt.model.prompts import ipt
@@ -120,6 +121,11 @@ def pretrain(config: RunConfig, on_epoch: Callable[[Epoch], None] | None = None)
         TrainingStopped: the loss is not finite.
     """
     folder = _claimed(config)
+    with held(beside(folder), f"prompt.table is {folder}", "a pretraining"):
+        return _pretrain(config, folder, on_epoch)
+
+
+def _pretrain(config: RunConfig, folder: Path, on_epoch: Callable[[Epoch], None] | None) -> PretrainResult:
     splits = load_splits(config.data, config.data_seed)
     _check_task(splits.task)
     log.info(splits.description)

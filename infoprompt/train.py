@@ -9,18 +9,19 @@ from typing import Any, Literal
 
 from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
-from infoprompt.checkpoint import newest_resume_state
+from infoprompt.checkpoint import ResumeState
 from infoprompt.config import RunConfig, dump_config
-from infoprompt.course import Course, check_same_run, save_course, start_course
+from infoprompt.course import Course, save_course, saved_state, start_course
 from infoprompt.data.splits import Splits
 from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
+from infoprompt.files import replace_file
 from infoprompt.metrics import class_scores, steps_to_share
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
-from infoprompt.output import claim_output_dir
+from infoprompt.output import claimed_output_dir, on_first, write_first_file
 from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
@@ -77,6 +78,7 @@ def run(
     report: Report | None = None,
     show_progress: bool = False,
     splits: Splits | None = None,
+    owner: str | None = None,
 ) -> RunResult:
     """Train one run from a checked config to a saved prompt; every rank calls it.
 
@@ -88,34 +90,48 @@ def run(
         report: called on every rank after each evaluation with progress and dev scores; see `Verdict`.
         show_progress: whether the first rank shows a progress bar.
         splits: the rows, where they were read before; read here if not given.
+        owner: names the run; a start of the same name takes the output folder over from one that was killed on another
+            machine, without waiting for a sign of life.
     Returns:
         The result, also written to `result.json` in the output folder.
     Raises:
-        ConfigError: a setting, a file or the data do not fit; nothing was trained.
-        TrainingStopped: the loss is not finite.
+        ConfigError: a setting, a file or the data do not fit, another run is writing to the output folder, or none of
+            its resume states can be used; nothing was trained.
+        TrainingStopped: the loss is not finite, or the disk is full.
         LeftOff: `report` said not to go on.
     """
     ranks = start_ranks(config.engine)
     output_dir = Path(config.run.output_dir)
-    claim_output_dir(output_dir, keep=resume == "auto", ranks=ranks)
-    # read by the first rank only: the folder need not be on the other nodes
-    mine = newest_resume_state(output_dir / "checkpoints") if resume == "auto" and ranks.is_first else None
-    saved = ranks.broadcast_object(mine)
-    if saved:
-        check_same_run(config, saved)
-    setup = build_setup(config, ranks, splits)
+    with claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner):
+        saved = saved_state(config, ranks) if resume == "auto" else None
+        setup = build_setup(config, ranks, splits)
+        return _run(setup, saved, parent_run_id, tags or {}, report, show_progress)
+
+
+def _run(
+    setup: Setup,
+    saved: ResumeState | None,
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+    report: Report | None,
+    show_progress: bool,
+) -> RunResult:
+    config, ranks = setup.config, setup.ranks
     course = start_course(setup, saved)
-    if ranks.is_first:
-        (output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    last_step = course.progress.step if saved else -1
-    tracker = Tracker.open(
-        config,
-        first=ranks.is_first,
-        run_id=course.run_id,
-        parent_run_id=parent_run_id,
-        tags=tags or {},
-        last_logged_step=last_step,
-    )
+    text = dump_config(config)
+    on_first(ranks, lambda: write_first_file(Path(config.run.output_dir) / "config.yaml", text))
+
+    def open_tracker() -> Tracker:
+        return Tracker.open(
+            config,
+            first=ranks.is_first,
+            run_id=course.run_id,
+            parent_run_id=parent_run_id,
+            tags=tags,
+            last_logged_step=course.progress.step if saved else -1,
+        )
+
+    tracker = on_first(ranks, open_tracker) or open_tracker()
     course.run_id = ranks.broadcast_object(tracker.run_id)
     try:
         with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar:
@@ -235,23 +251,36 @@ def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
         run_id=course.run_id,
         classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
     )
-    if ranks.is_first:
-        scores = {"dev": course.best_scores, "test": test}
-        fingerprint = setup.fingerprint
+    on_first(ranks, lambda: _write_results(setup, course, tracker, tested, result))
+    return result
+
+
+def _write_results(
+    setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | None, result: RunResult
+) -> None:
+    """Write what came out, `result.json` last; raises TrainingStopped if the disk does not take it."""
+    config, output_dir = setup.config, Path(result.output_dir)
+    scores = {"dev": result.dev, "test": result.test}
+    try:
         if result.artifact:
-            artifact = Path(result.artifact)
+            artifact, fingerprint = Path(result.artifact), setup.fingerprint
             save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
             tracker.log_artifacts(artifact, "artifact")
-        (output_dir / "history.json").write_text(json.dumps(course.history))
-        tracker.log({f"test/{name}": value for name, value in test.items()}, result.steps)
+        replace_file(output_dir / "history.json", json.dumps(course.history))
+        tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
         if tested:
             keep_predictions(output_dir, setup.task, tested)
         # last of what is needed, so that its presence means that everything else is there; a picture is a bonus
-        (output_dir / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}, indent=1))
-        _draw(setup, course, tracker, tested)
-    ranks.barrier()
-    return result
+        replace_file(output_dir / "result.json", json.dumps({"state": "finished", **result.as_json()}, indent=1))
+    except OSError as error:
+        kept = "Its last resume state stays: with --resume auto nothing is trained again."
+        lost = "checkpoint.enabled is false, so there is no resume state to go on from: start again."
+        raise TrainingStopped(
+            f"The run has come to its end, but its results could not be written to {output_dir}: {error}. Make room, "
+            f"or get the right to write there. {kept if config.checkpoint.enabled else lost}"
+        ) from None
+    _draw(setup, course, tracker, tested)
 
 
 def _draw(setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | None) -> None:

@@ -97,8 +97,10 @@ def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str]
     from infoprompt.train import run
 
     try:
-        # after a restart of the workers the folder has a resume state; at first it is empty
-        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report)
+        # After a restart of the workers the folder has a resume state; at first it is empty. The sweep holds its own
+        # folder, and gives a run to one crew at a time: the next one need not wait for a sign of life of the last.
+        owner = f"sweep {tags.get('sweep')}"
+        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner)
     except (TrainingStopped, ConfigError) as error:
         raise TrialStopped(str(error)) from None
     return result.as_json()

@@ -1,16 +1,14 @@
 """Runs a study file: trains what is left of it, and keeps its tables and figures up to date."""
 
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from infoprompt.config import ConfigError
+from infoprompt.folder_lock import held, inside
 from launcher.processes import prepare_environment
 from launcher.report import configure_logging, console, relative
 from launcher.study_jobs import Cell, Job, cells
@@ -59,7 +57,7 @@ def start_study(
         screen.print(plan_table(study, values), soft_wrap=False)
         _print_json(values, json_output)
         return
-    with _alone(study.folder):
+    with held(inside(study.folder), f"output_dir is {study.folder}", "a study"):
         plan = json.dumps(plan_as_json(study, table), indent=1)
         (study.folder / "plan.json").write_text(plan, encoding="utf-8")
         check_tasks(study, table)
@@ -133,19 +131,6 @@ class _Writer:
         write_csv(folder / "runs.csv", runs, RunRow)
         (folder / "table.md").write_text(markdown(self._study, rows, runs), encoding="utf-8")
         return rows
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two starts of one study would delete each other's unfinished runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ConfigError(
-            f"output_dir is {folder}, but another process works on that study now. Wait for it, or give another folder."
-        ) from None
 
 
 def _print_json(values: dict[str, Any], json_output: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infoprompt.config import ConfigError, FewShotSettings, RunConfig, build_config, flatten, read_yaml
+from infoprompt.folder_lock import inside, require_free
 from launcher.study_plan import Setting, Study
 from launcher.study_settings import size_name
 
@@ -159,8 +160,13 @@ class Job:
         (self.folder / FAILURE_NAME).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Make room for a new start. A finished run of other settings stays: the run itself moves it aside."""
+        """Make room for a new start. A finished run of other settings stays: the run itself moves it aside.
+
+        Raises:
+            ConfigError: a run that is not this study's is writing there.
+        """
         if self.folder.exists() and not (self.folder / "result.json").exists():
+            require_free(inside(self.folder), f"run.output_dir is {self.folder}")
             shutil.rmtree(self.folder)
 
     def fail(self, message: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see launcher/train.py
 
+from infoprompt.folder_lock import held, inside
 from launcher.exits import guarded
 from launcher.overrides import split_overrides
 from launcher.processes import prepare_environment
@@ -53,8 +54,10 @@ def start_sweep(
     from launcher.sweep_view import View
 
     view = View(screen, live=screen.is_terminal and not quiet)
+    folder = Path(sweep.settings.output_dir)
     try:
-        outcome = run_sweep(sweep, view=view, resume=resume, debug=debug)
+        with held(inside(folder), f"output_dir is {folder}", "a sweep"):
+            outcome = run_sweep(sweep, view=view, resume=resume, debug=debug)
     except KeyboardInterrupt:
         screen.print(f"What was done is kept in {sweep.settings.output_dir}; the same command with --resume goes on.")
         raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from infoprompt.tracking.spool import replace_file
+from infoprompt.files import replace_file
 
 RunStatus = Literal["ready", "running", "paused", "finished", "stopped", "failed"]
 TrialStatus = Literal["opening", "open", "finished", "stopped", "failed"]

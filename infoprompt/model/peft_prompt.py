@@ -9,15 +9,15 @@ before value, then the head, then the channel.
 Letters: P prompt vectors, E embedding width, F width of a flat prefix, N layers, H key-value heads, K head width.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from infoprompt.config import ConfigError
+from infoprompt.files import read_object
+from infoprompt.tensor_file import read_tensors
 
 CONFIG_FILE, TENSOR_FILE, PICKLE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 TENSOR = "prompt_embeddings"
@@ -50,7 +50,10 @@ def read_peft_prompt(folder: str, types: tuple[str, ...]) -> PeftPrompt:
     named = f"prompt.start_from is {folder}"
     if not (path / CONFIG_FILE).is_file():
         raise ConfigError(f"{named}, but there is no {CONFIG_FILE}. Give a folder that PEFT's save_pretrained wrote.")
-    config: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    try:
+        config = read_object(path / CONFIG_FILE)
+    except ValueError as error:
+        raise ConfigError(f"{named}, but its {error}. Copy the whole folder again.") from None
     if config.get("peft_type") not in types:
         raise ConfigError(
             f"{named}, whose peft_type is {config.get('peft_type')}, but this prompt.kind starts from "
@@ -63,13 +66,25 @@ def read_peft_prompt(folder: str, types: tuple[str, ...]) -> PeftPrompt:
                 "read. Load it with PEFT where you trust it, and save it with safe_serialization=True."
             )
         raise ConfigError(f"{named}, but there is no {TENSOR_FILE}. Copy the whole folder.")
-    tensors = load_file(path / TENSOR_FILE)
+    try:
+        tensors = read_tensors(path / TENSOR_FILE)
+    except ValueError as error:
+        raise ConfigError(f"{named}, but its {error}. Copy the whole folder again.") from None
     if TENSOR not in tensors or tensors[TENSOR].dim() != 2:
         raise ConfigError(
             f"{named}, whose {TENSOR_FILE} has no matrix {TENSOR}. Save it again with PEFT 0.10 or newer."
         )
+    count = config.get("num_virtual_tokens")
+    if type(count) is not int or not 1 <= count <= len(tensors[TENSOR]):
+        raise ConfigError(
+            f"{named}, whose num_virtual_tokens is {count!r}, but its matrix has {len(tensors[TENSOR])} rows. Copy the "
+            "whole folder again."
+        )
     # For an encoder-decoder PEFT keeps twice the rows, and reads the first half.
-    return PeftPrompt(tensors[TENSOR][: int(config["num_virtual_tokens"])].float(), config)
+    tensor_PF = tensors[TENSOR][:count].float()
+    if not bool(tensor_PF.isfinite().all()):
+        raise ConfigError(f"{named}, whose {TENSOR} has values that are not finite. Train that prompt again.")
+    return PeftPrompt(tensor_PF, config)
 
 
 def input_start(folder: str, length: int, width: int) -> Tensor:

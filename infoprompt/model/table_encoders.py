@@ -5,18 +5,20 @@ Letters: B examples, F features, P prompt vectors, V vocabulary, W width of a ta
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.files import heal, read_object, whole_folder
+from infoprompt.nested import get_nested
+from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
 TABLE_FILE = "table.safetensors"
 CARD_FILE = "table.json"
@@ -135,9 +137,9 @@ def claim_table_folder(name: str) -> Path:
             "lost. Name a folder of its own."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(_temporary(folder), ignore_errors=True)
-    _temporary(folder).mkdir()
-    _temporary(folder).rmdir()
+    probe = folder.with_name(f".probe-{folder.name}")
+    probe.mkdir(exist_ok=True)
+    probe.rmdir()
     return folder
 
 
@@ -148,14 +150,10 @@ def save_table(folder: Path, table_VW: Tensor, encoder: TableEncoder, card: Tabl
     """
     state = {f"encoder.{key}": value for key, value in encoder.state_dict().items() if not key.startswith("up.")}
     tensors = {"table": table_VW, **state}
-    temporary = _temporary(folder)
-    temporary.mkdir()
-    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / TABLE_FILE)
     values = {"format_version": FORMAT_VERSION, "shape": list(table_VW.shape), **asdict(card)}
-    (temporary / CARD_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with whole_folder(folder) as new:
+        save_tensors(new / TABLE_FILE, tensors)
+        (new / CARD_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def load_table(
@@ -169,6 +167,7 @@ def load_table(
         ConfigError: there is none, or it was made for another vocabulary, prompt mode, encoder or length.
     """
     folder = Path(settings.table or "").expanduser()
+    heal(folder)
     if not all((folder / name).is_file() for name in (TABLE_FILE, CARD_FILE)):
         raise ConfigError(
             f"prompt.table is {settings.table}, but {folder.absolute()} has no {TABLE_FILE} with a {CARD_FILE}. "
@@ -176,26 +175,32 @@ def load_table(
         )
     card = _read_card(folder, settings)
     _check_fits(card, settings, encoder is not None, tokenizer)
-    tensors = load_file(folder / TABLE_FILE)
-    table_VW = tensors.pop("table")
+    try:
+        tensors = read_tensors(folder / TABLE_FILE)
+    except ValueError as error:
+        raise _unfit(settings, f"cannot be read: {error}") from None
+    table_VW = tensors.pop("table", torch.empty(0))
     if tuple(table_VW.shape) != shape:
         raise _unfit(settings, f"has the shape {list(table_VW.shape)}, but this backbone needs {list(shape)}")
+    problem = unfit({"table": table_VW}, {"table": torch.Size(shape)}, torch.float32)
     if encoder is not None:
         up = {key: value for key, value in encoder.state_dict().items() if key.startswith("up.")}
+        own = {f"encoder.{key}": value.shape for key, value in encoder.state_dict().items() if key not in up}
+        problem = problem or unfit(tensors, own, torch.float32)
+    if problem is not None:
+        raise _unfit(settings, problem)
+    if encoder is not None:
         encoder.load_state_dict({**up, **{key.removeprefix("encoder."): value for key, value in tensors.items()}})
     return table_VW
 
 
-def _temporary(folder: Path) -> Path:
-    return folder.with_name(f".writing-{folder.name}")
-
-
 def _read_card(folder: Path, settings: PromptSettings) -> TableCard:
     try:
-        values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        values = read_object(folder / CARD_FILE)
         version = values.get("format_version")
         card = TableCard(**{key: values[key] for key in TableCard.__dataclass_fields__})
-    except (ValueError, KeyError, AttributeError):
+        TypeAdapter(TableCard).validate_python(asdict(card))
+    except (ValueError, KeyError):
         raise _unfit(settings, f"has no readable {CARD_FILE}") from None
     if version != FORMAT_VERSION:
         raise _unfit(settings, f"has the format {version}, but this version reads {FORMAT_VERSION}")
@@ -204,7 +209,7 @@ def _read_card(folder: Path, settings: PromptSettings) -> TableCard:
 
 def _check_fits(card: TableCard, settings: PromptSettings, with_encoder: bool, tokenizer: Any) -> None:
     if card.vocabulary != vocabulary_hash(tokenizer):
-        made_for = card.origin.get("backbone", {}).get("name", "another backbone")
+        made_for = get_nested(card.origin, "backbone.name", "another backbone")
         raise _unfit(settings, f"has a row for each token of {made_for}, but this backbone has another vocabulary")
     if card.mode != settings.mode:
         raise _unfit(settings, f"was made for prompt.mode {card.mode}, but prompt.mode is {settings.mode}")

@@ -5,27 +5,31 @@ The frozen backbone's unprompted pass is a constant of the data set, so a traini
 Letters: B examples, D hidden width, N rows of the data set.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.files import whole_file
 from infoprompt.objective.encoding import Encoding
+from infoprompt.tensor_file import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+NAMES = ("first", "pooled")
 
 
 class Peers(Protocol):
@@ -71,7 +75,7 @@ def with_unprompted_states(
         return rows
     plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
     path = cache_dir() / "unprompted" / f"{_content_hash(plain, backbone_key)}.safetensors"
-    states = _read(path)
+    states = _read(path, len(plain.texts))
     if not peers.all_true(states is not None):
         states = _compute(plain, infer, peers, batch_size)
         if peers.local_rank == 0:
@@ -124,24 +128,67 @@ def _content_hash(rows: Rows, backbone_key: str) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.is_file():
-        return None
+def _read(path: Path, num_texts: int) -> dict[str, Tensor] | None:
+    """The kept states of so many texts; None where there are none, or they are not what this user has written."""
     try:
-        states: dict[str, Tensor] = load_file(path)  # maps the file: ranks and trials of a node share its pages
-    except (SafetensorError, OSError) as error:
-        log.warning("The kept states %s cannot be read (%s); they are computed again.", path, error)
-        return None
-    return states
+        if not path.exists() or _writable_by_others(path):
+            return None
+        states = read_tensors(path)  # maps the file: ranks and trials of a node share its pages
+        problem = _unfit(path, states, num_texts)
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read ({error})"
+    if problem is None:
+        return states
+    log.warning("The kept states %s %s; they are computed again.", path, problem)
+    return None
+
+
+def _writable_by_others(path: Path) -> bool:
+    """Whether somebody else may have written a file, or may exchange it."""
+    for place in (path, path.parent, path.parent.parent):
+        status = place.stat()
+        if status.st_uid not in (os.geteuid(), 0):
+            _distrust(place, f"belongs to another user, of id {status.st_uid}")
+            return True
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            _distrust(place, "can be written to by other users: chmod go-w mends it")
+            return True
+    return False
+
+
+@functools.cache  # told once
+def _distrust(place: Path, why: str) -> None:
+    log.warning("Kept states are not read, and computed again: %s %s.", place, why)
+
+
+def _unfit(path: Path, states: dict[str, Tensor], num_texts: int) -> str | None:
+    with safe_open(path, framework="pt") as file:
+        kept = file.metadata() or {}
+    if {name: (len(states[name]), states[name].dim()) for name in states} != dict.fromkeys(NAMES, (num_texts, 2)):
+        return f"do not have the names and rows of these {num_texts} texts"
+    if kept.get("key") != path.stem or kept.get("sha256") != _digest(states):
+        return "do not have the content they were written with, or are of an earlier version"
+    return None
+
+
+def _digest(states: dict[str, Tensor]) -> str:
+    """SHA-256 over the states: about a second for a gigabyte, where computing them took minutes."""
+    digest = hashlib.sha256()
+    for name in NAMES:
+        states_ND = states[name].contiguous()
+        digest.update(f"{name} {states_ND.dtype} {list(states_ND.shape)}".encode())
+        digest.update(states_ND.numpy().data)
+    return digest.hexdigest()
 
 
 def _write(path: Path, states: dict[str, Tensor]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=60):
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file(states, temporary)
-            temporary.replace(path)
+        path.parent.parent.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):
+            folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask says: see `_writable_by_others`
+        with whole_file(path) as temporary:
+            save_tensors(temporary, states, {"key": path.stem, "sha256": _digest(states)})
+            temporary.chmod(0o644)
     except OSError as error:
         log.warning(
             "The unprompted states could not be kept in %s (%s); the next run computes them again.", path, error

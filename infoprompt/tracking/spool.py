@@ -4,19 +4,25 @@
 import json
 import logging
 import math
-import os
 import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+
+from infoprompt.files import read_object, replace_file
 
 logger = logging.getLogger(__name__)
 
 SPOOL_NAME = "metrics.jsonl"
 LEDGER_NAME = "tracking.json"
 ARTIFACTS_NAME = "artifacts"
+
+MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,33 @@ class Spool:
         content = path.read_bytes() if path.exists() else b""
         self.size = content.rfind(b"\n") + 1
         """Bytes of complete lines. One thread appends, another reads up to here."""
+        self.waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        """Lines that the disk did not take."""
 
     def append(self, record: Record) -> None:
-        """Write one line; a value that is not finite becomes the text `nan`, `inf` or `-inf`, as JSON has none."""
+        """Write one line, or keep it for later where the disk is full.
+
+        A value that is not finite becomes the text `nan`, `inf` or `-inf`, as JSON has none.
+        """
         values = {key: value if math.isfinite(value) else str(value) for key, value in record.metrics.items()}
         line = json.dumps({"step": record.step, "time": record.time, "metrics": values}) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode())
-        self.size += len(line)  # json.dumps gives ASCII: characters are bytes
+        self.waiting.append(line.encode())
+        content = b"".join(self.waiting)
+        try:
+            with self.path.open("ab") as file:
+                if file.tell() > self.size:  # what a full disk took of a line
+                    file.truncate(self.size)
+                file.write(content)
+        except OSError as error:
+            if len(self.waiting) == 1:
+                logger.warning(
+                    "%s cannot be written (%s). Training goes on; its records are kept in memory until there is room.",
+                    self.path,
+                    error,
+                )
+            return
+        self.waiting.clear()
+        self.size += len(content)
 
     def read(self, start: int = 0, max_metrics: float = math.inf) -> tuple[list[Record], int]:
         """Complete records from byte `start`, until they hold `max_metrics` values, and the byte where the next starts.
@@ -109,18 +134,22 @@ class Ledger:
     ended: bool = False
     """Whether `status` was delivered."""
     _lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
+    _told: bool = field(default=False, repr=False, compare=False)
+    """Whether a failure to save was told."""
 
     @classmethod
     def load(cls, path: Path) -> "Ledger":
         """Read it back; raises ValueError if the file is no ledger."""
+        hints = get_type_hints(cls)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = {key: TypeAdapter(hints[key]).validate_python(value) for key, value in read_object(path).items()}
             for name in ("artifacts", "artifacts_sent"):
-                values[name] = [(source, to) for source, to in values[name]]
+                values[name] = [_inside(source, to) for source, to in values[name]]
             return cls(path=path, **values)
         except (ValueError, TypeError, KeyError) as error:
+            why = " ".join(str(error).split())
             raise ValueError(
-                f"{path} is damaged ({error}). Remove it: the run's metrics are in {SPOOL_NAME} beside it."
+                f"{path} is damaged ({why}). Remove it: the run's metrics are in {SPOOL_NAME} beside it."
             ) from None
 
     def update(self, **changes: Any) -> None:
@@ -128,9 +157,14 @@ class Ledger:
         with self._lock:
             for name, value in changes.items():
                 setattr(self, name, value)
-            names = [item.name for item in fields(self) if item.name not in ("path", "_lock")]
+            names = [item.name for item in fields(self) if item.name != "path" and not item.name.startswith("_")]
             text = json.dumps({name: getattr(self, name) for name in names}, indent=1)
-            replace_file(self.path, text.encode())
+            try:
+                replace_file(self.path, text)
+            except OSError as error:
+                if not self._told:
+                    logger.warning("%s cannot be written (%s); MLflow may be sent records twice.", self.path, error)
+                self._told = True
 
     def add_artifact(self, source: Path, to: str) -> None:
         """Remember a file or folder to deliver; a path inside the run's folder stays valid when that is moved."""
@@ -153,13 +187,6 @@ class Ledger:
             self.update(run_id=None, described=False, delivered=0, artifacts=new + self.artifacts, ended=False)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file such that a reader, or a kill, sees the old or the new content and nothing between."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def set_aside(folder: Path) -> None:
     """Move what an earlier run left in the same folder to `earlier-N/`, where it can still be delivered."""
     old = [folder / name for name in (SPOOL_NAME, LEDGER_NAME, ARTIFACTS_NAME) if (folder / name).exists()]
@@ -179,11 +206,19 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return [{"step": record.step, **record.metrics} for record in records]
 
 
+def _inside(source: str, to: str) -> tuple[str, str]:
+    """An artifact of a ledger; raises ValueError if it is not in the run's folder, whose files alone are sent."""
+    for path in (source, to):
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError(f"the artifact {path} is not in the run's folder")
+    return source, to
+
+
 def _parse(line: bytes, path: Path) -> Record | None:
     try:
         values: Mapping[str, Any] = json.loads(line)
         metrics = {key: float(value) for key, value in values["metrics"].items()}
         return Record(int(values["step"]), float(values["time"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         logger.warning("%s has a line that is no record; it is skipped: %.80r", path, line)
         return None

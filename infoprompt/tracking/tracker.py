@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from infoprompt.config import RunConfig, dump_config, flatten
+from infoprompt.config import ConfigError, RunConfig, dump_config, flatten
 from infoprompt.tracking.client import (
     Status,
     load_mlflow,
@@ -88,15 +88,23 @@ class Tracker:
             tags: further tags.
             last_logged_step: the resume state's step; records past it that MLflow does not have are dropped, since
                 they are logged again. -1 starts anew, unless `run_id` is given.
+        Raises:
+            ConfigError: the folder cannot be written.
         """
         folder = Path(config.run.output_dir)
         if not first:
             return cls(folder, None, None, "")
-        folder.mkdir(parents=True, exist_ok=True)
-        previous = _previous_ledger(folder, run_id, resumed=run_id is not None or last_logged_step >= 0)
-        spool = Spool(folder / SPOOL_NAME)
-        delivered = min(previous.delivered, spool.size) if previous else 0
-        spool.rewind(delivered, last_logged_step)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            previous = _previous_ledger(folder, run_id, resumed=run_id is not None or last_logged_step >= 0)
+            spool = Spool(folder / SPOOL_NAME)
+            delivered = min(previous.delivered, spool.size) if previous else 0
+            spool.rewind(delivered, last_logged_step)
+        except OSError as error:
+            raise ConfigError(
+                f"run.output_dir is {folder}, where the run's records cannot be written: {error}. Make room, or give "
+                "another folder."
+            ) from None
         if not config.tracking.enabled:
             return cls(folder, spool, None, "")
         uri = tracking_uri(config.tracking)
@@ -133,9 +141,7 @@ class Tracker:
         """Keep a text as `artifacts/<name>` in the run's folder, and as an artifact in MLflow."""
         if self._spool is None:
             return
-        path = self._artifact_path(name)
-        path.write_text(text, encoding="utf-8")
-        self._add_artifact(path, os.path.dirname(name))
+        self._keep(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def log_figure(self, name: str, draw: Callable[[], "Figure"]) -> None:
         """Keep a figure as PNG, `artifacts/<name>` in the run's folder, and as an artifact in MLflow.
@@ -147,7 +153,7 @@ class Tracker:
         from infoprompt.picture import save_picture
 
         name = name if name.endswith(".png") else f"{name}.png"
-        path = self._artifact_path(name)
+        path = self._folder / ARTIFACTS_NAME / name
         if save_picture(name, path, draw):
             self._add_artifact(path, os.path.dirname(name))
 
@@ -165,6 +171,8 @@ class Tracker:
 
         None leaves the run as it is, to go on later.
         """
+        if self._spool is not None and self._spool.waiting:
+            logger.warning("%s lacks the last %d records.", self._spool.path, len(self._spool.waiting))
         if self._courier is None or self._ledger is None:
             return
         if status is not None:
@@ -183,10 +191,16 @@ class Tracker:
             self._logged.setdefault(key, set()).add(step)
         return new
 
-    def _artifact_path(self, name: str) -> Path:
+    def _keep(self, name: str, write: Callable[[Path], object]) -> None:
+        """Keep a file below the run's artifacts, and deliver it; a disk that does not take it costs a warning."""
         path = self._folder / ARTIFACTS_NAME / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s); the run goes on without it.", path, error)
+            return
+        self._add_artifact(path, os.path.dirname(name))
 
     def _add_artifact(self, path: Path, to: str) -> None:
         if self._ledger is not None:
@@ -250,7 +264,11 @@ class _Courier(threading.Thread):
 def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledger | None:
     """The ledger of the run to go on with; whatever else lies in the folder is moved out of the way."""
     path = folder / LEDGER_NAME
-    ledger = Ledger.load(path) if path.exists() else None
+    try:
+        ledger = Ledger.load(path) if path.exists() else None
+    except ValueError as error:
+        logger.warning("%s Its run goes on, and MLflow is sent all of it again.", error)
+        ledger = None
     other_run = ledger is not None and run_id is not None and ledger.run_id not in (None, run_id)
     if other_run or not resumed:
         if ledger and ledger.status is None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from filelock import FileLock
 
 from infoprompt.config import ConfigError, build_config, dump_config
+from infoprompt.folder_lock import held, inside
 from infoprompt.train import RunResult
 from launcher.study import StudyFailed, start_study
 from launcher.study_jobs import cells
@@ -294,8 +294,7 @@ def test_all_starts_of_a_study_share_one_run_in_mlflow_which_has_its_tables(stud
 
 
 def test_two_starts_of_one_study_do_not_run_at_once(study_file, tmp_path, pretending):
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out/.lock"), pytest.raises(ConfigError, match="another process works on that study"):
+    with held(inside(tmp_path / "out"), "", "a study"), pytest.raises(ConfigError, match="a study of process"):
         start_study(study_file)
 
 

@@ -36,6 +36,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".writing-{folder.name}")
     with _alone_in(temporary):
         heal(folder)
+        _try_remove(_old(folder))  # a killed writer's, and no longer of use
         try:
             yield temporary
             _sync_all(temporary)
@@ -43,7 +44,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         except BaseException:
             _try_remove(temporary)
             raise
-    _try_remove(_old(folder))
     sync(folder.parent)
 
 
@@ -169,6 +169,7 @@ def _put(temporary: Path, folder: Path) -> None:
             return
         while not _rename_twice(temporary, folder):
             pass
+        _try_remove(_old(folder))
     finally:
         os.close(descriptor)
 

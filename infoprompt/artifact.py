@@ -40,6 +40,7 @@ from infoprompt.metrics import METRICS
 from infoprompt.mlmodel import FILES as MLMODEL_FILES
 from infoprompt.mlmodel import write_mlmodel
 from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
@@ -108,7 +109,7 @@ class Artifact:
         config = predicting_config(read_card(folder))
         settings = config.backbone.model_copy(update={"name": backbone} if backbone else {})
         target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        lm_head = config.head.kind in ("label_words", "text")
+        lm_head = head_kind(config.head.kind).lm_head
         loaded = load_backbone(settings, target, needs=backbone_needs(config), lm_head=lm_head)
         return cls.over(loaded, folder, loaded.fingerprint())
 
@@ -384,7 +385,7 @@ def _read_when_predicting(name: str, config: RunConfig) -> bool:
         "representation_baseline.",
         "gaussian.log_std.",
     ]
-    if config.head.kind != "variational":
+    if not head_kind(config.head.kind).latent:
         unread.append("gaussian.")
     return not name.startswith(tuple(unread))
 

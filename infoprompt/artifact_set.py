@@ -23,6 +23,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.model.backbone import load_backbone
+from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.mixed import MixedModel, Part
 from infoprompt.model.prompted import backbone_needs
 
@@ -60,7 +61,7 @@ class ArtifactSet:
             settings.model_copy(update={"name": backbone}) if backbone else settings,
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
             needs=frozenset().union(*(backbone_needs(config) for config in configs.values())),
-            lm_head=any(config.head.kind in ("label_words", "text") for config in configs.values()),
+            lm_head=any(head_kind(config.head.kind).lm_head for config in configs.values()),
         )
         fingerprint = loaded.fingerprint()
         return cls({name: Artifact.over(loaded, Path(folder), fingerprint) for name, folder in folders.items()})

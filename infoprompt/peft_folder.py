@@ -22,7 +22,6 @@ from torch import Tensor
 from infoprompt.artifact import Artifact, own_folder, shared_values
 from infoprompt.config import ConfigError
 from infoprompt.folder_lock import beside, held
-from infoprompt.model.head import LinearHead, VariationalHead
 from infoprompt.model.peft_prompt import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
 from infoprompt.model.prompted import PromptedModel
 from infoprompt.model.prompts.prefix import PrefixPrompt
@@ -94,21 +93,11 @@ def prompt_tensor(model: PromptedModel) -> Tensor:
 
 @torch.no_grad()
 def linear_scores(model: PromptedModel) -> dict[str, Tensor] | None:
-    """`weight`, [C, D], and `bias`, [C], of the scores as a linear function of the pooled state; None if not linear.
-
-    When predicting, a variational head takes the latent's mean:  h_c . (O (M s + m) + o)  of the state s.
-    """
-    weight_CD: Tensor
-    bias_C: Tensor
-    if isinstance(model.head, LinearHead):
-        weight_CD, bias_C = model.head.linear.weight, model.head.linear.bias
-    elif isinstance(model.head, VariationalHead):
-        assert model.gaussian is not None
-        mean, out, vectors_CE = model.gaussian.mean, model.head.out, model.head.vectors_CE
-        weight_CD = vectors_CE @ out.weight @ mean.weight
-        bias_C = vectors_CE @ (out.weight @ mean.bias + out.bias)
-    else:
+    """`weight`, [C, D], and `bias`, [C], of the scores as a linear function of the pooled state; None if not linear."""
+    form = model.head.linear_form(model.gaussian)
+    if form is None:
         return None
+    weight_CD, bias_C = form
     return {"weight": weight_CD.detach().cpu().contiguous(), "bias": bias_C.detach().cpu().contiguous()}
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import FAMILIES, Backbone
+from infoprompt.model.heads.kind import head_kind
 
 # Families whose token classification is dropout and one linear layer, and that layer's name.
 _TOKEN_HEAD = {
@@ -53,7 +54,7 @@ class Host:
 def choose_host(config: RunConfig, task: Task, model_type: str) -> Host:
     """The class that gives our scores, see the table above."""
     family = FAMILIES[model_type]
-    if config.head.kind in ("label_words", "text"):
+    if head_kind(config.head.kind).lm_head:
         return {
             "encoder": Host("FEATURE_EXTRACTION", "AutoModelForMaskedLM"),
             "decoder": Host("CAUSAL_LM", "AutoModelForCausalLM"),

@@ -3,6 +3,7 @@
 from infoprompt.config import RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import Backbone
+from infoprompt.model.heads.kind import head_kind
 from infoprompt.peft_host import Host
 
 _POOLED = {
@@ -140,7 +141,7 @@ def _drops_segments(backbone: Backbone, host: Host) -> bool:
 
 
 def _head_aside(config: RunConfig, host: Host) -> bool:
-    return host.head is None and config.head.kind in ("linear", "variational")
+    return host.head is None and not head_kind(config.head.kind).lm_head
 
 
 def _labels(task: Task) -> list[tuple[str, str]]:

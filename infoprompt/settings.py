@@ -284,13 +284,18 @@ class PromptSettings(Settings):
         return self
 
 
+HEAD_KINDS = _files_of("model/heads", besides=("kind", "label_tokens"))
+"""A kind of head is a file in `model/heads/`, and its name is the file's."""
+
+
 class HeadSettings(Settings):
     """What turns a pooled state into label scores."""
 
-    kind: Literal["variational", "linear", "label_words", "text"] = "linear"
-    """`variational`: Gaussian latent, then class vectors (the published head); `linear`: a linear layer;
-    `label_words`: the model's own scores of the label words at the mask (decoders: at the next token); `text`: the
-    model's own probability of the whole label text (decoders and encoder-decoders). The last two are not trained."""
+    kind: str = "linear"
+    """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head);
+    `linear`: a linear layer; `label_words`: the model's own scores of the label words at the mask (decoders: at the
+    next token); `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
+    two are not trained."""
 
     pooling: Literal["mask", "first", "mean", "last", "entities"] | None = None
     """Which state is read: the mask token's, the first or the last real token's, the mean over real tokens, or, for
@@ -309,6 +314,16 @@ class HeadSettings(Settings):
     def pooling_of(self, backbone_kind: str) -> str:
         """Which state is read of a backbone of this kind, `encoder`, `decoder` or `encoder-decoder`."""
         return self.pooling or ("mask" if backbone_kind == "encoder" else "last")
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_known(cls, kind: str) -> str:
+        if kind not in HEAD_KINDS:
+            raise ValueError(
+                f"head.kind is {kind!r}, but kinds are {', '.join(HEAD_KINDS)}. Choose one, or add a file {kind}.py to "
+                "infoprompt/model/heads."
+            )
+        return kind
 
 
 ESTIMATOR_NAMES = _files_of("kernels/estimators", besides=("registry", "scores"))

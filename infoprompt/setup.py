@@ -19,9 +19,9 @@ from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.head import label_state_weights
+from infoprompt.model.heads.kind import Head, head_kind
 from infoprompt.model.kept_backbone import kept_backbone
-from infoprompt.model.prompted import backbone_needs, build_model, starts_from_labels
+from infoprompt.model.prompted import backbone_needs, build_model
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
@@ -119,7 +119,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         rows["test"],
         fingerprint,
     )
-    start_head(setup, encode([Example(text=text) for text in task.label_texts], "label"))
+    start_head(setup, model.head, encode([Example(text=text) for text in task.label_texts], "label"))
     if not needs_unprompted_states(config, task, training=True):
         return setup
     batch_size = config.evaluation.batch_size
@@ -133,7 +133,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
 
 
 def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
-    needs, lm_head = backbone_needs(config), config.head.kind in ("label_words", "text")
+    needs, lm_head = backbone_needs(config), head_kind(config.head.kind).lm_head
     if not partitions_weights(config):
         return kept_backbone(config.backbone, ranks.device, needs=needs, lm_head=lm_head)
     with partitioned_loading(config, ranks):
@@ -141,13 +141,14 @@ def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     return backbone, backbone.fingerprint()
 
 
-def start_head(setup: Setup, labels: Rows) -> None:
-    """Start a linear head from the label texts' own states, where the settings say so; every rank calls it."""
-    if not starts_from_labels(setup.config, setup.task):
+def start_head(setup: Setup, head: Head, labels: Rows) -> None:
+    """Start a head from the label texts' own states, where its kind and the settings say so; every rank calls it."""
+    if not head_kind(setup.config.head.kind).reads_labels(setup.config, setup.task):
         return
     states_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
     trained = setup.engine.trained_state()
-    setup.engine.load_trained_state({**trained, "head.linear.weight": label_state_weights(states_CD)})
+    started = {f"head.{name}": value for name, value in head.start_from(states_CD).items()}
+    setup.engine.load_trained_state({**trained, **started})
 
 
 def _scored_by(metric: str | None, task: Task) -> Task:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from infoprompt.data.batch import Batch
 from infoprompt.model.backbone import Backbone
-from infoprompt.model.head import TextHead
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompted import PromptedModel
 from infoprompt.model.prompts.kind import DeepPrompt, PromptParts
@@ -60,7 +59,7 @@ class MixedModel:
     def mixes(self, index: int) -> bool:
         """Whether a model's rows can share a pass: it has a prompt, and scores no whole texts behind the input."""
         model = self.models[index]
-        return model.prompt is not None and not isinstance(model.head, TextHead)
+        return model.prompt is not None and not model.head.passes_itself
 
     @torch.inference_mode()
     def scores(self, parts: Sequence[Part]) -> list[Tensor]:

@@ -14,24 +14,14 @@ from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import Backbone
-from infoprompt.model.head import (
-    GaussianLayer,
-    LabelWordsHead,
-    LinearHead,
-    TextHead,
-    VariationalHead,
-    label_token_ids,
-    num_outputs,
-    random_class_vectors,
-)
+from infoprompt.model.gaussian import GaussianLayer
+from infoprompt.model.heads.kind import Head, HeadContext, Reading, head_kind
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.encoding import Encoding, Latent
 from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
-
-Head = LinearHead | VariationalHead | LabelWordsHead | TextHead
 
 
 def prompt_kind(name: str) -> PromptKind:
@@ -54,7 +44,7 @@ def backbone_needs(config: RunConfig) -> frozenset[str]:
     """What prompt and head ask of the backbone's family beside input vectors, keys of `families.NEEDS`."""
     kind = config.prompt.kind
     of_prompt = frozenset() if kind == "none" else prompt_kind(kind).needs(config.prompt)
-    return of_prompt | {"label_words": {"label_words"}, "text": {"label_texts"}}.get(config.head.kind, set())
+    return of_prompt | head_kind(config.head.kind).needs
 
 
 class PromptedModel(nn.Module):
@@ -70,12 +60,10 @@ class PromptedModel(nn.Module):
         gaussian: GaussianLayer | None = None,
         head_information: HeadInformation | None = None,
         representation_information: RepresentationInformation | None = None,
-        tags: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
-        self.tags = tags
         self.prompt = prompt
         self.gaussian = gaussian
         self.head = head
@@ -87,15 +75,15 @@ class PromptedModel(nn.Module):
         if batch.plain:
             return self._plain(batch)
         if self.prompt is None and batch.pooled_BD is not None:
-            latent = None if self.gaussian is None else self.gaussian(batch.pooled_BD)
-            return Encoding(self._pooled_scores(batch.pooled_BD, latent, batch), batch.pooled_BD, latent=latent)
+            logits_BC, pooled_BD, latent = self._read(batch.pooled_BD, batch)
+            return Encoding(logits_BC, pooled_BD, latent=latent)
         parts = PromptParts() if self.prompt is None else self.prompt(batch)
         embeddings_BLE = self.backbone.embed(batch.input_ids_BL)
         inserted_BLE = embeddings_BLE
         if parts.input_BPE is not None:
             inserted_BLE = insert_prompt(embeddings_BLE, parts.input_BPE, batch.slot_BL)
-        if isinstance(self.head, TextHead):
-            logits_BC, states_BLD = self.backbone.score_texts(inserted_BLE, batch, self.head.token_ids, parts.deep)
+        if self.head.passes_itself:
+            logits_BC, states_BLD = self.head.score_pass(self.backbone, inserted_BLE, batch, parts.deep)
             pooled_BD = pool(states_BLD, batch, self.pooling)
             latent = None if self.gaussian is None else self.gaussian(pooled_BD)
         else:
@@ -108,11 +96,14 @@ class PromptedModel(nn.Module):
 
     def read_out(self, states_BLD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Latent | None]:
         """Scores, [B, C] (of tags [B, W, C]), pooled states, [B, D], and their latents, of the backbone's states."""
-        pooled_BD = pool(states_BLD, batch, self.pooling)
+        return self._read(pool(states_BLD, batch, self.pooling), batch, states_BLD)
+
+    def _read(
+        self, pooled_BD: Tensor, batch: Batch, states_BLD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Latent | None]:
         latent = None if self.gaussian is None else self.gaussian(pooled_BD)
-        if self.tags:
-            return self._word_scores(states_BLD, batch), pooled_BD, latent
-        return self._pooled_scores(pooled_BD, latent, batch), pooled_BD, latent
+        scores_BC: Tensor = self.head(Reading(pooled_BD, latent, batch, self.backbone, states_BLD))
+        return scores_BC, pooled_BD, latent
 
     def _with_information(self, encoding: Encoding, embeddings_BLE: Tensor, batch: Batch) -> Encoding:
         """The encoding with its information terms, of what the critics read in it."""
@@ -131,25 +122,6 @@ class PromptedModel(nn.Module):
         pooled_BD = pool(states_BLD, batch, self.pooling)
         summary_BD = pool(states_BLD, batch, self.backbone.summary)
         return Encoding(pooled_BD.new_zeros(len(batch), 1), pooled_BD, first_BD=summary_BD)
-
-    def _word_scores(self, states_BLD: Tensor, batch: Batch) -> Tensor:
-        """Scores of each word's tag, [B, W, C], from the state of its first token."""
-        assert batch.word_BW is not None
-        index_BWD = batch.word_BW.clamp(min=0).unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1])
-        scores_BWC: Tensor = self.head(states_BLD.gather(1, index_BWD).float(), None)
-        return scores_BWC
-
-    def _pooled_scores(self, pooled_BD: Tensor, latent: Latent | None, batch: Batch) -> Tensor:
-        if isinstance(self.head, LabelWordsHead):
-            return self.head.gather(self.backbone.word_scores(pooled_BD, self.head.flat_ids))
-        drawn_BZ = None
-        if isinstance(self.head, VariationalHead):
-            assert latent is not None
-            drawn_BZ = latent.mean_BZ
-            if self.training and batch.noise is not None and batch.noise.latent_BZ is not None:
-                drawn_BZ = drawn_BZ + latent.log_std_BZ.exp() * batch.noise.latent_BZ
-        scores_BC: Tensor = self.head(pooled_BD, drawn_BZ)
-        return scores_BC.unflatten(0, (-1, batch.num_choices)).squeeze(-1) if batch.num_choices > 1 else scores_BC
 
 
 def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedModel:
@@ -181,14 +153,17 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
                 generator,
             )
             prompt = prompt_kind(config.prompt.kind).build(config.prompt, around)
-        head = _build_head(config, vocabulary, task, pooled_size, generator)
-        gaussian = GaussianLayer(pooled_size, objective.latent_size) if config.has_latent else None
+        of_head = head_kind(config.head.kind)
+        head = of_head.build(config, HeadContext(vocabulary, task, pooled_size, generator))
+        latent = of_head.latent or objective.representation_weight > 0
+        gaussian = GaussianLayer(pooled_size, objective.latent_size) if latent else None
         head_information = representation_information = None
         if objective.head_weight > 0:
             head_information = HeadInformation(objective, width, head.class_vectors().shape[1])
         if objective.representation_weight > 0:
-            out = head.out if isinstance(head, VariationalHead) else None
-            representation_information = RepresentationInformation(objective, width, vocabulary.scale, out)
+            representation_information = RepresentationInformation(
+                objective, width, vocabulary.scale, head.latent_map()
+            )
     return PromptedModel(
         backbone,
         head,
@@ -197,7 +172,6 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
         gaussian=gaussian,
         head_information=head_information,
         representation_information=representation_information,
-        tags=task.kind == "tags",
     )
 
 
@@ -218,50 +192,25 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
         raise ConfigError(
             f"head.pooling is entities, but {task.name} is of the kind {task.kind} and marks no two entities. Use mean."
         )
-    if head.kind in ("label_words", "text", "variational") and task.kind in ("tags", "choice", "regression"):
+    of_head = head_kind(head.kind)
+    if task.kind not in of_head.tasks:
         raise ConfigError(
             f"head.kind is {head.kind}, but {task.name} is of the kind {task.kind}, which only the linear head scores. "
             "Use head.kind=linear."
         )
-    if head.kind == "label_words":
-        pooling = "mask" if backbone.kind == "encoder" else "last"
-        if head.pooling not in (None, pooling):
-            raise ConfigError(
-                f"head.pooling is {head.pooling}, but head.kind label_words reads this model's words at its "
-                f"{pooling} token. Use head.pooling={pooling}, or leave it out."
-            )
+    pooling = None if of_head.pooling is None else of_head.pooling(backbone.kind)
+    if pooling is not None and head.pooling not in (None, pooling):
+        raise ConfigError(
+            f"head.pooling is {head.pooling}, but head.kind {head.kind} reads this model's words at its "
+            f"{pooling} token. Use head.pooling={pooling}, or leave it out."
+        )
     if not config.backbone.frozen and (reads_unprompted(config) or objective.representation_weight > 0):
         raise ConfigError(
             "backbone.frozen is false, but the prompt or the representation loss reads states of the plain text, which "
             "are kept once and would grow stale. Set backbone.frozen=true, or use another prompt.kind and "
             "objective.representation_weight=0."
         )
-    if kind == "none" and config.backbone.frozen and head.kind in ("label_words", "text"):
+    if kind == "none" and config.backbone.frozen and of_head.lm_head:
         raise ConfigError(
             f"prompt.kind is none and head.kind is {head.kind}, so there is nothing to train. Use another of the two."
         )
-
-
-def _build_head(
-    config: RunConfig, vocabulary: Vocabulary, task: Task, pooled_size: int, generator: torch.Generator
-) -> Head:
-    if config.head.kind == "label_words":
-        token_ids = label_token_ids(vocabulary.tokenizer, task.label_texts)
-        return LabelWordsHead(token_ids, vocabulary.table_VE)
-    if config.head.kind == "text":
-        return TextHead(label_token_ids(vocabulary.tokenizer, task.label_texts, end=True), vocabulary.table_VE)
-    if config.head.kind == "linear":
-        head = LinearHead(pooled_size, num_outputs(task))
-        if starts_from_labels(config, task):
-            nn.init.zeros_(head.linear.weight)
-        return head
-    if config.head.init == "labels":
-        start_CE = torch.stack([vocabulary.mean_embedding(text) for text in vocabulary.label_texts])
-    else:
-        start_CE = random_class_vectors(task.num_classes, vocabulary.table_VE, generator)
-    return VariationalHead(config.objective.latent_size, start_CE)
-
-
-def starts_from_labels(config: RunConfig, task: Task) -> bool:
-    """Whether the head's start is read off the label texts' states: a linear head with a score for each class."""
-    return config.head.kind == "linear" and config.head.init == "labels" and num_outputs(task) > 1

@@ -8,7 +8,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from infoprompt.config import ConfigError
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS
-from infoprompt.model.head import LabelWordsHead, LinearHead, TextHead, label_token_ids, num_outputs
+from infoprompt.model.heads.label_tokens import label_token_ids
+from infoprompt.model.heads.label_words import LabelWordsHead
+from infoprompt.model.heads.linear import LinearHead, first_token_states, num_outputs
+from infoprompt.model.heads.text import TextHead
 
 TABLE = torch.arange(24.0).reshape(8, 3)
 IDS = [[1, 3], [5]]
@@ -32,10 +35,11 @@ def test_class_vectors_of_label_words_are_their_mean_embeddings_and_nothing_is_t
 def test_a_linear_head_scores_words_one_by_one():
     torch.manual_seed(0)
     head = LinearHead(4, 3)
-    states_BWD = torch.randn(2, 5, 4)
-    scores_BWC = head(states_BWD, None)
-    assert scores_BWC.shape == (2, 5, 3)
-    torch.testing.assert_close(scores_BWC[1, 2], head(states_BWD[1, 2:3], None)[0])
+    states_BLD = torch.randn(2, 5, 4)
+    word_BW = torch.tensor([[0, 2, 4], [1, 3, -1]])
+    scores_BWC = head.linear(first_token_states(states_BLD, word_BW))
+    assert scores_BWC.shape == (2, 3, 3)
+    torch.testing.assert_close(scores_BWC[1, 1], head.linear(states_BLD[1, 3]))
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("sst2", 2), ("wnut17", 13), ("copa", 1), ("stsb", 1), ("wsc", 2)])

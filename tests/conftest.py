@@ -16,6 +16,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # Without a GPU Triton interprets kernels; that is settled when it is first imported, which DeepSpeed may do.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+else:
+    # what torch's deterministic mode asks of cuBLAS; read when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 WORDS = (
     "the a of to and in is was it for on that with as at by from be this have not are but had his they one all she "

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infoprompt.kernels.ceilings import Ceilings, measure_ceilings
 from infoprompt.kernels.contenders import Case, Contender, Missing, cases, floor_seconds
 
 MOST_REPEATS = 25
@@ -184,8 +185,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def lines(case: Case, rows: Sequence[Measured]) -> Iterator[str]:
-    """The case's part of the table; ratios are to the first of ours."""
+def lines(case: Case, rows: Sequence[Measured], ceilings: Ceilings | None = None) -> Iterator[str]:
+    """The case's part of the table; ratios are to the first of ours. With a card's ceilings, its floor."""
     yield f"\n{case.title}"
     first = next((row for row in rows if row.ours), None)
     for row in rows:
@@ -197,9 +198,9 @@ def lines(case: Case, rows: Sequence[Measured]) -> Iterator[str]:
             ratios = f"{row.seconds / first.seconds:9.2f} x time {row.peak_bytes / first.peak_bytes:9.2f} x memory"
         loss = "" if row.loss is None else f"  loss {row.loss:.6f}"
         yield f"  {row.contender:32} {row.seconds * 1e3:11.3f} ms {row.peak_bytes / 2**20:10.2f} MiB {ratios:36}{loss}"
-    floor = floor_seconds(case)
-    if floor is not None and case.leaves[0].device.type == "cuda":
-        yield f"  {'floor of an H200':32} {floor * 1e3:11.3f} ms"
+    floor = floor_seconds(case, ceilings) if ceilings else None
+    if floor is not None:
+        yield f"  {'floor of this card':32} {floor * 1e3:11.3f} ms"
 
 
 def draw(rows: Sequence[Measured], path: Path) -> None:
@@ -238,12 +239,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about: dict[str, Any] = machine(device)
     sys.stdout.write(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
     sys.stdout.write("forward and backward, medians; memory beyond the inputs\n")
+    ceilings = measure_ceilings(device) if device.type == "cuda" else None
+    if ceilings:
+        rates = f"{ceilings.bytes_per_second / 1e12:.2f} TB/s copied, {ceilings.flops / 1e12:.0f} TFLOP/s in bfloat16"
+        sys.stdout.write(f"this card, measured: {rates}\n")
     rows: list[Measured] = []
     for case in cases(chosen.size or ("gpu" if device.type == "cuda" else "cpu"), device):
         if chosen.op and not any(part in case.op for part in chosen.op):
             continue
         measured = measure(case, chosen.seconds, chosen.without)
-        sys.stdout.writelines(f"{line}\n" for line in lines(case, measured))
+        sys.stdout.writelines(f"{line}\n" for line in lines(case, measured, ceilings))
         sys.stdout.flush()
         rows += measured
     if chosen.json:

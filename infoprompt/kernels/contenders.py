@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from infoprompt.kernels.ceilings import Ceilings
 from infoprompt.kernels.frozen_linear_cross_entropy.op import frozen_linear_cross_entropy
 from infoprompt.kernels.pair_stats.op import pair_stats
 from infoprompt.kernels.row_info_nce.op import (
@@ -280,16 +281,20 @@ def cases(size: str, device: torch.device) -> Iterator[Case]:
         yield step_case(device)
 
 
-def floor_seconds(case: Case, flops: float = 790e12, bytes_per_second: float = 4.3e12) -> float | None:
-    """Least time of a pair or frozen-head case on an H200 in bfloat16, from products and bytes; None for the others.
+def floor_seconds(case: Case, ceilings: Ceilings) -> float | None:
+    """Least time of a pair, frozen-head or head-loss case on a GPU, from products and bytes; None for the others.
 
-    Pairs take four products of the size N M d (the scores twice), a frozen head two; it reads its weights once.
+    Pairs take four products of the size N M d (the scores twice) in bfloat16, a frozen head two; it reads its weights
+    once. A head loss reads the vectors of its tokens once, in float32.
     """
     if case.op == "pairs":
-        return 4 * 2 * math.prod(case.sizes.values()) / flops
+        return 4 * 2 * math.prod(case.sizes.values()) / ceilings.flops
     if case.op == "frozen head":
         weights = 2 * case.sizes["V"] * case.sizes["d"]
-        return max(2 * 2 * math.prod(case.sizes.values()) / flops, weights / bytes_per_second)
+        return max(2 * 2 * math.prod(case.sizes.values()) / ceilings.flops, weights / ceilings.bytes_per_second)
+    if case.op == "head loss":
+        vectors = min(case.sizes["B"] * case.sizes["L"], case.sizes["V"])
+        return FLOAT_BYTES * vectors * case.sizes["d"] / ceilings.bytes_per_second
     return None
 
 

@@ -54,7 +54,7 @@ def gaussian_draws(
     first, last = columns.start // 4, -(-columns.stop // 4)
     group_1Q = torch.arange(first, last, device=device).unsqueeze(0)
     row_B1 = torch.arange(rows.start, rows.stop, device=device).unsqueeze(1)
-    low, high = (torch.tensor(word, device=device) for word in (offset & WORD, offset >> 32))
+    low, high = (torch.full((), word, dtype=torch.int64, device=device) for word in (offset & WORD, offset >> 32))
     words_BQ = philox_4x32_10((group_1Q, row_B1, low, high), (seed & WORD, seed >> 32))
     uniform_BQ = [((word_BQ >> 9).to(dtype) + 0.5) * 2.0**-23 for word_BQ in words_BQ]
     draws_BQ = []

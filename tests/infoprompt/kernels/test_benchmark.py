@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from infoprompt.kernels.benchmark import main, measure
-from infoprompt.kernels.contenders import Case, Contender, Missing
+from infoprompt.kernels.ceilings import Ceilings
+from infoprompt.kernels.contenders import Case, Contender, Missing, floor_seconds
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,18 @@ def test_a_contender_that_fails_or_does_not_fit_is_named_with_the_reason():
     assert rows["broken"].problem == "RuntimeError: no such kernel"
     assert rows["huge"].problem.startswith("needs 1073741824 GiB, and ")
     assert rows["absent"].problem == "not installed"
+
+
+def test_the_floor_is_the_longer_of_products_and_bytes():
+    card = Ceilings(bytes_per_second=1e9, flops=1e12)
+
+    def floor(op: str, **sizes: int) -> float | None:
+        return floor_seconds(Case(op, sizes, [], []), card)
+
+    assert floor("pairs", N=100, M=50, d=10) == pytest.approx(8 * 100 * 50 * 10 / 1e12)
+    assert floor("frozen head", N=1, V=1000, d=8) == pytest.approx(
+        2 * 1000 * 8 / 1e9
+    )  # bytes: one row uses a word once
+    assert floor("frozen head", N=10_000, V=1000, d=8) == pytest.approx(4 * 10_000 * 1000 * 8 / 1e12)
+    assert floor("head loss", B=4, L=16, d=32, V=50) == pytest.approx(4 * 50 * 32 / 1e9)  # no word is read twice
+    assert floor("representation loss", B=4, K=8, d=64) is None

@@ -120,8 +120,8 @@ def test_words_far_apart_in_memory_are_found(device, tmp_path):
 
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
-def test_views_give_what_copies_give(impl):
-    hidden_ND, weight_VD, target_N, bias_V = case(6, 40, 24, torch.float16)
+def test_views_give_what_copies_give(impl, device):
+    hidden_ND, weight_VD, target_N, bias_V = case(6, 40, 24, torch.float16, device)
     views = (
         hidden_ND[:1].expand(6, -1),
         weight_VD.repeat_interleave(2, 1).T.contiguous().T[:, ::2],
@@ -180,10 +180,10 @@ def test_a_compiled_loss_is_the_same():
 
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
-def test_autocast_changes_nothing(impl):
-    inputs = case(6, 40, 24)
+def test_autocast_changes_nothing(impl, device):
+    inputs = case(6, 40, 24, device=device)
     plain = results(inputs, impl, **FULL)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         cast = results(inputs, impl, **FULL)
     assert all(torch.equal(*pair) for pair in zip(plain, cast, strict=True))
 
@@ -198,11 +198,11 @@ def test_states_of_another_dtype_are_taken_in_the_heads():
 
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
-def test_a_second_backward_with_another_upstream_is_right(impl):
-    hidden_ND, weight_VD, target_N, _ = case(6, 40, 24)
+def test_a_second_backward_with_another_upstream_is_right(impl, device):
+    hidden_ND, weight_VD, target_N, _ = case(6, 40, 24, device=device)
     hidden_ND.requires_grad_()
     loss_N = frozen_linear_cross_entropy(hidden_ND, weight_VD, target_N, z_loss=0.1, reduction="none", impl=impl)
-    first_N, second_N = torch.randn(2, 6)
+    first_N, second_N = torch.randn(2, 6, device=device)
     gradients = [
         torch.autograd.grad(loss_N, hidden_ND, upstream_N, retain_graph=True)[0]
         for upstream_N in (first_N, second_N, first_N + second_N, first_N)
@@ -231,8 +231,8 @@ def test_a_second_derivative_is_refused_in_words():
 
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
-def test_it_gives_the_same_bits_every_time(impl):
-    inputs = case(20, 150, 24, torch.float16)
+def test_it_gives_the_same_bits_every_time(impl, device):
+    inputs = case(20, 150, 24, torch.float16, device)
     first, second = (results(inputs, impl, **FULL) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
@@ -270,8 +270,8 @@ def test_without_a_gradient_only_the_forward_product_is_made(grad_enabled, monke
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_nothing_is_read_of_memory_that_was_not_written(impl, dtype, monkeypatch):
-    inputs = case(6, 70, 24, dtype)
+def test_nothing_is_read_of_memory_that_was_not_written(impl, dtype, device, monkeypatch):
+    inputs = case(6, 70, 24, dtype, device)
     expected = results(inputs, impl, **CAPPED)
 
     def poisoned(make):

@@ -1,0 +1,1 @@
+"""The proof of the GPU side: `python -m tests.gpu.prove`."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from infoprompt.config import RunConfig, load_config
-from tests.gpu.prove import ROOT
+from tests.gpu.record import ROOT
 
 WORDS = [f"{first}{last}" for first in "bcdfghjklm" for last in ("ad", "en", "ip", "or", "ut", "ale", "ine", "ost")]
 

@@ -1,4 +1,4 @@
-"""The process of one part: `python -m tests.gpu.part NAME FOLDER [--dry]`, started by `prove`."""
+"""The process of one part, which `prove` starts."""
 
 import importlib
 import importlib.metadata
@@ -6,26 +6,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from infoprompt.kernels.benchmark import machine
-from tests.gpu.prove import NO_GPU
-from tests.gpu.record import Recorder, read
+from tests.gpu.record import NO_GPU, Recorder, read
 
 PACKAGES = ("transformers", "deepspeed", "peft")
 
 
-def main() -> int:
-    """Run the part; what it finds goes to the records."""
-    name, folder, dry = sys.argv[1], Path(sys.argv[2]), "--dry" in sys.argv
-    if not dry and not torch.cuda.is_available():
-        return NO_GPU
-    recorder = Recorder(folder, name)
-    if not read(folder).about:
-        recorder.about(**about(dry))
-    importlib.import_module(f"tests.gpu.{name}").prove(recorder, dry)
-    return 0
+def run_part(name: str, folder: Path, dry: bool) -> NoReturn:
+    """Run a part, whose findings go to the records, and end this process."""
+    code = 0
+    if dry or torch.cuda.is_available():
+        recorder = Recorder(folder, name)
+        if not read(folder).about:
+            recorder.about(**about(dry))
+        importlib.import_module(f"tests.gpu.{name}").prove(recorder, dry)
+    else:
+        code = NO_GPU
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what CUDA, NCCL or DeepSpeed do while the interpreter is taken down says nothing of the numbers
 
 
 def about(dry: bool) -> dict[str, str]:
@@ -51,10 +54,3 @@ def _driver() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "unknown"
-
-
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # what CUDA, NCCL or DeepSpeed do while the interpreter is taken down says nothing of the numbers

@@ -18,17 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.gpu.record import FILE, End, read, write
-from tests.gpu.report import written
-from tests.gpu.wheels import install_absent
-
 ROOT = Path(__file__).resolve().parents[2]
-NO_GPU = 77
-"""What a part's process ends with where torch sees no GPU."""
+if "tests" not in sys.modules:
+    # started by its path, as parts are: `tests` is this folder, also where an installed package has that name
+    sys.modules["tests"] = types.ModuleType("tests")
+    sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+
+from tests.gpu.record import FILE, NO_GPU, End, read, write  # noqa: E402
+from tests.gpu.report import written  # noqa: E402
+from tests.gpu.wheels import install_absent  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _run(part: Part, folder: Path, environment: dict[str, str], dry: bool, limit
     missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
     if missing:
         return End(part.name, "skipped", note=f"{' and '.join(missing)} not installed")
-    command = [sys.executable, "-m", "tests.gpu.part", part.name, str(folder.resolve()), *(["--dry"] if dry else [])]
+    command = [sys.executable, __file__, "--part", part.name, str(folder.resolve()), *(["--dry"] if dry else [])]
     started = time.monotonic()
     with (folder / "log.txt").open("a") as log:
         log.write(f"===== {part.name}\n")
@@ -170,5 +173,9 @@ def _stop(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--part"]:  # the process of one part
+        from tests.gpu.part import run_part
+
+        run_part(sys.argv[2], Path(sys.argv[3]), "--dry" in sys.argv)
     signal.signal(signal.SIGTERM, _stop)  # so that the part under way is ended, too
     sys.exit(main())

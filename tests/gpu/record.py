@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 FILE = "records.jsonl"
+
+NO_GPU = 77
+"""What a part's process ends with where torch sees no GPU."""
 
 
 @dataclass(frozen=True)

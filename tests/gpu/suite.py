@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.gpu.prove import ROOT
-from tests.gpu.record import Recorder
+from tests.gpu.record import ROOT, Recorder
 
 FILES = ("test_row_info_nce_impls.py", "test_row_info_nce_draws.py", "test_pair_stats_impls.py")
 FILES += ("test_frozen_linear_cross_entropy_impls.py",)
@@ -37,7 +36,7 @@ def prove(recorder: Recorder, dry: bool) -> None:
     chosen = [str(folder / DRY)] if dry else [str(folder / name) for name in FILES]
     plugin = _Outcomes(recorder)
     # warnings of other versions than the pinned ones are no errors here
-    options = ["-q", "-p", "no:cacheprovider", "-p", "tests.gpu.on_device", f"--rootdir={ROOT}", "-W", "default"]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "gpu.on_device", f"--rootdir={ROOT}", "-W", "default"]
     if not dry and importlib.util.find_spec("xdist"):
         options += ["--numprocesses", str(min(8, os.cpu_count() or 1))]
     code = pytest.main([*options, *chosen], plugins=[plugin])

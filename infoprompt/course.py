@@ -37,9 +37,13 @@ class Course:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     best_scores: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
+    best_loss: float | None = None
+    """Dev loss of the best state, where the metric that chooses is undefined there."""
     evaluations_since_best: int = 0
     seconds: float = 0.0
     run_id: str | None = None
+    told: set[str] = field(default_factory=set)
+    """Reasons for an undefined metric that people were told in this start."""
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Keep metrics under the current step."""
@@ -102,6 +106,7 @@ def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     return Course(
         progress=replace(progress, step=values["step"], examples=values["examples"]),
         best_state=dict(saved.tensors.get("best", {})),
+        best_loss=values.get("best_loss"),
         **{
             key: values[key]
             for key in ("history", "best_scores", "best_step", "evaluations_since_best", "seconds", "run_id")
@@ -123,6 +128,7 @@ def save_course(setup: Setup, course: Course) -> None:
         "history": course.history,
         "best_scores": course.best_scores,
         "best_step": course.best_step,
+        "best_loss": course.best_loss,
         "evaluations_since_best": course.evaluations_since_best,
         "seconds": course.seconds,
         "run_id": course.run_id,

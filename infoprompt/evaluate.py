@@ -4,6 +4,7 @@ Letters: N rows.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
 from infoprompt.model.unprompted import Peers
 from infoprompt.objective.encoding import Encoding
+from infoprompt.objective.task import example_losses
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
 
 log = logging.getLogger(__name__)
@@ -35,22 +37,27 @@ class Evaluation:
     scores: dict[str, float]
     labels: np.ndarray
     predictions: np.ndarray
+    loss: float = math.nan
+    """The task's loss, mean over the rows; NaN where only predictions are known."""
 
 
 def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: Peers, batch_size: int) -> Evaluation:
     """Score every row once; all ranks take part and all get the result."""
-    parts: list[tuple[list[int], list[Target]]] = []
+    parts: list[tuple[list[int], list[Target], list[float]]] = []
     for batch in evaluation_batches(rows, batch_size, peers.rank, peers.world_size):
-        parts.append((batch.examples, predicted(infer(batch).logits_BC, batch, task)))
+        logits_BC = infer(batch).logits_BC
+        losses = example_losses(logits_BC, batch)
+        parts.append((batch.examples, predicted(logits_BC, batch, task), losses))
     known = targets(rows, task)
     found: list[Target] = [-1] * len(rows)
+    loss_of = [math.nan] * len(rows)
     for rank_parts in peers.gather_objects(parts):
-        for indices, predictions in rank_parts:
-            for row, prediction in zip(indices, predictions, strict=True):
+        for indices, predictions, losses in rank_parts:
+            for row, prediction, loss in zip(indices, predictions, losses, strict=True):
                 if row >= 0:
-                    found[row] = completed(prediction, known[row], task)
+                    found[row], loss_of[row] = completed(prediction, known[row], task), loss
     labels, predicted_N = compared(rows, task, found)
-    return Evaluation(score(task, labels, predicted_N), labels, predicted_N)
+    return Evaluation(score(task, labels, predicted_N), labels, predicted_N, math.fsum(loss_of) / len(rows))
 
 
 def evaluate_artifact(

@@ -1,14 +1,16 @@
 """How predictions are scored. A metric is a function in `METRICS`."""
 
 import difflib
+import math
 import re
 import string
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 from infoprompt.config import ConfigError
@@ -135,7 +137,11 @@ def spearman(labels: np.ndarray, predictions: np.ndarray, task: Task) -> float:
 def _correlation(measure: Callable[..., Any], labels: np.ndarray, predictions: np.ndarray) -> float:
     if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0  # undefined; no correlation is what a constant prediction deserves
-    return float(measure(labels, predictions).statistic)
+    with warnings.catch_warnings():
+        for category in (ConstantInputWarning, NearConstantInputWarning):
+            warnings.simplefilter("ignore", category)
+        found = float(measure(labels, predictions).statistic)
+    return found if math.isfinite(found) else 0.0
 
 
 METRICS: dict[str, Metric] = {
@@ -213,6 +219,21 @@ def score(
         )
     names = names or task.metrics
     return {name: METRICS[name](_as_read(name, labels), _as_read(name, predictions), task) for name in names}
+
+
+def why_undefined(name: str, task: Task, labels: np.ndarray, predictions: np.ndarray) -> str | None:
+    """Why a metric says nothing of these predictions, and is 0 by convention; None if it says something."""
+    if name not in ("pearson", "spearman", "matthews", "f1", "entity_f1"):
+        return None
+    labels, predictions = _as_read(name, labels), _as_read(name, predictions)
+    if name == "entity_f1":
+        found = any(task.labels[tag] != "O" for tags in labels for tag in tags)
+        return None if found else "no word is part of an entity"
+    if name == "f1":
+        return None if np.any(labels == 1) else f"no row is of the class {task.labels[1]}"
+    if len(np.unique(labels)) < 2:
+        return "all rows have the same label"
+    return "all predictions are the same" if len(np.unique(predictions)) < 2 else None
 
 
 def class_scores(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, dict[str, float]]:

@@ -143,6 +143,10 @@ class DataSettings(Settings):
     label_texts: dict[str, str] = {}
     """Label to the words that describe it; made from the label's name if not given."""
 
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
+    """How much a row counts in the task's loss, by its class (of tags, a word): all alike, `balanced` (so that classes
+    of few training rows count as much as those of many), or a weight for some of them, as `{spam: 4}`."""
+
     few_shot: FewShotSettings = FewShotSettings()
     """Sampling of the training rows."""
 
@@ -190,6 +194,14 @@ class DataSettings(Settings):
                 "Leave it out to have it found."
             )
         return delimiter
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _class_names(cls, weights: Any) -> Any:
+        """Classes may be named by numbers, which YAML reads as such."""
+        if not isinstance(weights, Mapping):
+            return weights
+        return {str(key) if type(key) is int else key: weight for key, weight in weights.items()}
 
 
 PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]

@@ -4,9 +4,12 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from infoprompt.artifact import make_template, needs_unprompted_states
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
+from infoprompt.data.class_weights import class_weights
 from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.part import write_skipped
 from infoprompt.data.rows import Example
@@ -42,6 +45,8 @@ class Setup:
     dev: Rows
     test: Rows
     fingerprint: str
+    class_weight_C: Tensor | None = None
+    """See `data.class_weights`."""
 
     @property
     def ranks(self) -> Ranks:
@@ -118,6 +123,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         rows["dev"],
         rows["test"],
         fingerprint,
+        class_weights(config.data, task, rows["training"]),
     )
     start_head(setup, model.head, encode([Example(text=text) for text in task.label_texts], "label"))
     if not needs_unprompted_states(config, task, training=True):

@@ -1,6 +1,7 @@
 """What is kept of the scoring of the test rows, and how a run that ended without it gets it later."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ def keep_predictions(folder: Path, task: Task, tested: Evaluation) -> None:
     kept = {
         "classes": list(task.labels),
         "labels": tested.labels.tolist(),
-        "predictions": tested.predictions.tolist(),
+        "predictions": [None if _is_nan(value) else value for value in tested.predictions.tolist()],
         "majority": majority,
     }
     (folder / PREDICTIONS_NAME).write_text(json.dumps(kept))
+
+
+def _is_nan(value: Any) -> bool:
+    """Which JSON has no word for."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def score_later(config: RunConfig, device: str) -> dict[str, Any]:

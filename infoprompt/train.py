@@ -1,6 +1,8 @@
 """One run: build, train, choose the best state on dev, report it on test, save the artifact."""
 
 import json
+import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +20,7 @@ from infoprompt.engine.ranks import start_ranks
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.files import replace_file
-from infoprompt.metrics import class_scores, steps_to_share
+from infoprompt.metrics import class_scores, steps_to_share, why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
@@ -27,6 +29,8 @@ from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.tested import keep_predictions
 from infoprompt.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             for batch in setup.train.micro_batches(progress.step):
                 on_device = batch.to(setup.ranks.device)
                 encoding = engine.forward(on_device)
-                terms = information_objective(encoding, on_device, config.objective, progress)
+                terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)
@@ -207,15 +211,33 @@ def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
 
 
 def _evaluate_dev(setup: Setup, course: Course) -> dict[str, float]:
-    scores = setup.evaluate(setup.dev).scores
+    evaluated = setup.evaluate(setup.dev)
+    scores = evaluated.scores
+    undefined = why_undefined(setup.metric, setup.task, evaluated.labels, evaluated.predictions)
+    if undefined and undefined not in course.told and setup.ranks.is_first:
+        log.info(
+            "dev/%s is undefined, for %s; as long as it is, the lower dev loss is better.", setup.metric, undefined
+        )
+        course.told.add(undefined)
     course.add({f"dev/{name}": value for name, value in scores.items()})
-    if not course.best_scores or scores[setup.metric] > course.best_scores[setup.metric]:
+    if _is_better(scores[setup.metric], evaluated.loss if undefined else None, setup, course):
         course.best_scores, course.best_step = scores, course.progress.step
+        course.best_loss = evaluated.loss if undefined else None
         course.best_state = setup.engine.trained_state()
         course.evaluations_since_best = 0
     else:
         course.evaluations_since_best += 1
     return scores
+
+
+def _is_better(score: float, loss: float | None, setup: Setup, course: Course) -> bool:
+    """Whether a state is the best so far; `loss` is given where the score is undefined, and parts two of those."""
+    if not course.best_scores:
+        return True
+    best = course.best_scores[setup.metric]
+    if score == best and loss is not None and course.best_loss is not None:
+        return loss < course.best_loss
+    return score > best
 
 
 def _out_of_patience(setup: Setup, course: Course) -> bool:
@@ -266,7 +288,7 @@ def _write_results(
             artifact, fingerprint = Path(result.artifact), setup.fingerprint
             save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
             tracker.log_artifacts(artifact, "artifact")
-        replace_file(output_dir / "history.json", json.dumps(course.history))
+        replace_file(output_dir / "history.json", json.dumps([finite(row) for row in course.history]))
         tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
         if tested:
@@ -288,6 +310,11 @@ def _draw(setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | N
     if tested and setup.task.classifies:
         labels, predictions = tested.labels.tolist(), tested.predictions.tolist()
         tracker.log_figure("confusion_matrix.png", lambda: confusion_matrix(labels, predictions, setup.task.labels))
+
+
+def finite(row: Mapping[str, float]) -> dict[str, float]:
+    """What JSON has words for: neither NaN nor infinity."""
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _encoder_passes(setup: Setup, progress: Progress) -> int:

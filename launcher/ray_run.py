@@ -28,6 +28,7 @@ from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.exits import sigterm_raises
 from launcher.ray_crew import Board, TrainFunction, Work, crew_loop, train_one
+from launcher.ray_start import start_ray
 from launcher.sweep_outcome import SweepOutcome, outcome_of
 from launcher.sweep_plan import Sweep, concurrent_trials
 from launcher.sweep_record import Record, recorded
@@ -271,13 +272,13 @@ def _connected(sweep: Sweep, say: Callable[[str], None], debug: bool) -> Iterato
     if not debug:  # it logs every restart of a worker group, which our own lines say
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        start_ray(shown_uri(os.environ["RAY_ADDRESS"]), say, **quiet)
     else:
         settings = sweep.settings
         cores = os.cpu_count() or 1
         per_trial = settings.workers_per_trial * settings.cpus_per_worker
         logical = max(cores, math.ceil(per_trial * (settings.max_concurrent or 1)))
-        ray.init(address="local", include_dashboard=False, num_cpus=logical, **quiet)
+        start_ray(None, say, address="local", include_dashboard=False, num_cpus=logical, **quiet)
         more = f" (the machine has {cores}: they share them)" if logical > cores else ""
         say(f"started Ray on this machine with {logical} CPUs{more}")
     try:

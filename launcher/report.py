@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from launcher.comparison import Outcome, Result
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+MOST_CLASSES = 20  # in a table
 
 
 def console(json_output: bool = False) -> "Console":
@@ -67,6 +69,8 @@ def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None
     """Table and next steps; with JSON, one object as the last line of standard output."""
     screen = console(json_output)
     screen.print(summary(outcome), soft_wrap=False)
+    if outcome.main.get("classes"):
+        screen.print(class_table(outcome.main["classes"]), soft_wrap=False)
     screen.print(next_steps(outcome, config))
     if json_output:
         sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
@@ -97,6 +101,27 @@ def summary(outcome: Outcome) -> "Table":
         table.add_row(name, *_cells(result, metric, tested))
     for name, reason in outcome.stopped.items():
         table.add_row(name, f"stopped: {reason}")
+    return table
+
+
+def class_table(classes: Mapping[str, Mapping[str, float]]) -> "Table":
+    """Precision, recall and F1 of each class on the test rows; of very many, those with the lowest F1."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = list(classes.items())
+    title = "classes on the test rows"
+    if len(shown) > MOST_CLASSES:
+        title += f": the {MOST_CLASSES} of {len(shown)} with the lowest F1, all of them in result.json"
+        shown = sorted(shown, key=lambda pair: pair[1]["f1"])[:MOST_CLASSES]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("class", overflow="fold")
+    for heading in ("precision", "recall", "F1", "rows"):
+        table.add_column(heading, justify="right")
+    for name, scores in shown:
+        cells = (f"{scores[key]:.4f}" for key in ("precision", "recall", "f1"))
+        table.add_row(Text(" ".join(name.split())), *cells, f"{scores['support']:,.0f}")
     return table
 
 

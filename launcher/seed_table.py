@@ -8,6 +8,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, RunConfig, read_yaml
 from infoprompt.nested import get_nested
+from launcher.study_markdown import cell
 
 Results = dict[str, list[dict[str, Any]]]
 """Results by the kind of run, in the order of the seeds."""
@@ -66,4 +67,4 @@ def _spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(cell, cells))} |"

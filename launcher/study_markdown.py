@@ -27,16 +27,16 @@ def markdown(study: Study, rows: Sequence[TableRow], runs: Sequence[RunRow]) -> 
     """The whole `table.md`: a table for each task and size, then the notes."""
     done = sum(row.state == "finished" for row in runs)
     failed = [row for row in runs if row.state == "failed"]
-    lines = [f"# {study.config.study_name}", "", f"{done} runs finished, {len(failed)} failed.", ""]
+    lines = [f"# {_plain(study.config.study_name)}", "", f"{done} runs finished, {len(failed)} failed.", ""]
     for (task, size), group in by_task_and_size(rows).items():
-        lines += [f"## {task}, {size}", "", _caption(group), ""]
+        lines += [f"## {_plain(task)}, {size}", "", _caption(group), ""]
         lines += [_line(HEADINGS), _line(["---", "---", *["---:"] * (len(HEADINGS) - 2)])]
         lines += [_line(row_cells(row, len(study.config.seeds))) for row in group]
         lines.append("")
     lines += [*_notes(study), ""]
     if failed:
         lines += ["## Failed runs", ""]
-        lines += [f"- {_name(row)}: {' '.join((row.message or '').split())}" for row in failed]
+        lines += [f"- {_plain(_name(row))}: {_plain(row.message or '')}" for row in failed]
         lines.append("")
     return "\n".join(lines)
 
@@ -122,5 +122,14 @@ def _name(row: RunRow) -> str:
     return f"{row.task}, {row.size}, {row.method}, {row.phase}, seed {row.seed}, {row.setting}"
 
 
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _line(items: Sequence[str]) -> str:
-    return f"| {' | '.join(items)} |"
+    return f"| {' | '.join(map(cell, items))} |"
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a Markdown table: on one line, its bars escaped."""
+    return _plain(text).replace("\\", "\\\\").replace("|", "\\|")

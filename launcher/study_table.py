@@ -115,7 +115,7 @@ def table_rows(cells: Sequence[Cell]) -> list[TableRow]:
 
 def write_csv(path: Path, rows: Sequence[RunRow] | Sequence[TableRow], kind: type[RunRow] | type[TableRow]) -> None:
     """A line per row under the names of its fields; None is an empty cell."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(kind)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

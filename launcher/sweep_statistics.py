@@ -6,7 +6,7 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,8 +87,9 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, floa
     """
     if len(values) < 2:
         return None
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return _around(statistics.fmean(values), error, len(values) - 1, level)
+    from scipy.stats import ttest_1samp
+
+    return _bounds(ttest_1samp, values, 0, level=level)
 
 
 def ranking(trials: Sequence[TrialScores], direction: Direction) -> list[TrialScores]:
@@ -126,7 +127,9 @@ def told_apart(best: TrialScores, second: TrialScores, direction: Direction, lev
         if len(best.final) > len(shared) or len(second.final) > len(shared):
             over = f"the {len(shared)} seeds that both have"
     else:
-        bounds = _welch(ours, theirs, level)
+        from scipy.stats import ttest_ind
+
+        bounds = _bounds(ttest_ind, ours, theirs, equal_var=False, level=level)
         over = f"{len(ours)} and {len(theirs)} seeds"
     assert bounds is not None
     if bounds[1] - bounds[0] < ROUNDING <= abs(difference):
@@ -200,19 +203,12 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _around(mean: float, error: float, freedom: float, level: float) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(freedom, (1 + level) / 2)) * error
-    return mean - half, mean + half
-
-
-def _welch(ours: Sequence[float], theirs: Sequence[float], level: float) -> tuple[float, float]:
-    """Interval of the difference of two means whose variances may differ. Source: Welch 1947, Biometrika 34."""
-    errors = [statistics.variance(values) / len(values) for values in (ours, theirs)]
-    parts = [error**2 / (len(values) - 1) for error, values in zip(errors, (ours, theirs), strict=True)]
-    freedom = sum(errors) ** 2 / sum(parts) if sum(parts) else 1  # any will do where nothing varies
-    return _around(statistics.fmean(ours) - statistics.fmean(theirs), math.sqrt(sum(errors)), freedom, level)
+def _bounds(test: Callable[..., Any], *arguments: Any, level: float, **named: Any) -> tuple[float, float]:
+    """The confidence interval of a test of scipy, which warns of values that are all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = test(*arguments, **named).confidence_interval(level)
+    return float(low), float(high)
 
 
 def _shown(ours: float, theirs: float, bounds: tuple[float, float] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,8 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
         task = replace(task, labels=labels, label_texts=tuple(words_of(label) for label in labels))
         if kind == "tags" and not all(map(is_bio, labels)):
             task = replace(task, metrics=("accuracy", "macro_f1"))
+        if task.metrics == ("accuracy", "macro_f1") and settings.task is None and majority(examples)[1] >= UNBALANCED:
+            task = replace(task, metrics=("macro_f1", "accuracy"))
     if task.num_classes < 2:
         raise ConfigError(
             f"Every row of {source_name(settings.train or '')} has the label {task.labels[0]}, but a classifier "
@@ -74,6 +77,17 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "answer": ("answer_f1", "exact_match"),
     "regression": ("pearson", "spearman"),
 }
+
+
+UNBALANCED = 0.8
+"""From this share of one class on, macro F1 takes the place of accuracy: always predicting that class would have it."""
+
+
+def majority(examples: Sequence[Example]) -> tuple[str, float]:
+    """The most frequent class and its share."""
+    counts = Counter(label for example in examples for label in example.given_labels)
+    label, count = counts.most_common(1)[0]
+    return label, count / counts.total()
 
 
 def _labels(examples: Sequence[Example]) -> tuple[str, ...]:

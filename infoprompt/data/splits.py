@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
 from infoprompt.data.forms import adapter
-from infoprompt.data.infer import infer_task, kind_of
+from infoprompt.data.infer import infer_task, kind_of, majority
 from infoprompt.data.labels import label_notes, merged_spellings
 from infoprompt.data.part import Part, SkippedRow, doubling_notes, settle
 from infoprompt.data.parts import Parts, find_parts, no_rows
@@ -75,9 +75,16 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         f"{_training_text(drawn, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
     )
     classes = f", {task.num_classes} classes" if task.kind not in ("choice", "regression") else ""
-    description = f"{task.name}: {KINDS[task.kind]}{classes}; {sizes}"
+    description = f"{task.name}: {KINDS[task.kind]}{classes}; {sizes}{_unbalanced_text(rows, task, settings)}"
     notes = [note for part in (train, *others.values()) for note in part.notes]
     return Splits(task, drawn, validation, test, description, tuple(dict.fromkeys(notes)), tuple(skipped))
+
+
+def _unbalanced_text(rows: Sequence[Example], task: Task, settings: DataSettings) -> str:
+    if settings.task is not None or task.metrics[0] != "macro_f1":
+        return ""
+    label, share = majority(rows)
+    return f"; {share:.0%} of the training rows are {label}, so macro_f1 chooses (evaluation.metric=accuracy to differ)"
 
 
 def _parts(settings: DataSettings) -> Parts:

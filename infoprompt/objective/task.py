@@ -3,13 +3,15 @@
 Letters: B examples, C classes or choices, W words.
 """
 
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from infoprompt.data.batch import Batch
 
 
-def task_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+def task_loss(logits_BC: Tensor, batch: Batch, weight_C: Tensor | None = None) -> Tensor:
     """Loss of a micro-batch.
 
     Classes and choices: cross-entropy in nats, the mean over examples. Tags: the same, the mean over the words whose
@@ -19,12 +21,40 @@ def task_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
     Args:
         logits_BC: label scores, [B, C]; [B, W, C] for tags, [B, 1] for regression.
         batch: holds the targets; of multiple choice, B counts examples here and their choices in the batch.
+        weight_C: what the loss of an example (of tags, a word) of each class is multiplied by, before the mean; so the
+            gradient does not depend on which examples share a micro-batch.
     """
     scores = logits_BC.float()
     if batch.tag_BW is not None:
         known_BW = batch.tag_BW >= 0
         num_known = known_BW.sum().clamp(min=1)  # an update may have no known word; its loss is zero then
-        return F.cross_entropy(scores[known_BW], batch.tag_BW[known_BW], reduction="sum") / num_known
+        return _cross_entropy(scores[known_BW], batch.tag_BW[known_BW], weight_C, "sum") / num_known
     if batch.value_B is not None:
         return F.mse_loss(scores.squeeze(1), batch.value_B)
-    return F.cross_entropy(scores, batch.label_B[:: batch.num_choices])
+    return _cross_entropy(scores, batch.label_B[:: batch.num_choices], weight_C, "mean")
+
+
+def example_losses(logits_BC: Tensor, batch: Batch) -> list[float]:
+    """`task_loss` of each example alone, without weights; the batch may be on another device."""
+    scores = logits_BC.float()
+    if batch.tag_BW is not None:
+        tag_BW = batch.tag_BW.to(scores.device)
+        loss_BW = F.cross_entropy(scores.transpose(1, 2), tag_BW, ignore_index=-1, reduction="none")
+        losses_B = loss_BW.sum(1) / (tag_BW >= 0).sum(1).clamp(min=1)
+    elif batch.value_B is not None:
+        losses_B = (scores.squeeze(1) - batch.value_B.to(scores.device)).square()
+    else:
+        label_B = batch.label_B[:: batch.num_choices].to(scores.device)
+        losses_B = F.cross_entropy(scores, label_B, ignore_index=-1, reduction="none")
+    values: list[float] = losses_B.tolist()
+    return values
+
+
+def _cross_entropy(
+    scores_NC: Tensor, target_N: Tensor, weight_C: Tensor | None, reduction: Literal["mean", "sum"]
+) -> Tensor:
+    if weight_C is None:
+        return F.cross_entropy(scores_NC, target_N, reduction=reduction)
+    # torch's own weights would divide by the sum of the batch's
+    weighed_N = F.cross_entropy(scores_NC, target_N, reduction="none") * weight_C.to(scores_NC.device)[target_N]
+    return weighed_N.mean() if reduction == "mean" else weighed_N.sum()

@@ -16,12 +16,15 @@ def information_objective(
     batch: Batch,
     settings: ObjectiveSettings,
     progress: Progress,
+    class_weight_C: Tensor | None = None,
 ) -> LossTerms:
     """All terms of a micro-batch, each the mean over its examples, in nats; a weight of zero leaves its term out.
 
+    `class_weight_C` weighs the examples of the task's own loss, see `task_loss`.
+
     Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
     """
-    task = task_loss(encoding.logits_BC, batch)
+    task = task_loss(encoding.logits_BC, batch, class_weight_C)
     head, representation = encoding.head, encoding.representation
     kl = _latent_kl(encoding) if settings.kl_weight else None
     information = torch.zeros_like(task)

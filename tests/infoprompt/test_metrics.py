@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 
 from infoprompt.config import ConfigError
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS
-from infoprompt.metrics import METRICS, check_metric, score, steps_to_share
+from infoprompt.metrics import METRICS, check_metric, class_scores, score, steps_to_share, why_undefined
 
 SEMEVAL = TASKS["semeval2010_task8"]
 BINARY = Task("binary", ("no", "yes"), ("no", "yes"), ("accuracy", "macro_f1"), "single")
@@ -200,3 +202,48 @@ def test_steps_to_share_is_the_first_step_near_the_best() -> None:
     assert steps_to_share([(10, -0.5), (20, -0.1)]) == 20
     with pytest.raises(ValueError, match="curve is empty"):
         steps_to_share([])
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "predictions", "reason"),
+    [
+        ("pearson", [1.0, 1.0], [1.0, 2.0], "all rows have the same label"),
+        ("spearman", [1.0, 2.0], [0.5, 0.5], "all predictions are the same"),
+        ("pearson", [1.0], [2.0], "all rows have the same label"),
+        ("matthews", [0, 0], [0, 1], "all rows have the same label"),
+        ("matthews", [0, 1], [1, 1], "all predictions are the same"),
+        ("f1", [0, 0], [0, 1], "no row is of the class yes"),
+        ("f1", [0, 1], [0, 0], None),
+        ("accuracy", [0, 0], [0, 0], None),
+        ("pearson", [1.0, 2.0], [1.0, 3.0], None),
+    ],
+)
+def test_a_score_that_says_nothing_is_zero_and_has_a_reason(name, labels, predictions, reason) -> None:
+    labels, predictions = np.array(labels), np.array(predictions)
+    assert why_undefined(name, BINARY, labels, predictions) == reason
+    if reason:
+        assert score(BINARY, labels, predictions, [name]) == {name: 0.0}
+
+
+def test_a_correlation_is_never_nan_nor_warns() -> None:
+    labels = np.array([1.0, 2.0, 3.0])
+    nearly = np.array([1e8, 1e8, 1e8 + 1e-8 * 2])
+    for predictions in (nearly, np.array([1.0, math.nan, 2.0])):
+        for name in ("pearson", "spearman"):
+            assert math.isfinite(score(BINARY, labels, predictions, [name])[name])
+
+
+def test_each_class_has_its_precision_recall_f1_and_support() -> None:
+    labels, predictions = np.array([1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 0, 0, 1])
+    three = Task("t", ("no", "yes", "never"), ("no", "yes", "never"), ("accuracy",), "single")
+    found = class_scores(three, labels, predictions)
+    assert found["yes"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3})
+    assert found["never"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert class_scores(Task("v", (), (), ("pearson",), "regression", (0, 1)), labels, predictions) == {}
+
+
+def test_classes_of_tags_are_scored_by_words() -> None:
+    tags = Task("t", ("O", "B-x"), ("o", "x"), ("entity_f1",), "tags")
+    labels, predictions = (np.empty(2, dtype=object) for _ in range(2))
+    labels[:], predictions[:] = [[0, 1, 0], [1]], [[0, 1, 1], [0]]
+    assert class_scores(tags, labels, predictions)["B-x"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from infoprompt.config import load_config, override_config
 from launcher.comparison import Outcome, comparisons
-from launcher.report import describe, next_steps, summary, tool
+from launcher.report import class_table, describe, next_steps, summary, tool
 
 RESULT = {
     "test": {"macro_f1": 0.5, "accuracy": 0.75},
@@ -96,3 +96,17 @@ def test_commands_have_their_path_where_the_environment_is_not_active(monkeypatc
     assert tool("mlflow") == ".venv/bin/mlflow"
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     assert tool("mlflow") == "mlflow"
+
+
+def test_classes_are_shown_one_a_line_and_of_many_those_with_the_lowest_f1():
+    def row(f1):
+        return {"precision": 0.5, "recall": 0.25, "f1": f1, "support": 1200}
+
+    text = text_of(class_table({"a\n[b]": row(0.125), "c": row(1.0)}))
+    assert "a [b]" in text
+    assert "0.1250" in text
+    assert "1,200" in text
+    many = text_of(class_table({f"class {index}": row(index / 100) for index in range(60)}))
+    assert "the 20 of 60 with the lowest F1" in " ".join(many.split())
+    assert "class 19 " in many
+    assert "class 20 " not in many

@@ -37,3 +37,10 @@ def test_nothing_and_different_tasks_are_refused(tmp_path):
     write(tmp_path / "1", 0.5, metric="macro_f1")
     with pytest.raises(ConfigError, match="accuracy and macro_f1"):
         collect([tmp_path])
+
+
+def test_bars_and_line_ends_in_a_name_do_not_break_the_table(tmp_path):
+    write(tmp_path / "0", 0.5, name='"a|b\\n c\\\\"')
+    lines = markdown(collect([tmp_path])).splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(r"| a\|b c\\ | 1 | 0.5000")

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from infoprompt.artifact import Artifact
+from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.data.forms import adapter
-from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.data.loader import Rows, evaluation_batches, num_batches
 from infoprompt.data.part import Part
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.rows import Adapter, Example, Kind
@@ -41,10 +42,13 @@ class Evaluation:
     """The task's loss, mean over the rows; NaN where only predictions are known."""
 
 
-def evaluate(infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: Peers, batch_size: int) -> Evaluation:
-    """Score every row once; all ranks take part and all get the result."""
+def evaluate(
+    infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: Peers, batch_size: int, name: str = "given"
+) -> Evaluation:
+    """Score every row once; all ranks take part and all get the result. `name`: of the rows, for people."""
     parts: list[tuple[list[int], list[Target], list[float]]] = []
-    for batch in evaluation_batches(rows, batch_size, peers.rank, peers.world_size):
+    batches = evaluation_batches(rows, batch_size, peers.rank, peers.world_size)
+    for batch in track(batches, num_batches(rows, batch_size, peers.world_size), f"scoring {name} rows, batches"):
         logits_BC = infer(batch).logits_BC
         losses = example_losses(logits_BC, batch)
         parts.append((batch.examples, predicted(logits_BC, batch, task), losses))

@@ -72,7 +72,8 @@ class Setup:
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """Scores on rows; all ranks take part."""
-        return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size)
+        name = "test" if rows is self.test else "dev"
+        return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size, name)
 
 
 def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -> Setup:

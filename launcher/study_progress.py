@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from infoprompt.bar import Pace
 from launcher.study_jobs import Cell, Job, num_planned
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class StudyProgress:
         jobs = [job for cell in table for job in (*cell.search_jobs, *cell.final_jobs)]
         self._done = sum(job.result() is not None for job in jobs)
         self._total = num_planned(table)
+        self._pace = Pace(self._total, self._done)
         self._screen = None if quiet or screen.is_terminal else screen
         text = TextColumn("{task.description}", markup=False)
         columns = (MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), text)
@@ -42,5 +44,5 @@ class StudyProgress:
                 self._done += sum(job.result() is not None for job in ended.cell.final_jobs)
             if self._screen:
                 outcome = "failed" if ended.result() is None else "done"
-                self._screen.print(f"{self._done} of {self._total}  {ended.name}  {outcome}", markup=False, emoji=False)
+                self._screen.print(f"{self._pace.text(self._done)}  {ended.name}  {outcome}", markup=False, emoji=False)
         self._bar.update(self._task, completed=self._done, description="; ".join(job.name for job in running))

@@ -1,10 +1,10 @@
 """What people see while a sweep runs: a live table on a terminal, lines anywhere else."""
 
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from infoprompt.bar import Pace
 from launcher.sweep_dispatch import Event
 from launcher.sweep_plan import Sweep
 from launcher.sweep_space import show_values
@@ -36,8 +36,8 @@ class View:
         self._trials: dict[int, TrialState] = {}
         self._crews: dict[str, str] = {}
         self._sweep: Sweep | None = None
-        self._started = time.monotonic()
         self._num_before = 0
+        self._pace = Pace(0)
         self.exhausted: str | None = None
         """Which part of the budget ended the sweep."""
 
@@ -48,9 +48,10 @@ class View:
     def begin(self, sweep: Sweep, num_crews: int, past: Sequence[TrialState]) -> None:
         """Say what is about to run."""
         settings = sweep.settings
-        self._sweep, self._started = sweep, time.monotonic()
+        self._sweep = sweep
         self._trials = {trial.number: trial for trial in past}
         self._num_before = sum(trial.over for trial in past)
+        self._pace = Pace(sweep.num_trials, self._num_before)
         seeds = f" x {len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
         before = f", {self._num_before} of them done before" if past else ""
         self.say(
@@ -66,6 +67,8 @@ class View:
             line = self._line(event)
             if line and (self._live is None or event.kind in ("ended", "crew")):
                 self.say(line)
+        if self._live is None and self._pace.due():
+            self.say(self._pace.text(sum(trial.over for trial in self._trials.values()), "trials"))
         if self._live is not None:
             self._live.update(self.table())  # type: ignore[attr-defined]
 
@@ -77,7 +80,7 @@ class View:
         settings = self._sweep.settings
         sign = settings.sign
         ended = [trial for trial in self._trials.values() if trial.over]
-        table = LiteralTable(title=f"{len(ended)} of {self._sweep.num_trials} trials{self._time_left(len(ended))}")
+        table = LiteralTable(title=self._pace.text(len(ended), "trials"))
         for heading in ("trial", "stage", settings.metric, "best"):
             table.add_column(heading, justify="left" if heading == "trial" else "right")
         busy = set(self._crews.values())
@@ -92,15 +95,6 @@ class View:
         for trial in sorted(scored, key=lambda one: -sign * (one.score or 0.0))[: max(3, MOST_ROWS - table.row_count)]:
             table.add_row(f"{trial.number} {show_values(trial.current)}", "finished", "", f"{trial.score:.4f}")
         return table
-
-    def _time_left(self, num_ended: int) -> str:
-        """From the pace of the trials of this start; nothing before the first has ended."""
-        assert self._sweep is not None
-        here = num_ended - self._num_before
-        if here < 1:
-            return ""
-        seconds = (time.monotonic() - self._started) / here * (self._sweep.num_trials - num_ended)
-        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def _line(self, event: Event) -> str | None:
         trial = None if event.trial is None else self._trials.get(event.trial)

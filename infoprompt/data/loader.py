@@ -62,7 +62,7 @@ class Rows:
             name: what the warning calls them.
             scale: lowest and highest value of a regression; rows have values only if it is given.
         """
-        encoded = template.encode(examples)
+        encoded = template.encode(examples, name)
         texts = [text for inputs in encoded for text in inputs]
         _warn_of_cuts(texts, examples, name, template.max_length)
         index = {label: i for i, label in enumerate(labels)}
@@ -208,3 +208,8 @@ def evaluation_batches(rows: Rows, batch_size: int, rank: int, world_size: int) 
         part = by_length[start : start + chunk]
         part += [-1] * (-len(part) % world_size)
         yield rows.batch(part[rank::world_size])
+
+
+def num_batches(rows: Rows, batch_size: int, world_size: int) -> int:
+    """How many batches each rank gets of `evaluation_batches`."""
+    return -(-len(rows) // (batch_size * world_size))

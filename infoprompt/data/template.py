@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.encoded import EncodedText
 from infoprompt.data.problems import shown
@@ -24,6 +25,7 @@ from infoprompt.data.rows import Example, Span
 from infoprompt.data.tokens import TextError, Tokens, tokenize
 
 NUM_SLOTS = 4
+AT_ONCE = 1000  # examples that are tokenized in one call
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,19 @@ class Template:
     def _mask(self) -> list[int]:
         return [self.tokenizer.mask_token_id] if self.use_mask else []
 
-    def encode(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
+    def encode(self, examples: Sequence[Example], name: str = "given") -> list[list[EncodedText]]:
         """Lay examples out: for each one input, or one for each choice.
 
-        Text that does not fit is cut at its end, the longer text of a pair first.
+        Text that does not fit is cut at its end, the longer text of a pair first. `name`: of the examples, for people.
         """
+        starts = range(0, len(examples), AT_ONCE)
+        return [
+            inputs
+            for start in track(starts, len(starts), f"tokenizing {name} texts, thousands")
+            for inputs in self._encode_some(examples[start : start + AT_ONCE])
+        ]
+
+    def _encode_some(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
         inputs = [_inputs(example) for example in examples]
         texts = [
             (text, example)

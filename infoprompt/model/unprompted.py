@@ -20,8 +20,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from infoprompt.bar import track
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.data.loader import Rows, evaluation_batches, num_batches
 from infoprompt.files import whole_file
 from infoprompt.objective.encoding import Encoding
 from infoprompt.tensor_file import read_tensors, save_tensors
@@ -102,7 +103,8 @@ def text_states(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, ba
 
 def _compute(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> dict[str, Tensor]:
     parts: list[tuple[Sequence[int], Tensor, Tensor]] = []
-    for batch in evaluation_batches(rows, batch_size, peers.rank, peers.world_size):
+    batches = evaluation_batches(rows, batch_size, peers.rank, peers.world_size)
+    for batch in track(batches, num_batches(rows, batch_size, peers.world_size), "states of the plain texts, batches"):
         encoding = infer(replace(batch, plain=True))
         assert encoding.first_BD is not None
         parts.append((batch.row_B.tolist(), encoding.first_BD.cpu(), encoding.pooled_BD.cpu()))

@@ -142,3 +142,17 @@ def test_on_a_terminal_a_table_takes_the_place_of_the_lines_and_ends_stay(tmp_pa
     assert "seed 0 update 2: 0.5" not in text
     assert "1 of 3 trials" in text
     assert view.exhausted == "budget.hours is 1"
+
+
+def test_off_a_terminal_a_line_now_and_then_says_how_far_the_sweep_is(tmp_path, screen, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    view = View(screen, live=False)
+    view.begin(sweep(tmp_path), 1, [])
+    for seconds in range(0, 90, 10):
+        clock[0] = 1000.0 + seconds
+        view.update(news(trials=[trial(0, status="finished", score=0.5)]))
+    assert screen.file.getvalue().splitlines()[1:] == [
+        "1 of 3 trials, about 60 s left",
+        "1 of 3 trials, about 2 min left",
+    ]

@@ -13,6 +13,7 @@ from infoprompt.data.splits import load_splits
 from infoprompt.data.task import Task
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix
+from infoprompt.files import replace_file
 from infoprompt.metrics import class_scores, score
 from infoprompt.picture import save_picture
 from infoprompt.predictions import compared
@@ -33,7 +34,7 @@ def keep_predictions(folder: Path, task: Task, tested: Evaluation) -> None:
         "predictions": [None if _is_nan(value) else value for value in tested.predictions.tolist()],
         "majority": majority,
     }
-    (folder / PREDICTIONS_NAME).write_text(json.dumps(kept))
+    replace_file(folder / PREDICTIONS_NAME, json.dumps(kept))
 
 
 def _is_nan(value: Any) -> bool:
@@ -72,9 +73,7 @@ def score_later(config: RunConfig, device: str) -> dict[str, Any]:
     found = {"test": tested.scores, "classes": class_scores(task, labels, predictions)}
     keep_predictions(folder, task, tested)
     result = json.loads((folder / RESULT_NAME).read_text())
-    temporary = folder / f".writing-{RESULT_NAME}"
-    temporary.write_text(json.dumps({**result, **found}, indent=1))
-    temporary.replace(folder / RESULT_NAME)
+    replace_file(folder / RESULT_NAME, json.dumps({**result, **found}, indent=1))
     if task.classifies:
         path = folder / "artifacts" / "confusion_matrix.png"
         save_picture(path.name, path, lambda: confusion_matrix(labels.tolist(), predictions.tolist(), task.labels))

@@ -73,7 +73,7 @@ def test_the_best_trials_seeds_are_scored_once_and_kept(sweep):
     outcome = outcome_of(sweep, trials, None)
     assert outcome.test == {"accuracy": 0.375}
     table = trial_table(outcome)
-    cells = dict(zip((column.header for column in table.columns), table.columns, strict=True))["test"]._cells
+    cells = dict(zip((str(column.header) for column in table.columns), table.columns, strict=True))["test"]._cells
     assert [str(cell) for cell in cells] == ["0.3750", "-", "-"]
     assert score_best(sweep, trials, score, said.append) == [], "a resumed sweep reads them again"
     assert len(asked) == 2

@@ -51,3 +51,11 @@ class LeftOff(Exception):
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on; what was saved before stays."""
+
+
+class RankLost(RuntimeError):
+    """Another rank has failed or does not answer. `said` is whether people hear of it elsewhere."""
+
+    def __init__(self, message: str, *, said: bool) -> None:
+        super().__init__(message)
+        self.said = said

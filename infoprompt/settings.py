@@ -515,6 +515,10 @@ class CheckpointSettings(Settings):
     every_steps: PositiveInt | None = None
     """Updates between two resume states; at every evaluation if not given."""
 
+    every_minutes: PositiveFloat | None = 10.0
+    """Minutes after which a resume state is written whatever the update, by the first rank's clock; `null`: never.
+    One is also written when a signal ends the run."""
+
     keep: PositiveInt = 2
     """Resume states kept; a damaged one is skipped for the one before."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
@@ -16,7 +16,8 @@ from infoprompt.config import RunConfig, dump_config
 from infoprompt.course import Course, save_course, saved_state, start_course
 from infoprompt.data.splits import Splits
 from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
-from infoprompt.engine.ranks import start_ranks
+from infoprompt.engine.ranks import Ranks, start_ranks
+from infoprompt.engine.watch import watched
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.files import replace_file
@@ -27,6 +28,7 @@ from infoprompt.output import claimed_output_dir, on_first, write_first_file
 from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
+from infoprompt.stopping import Preempted, Terminated, noting
 from infoprompt.tested import keep_predictions
 from infoprompt.tracking import Tracker
 
@@ -103,8 +105,23 @@ def run(
             its resume states can be used; nothing was trained.
         TrainingStopped: the loss is not finite, or the disk is full.
         LeftOff: `report` said not to go on.
+        Preempted: a signal told a rank to end while it trained; all have left after the same update.
+        RankLost: another rank did not come, or has failed.
     """
     ranks = start_ranks(config.engine)
+    with watched(ranks, Path(config.run.output_dir) / "stacks", config.engine.timeout_seconds):
+        return _run(config, ranks, resume, parent_run_id, tags, report, show_progress)
+
+
+def _run(
+    config: RunConfig,
+    ranks: Ranks,
+    resume: Literal["auto", "never"],
+    parent_run_id: str | None,
+    tags: Mapping[str, str] | None,
+    report: Report | None,
+    show_progress: bool,
+) -> RunResult:
     output_dir = Path(config.run.output_dir)
     with claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner):
         saved = saved_state(config, ranks) if resume == "auto" else None
@@ -137,13 +154,25 @@ def _run(
 
     tracker = on_first(ranks, open_tracker) or open_tracker()
     course.run_id = ranks.broadcast_object(tracker.run_id)
+    trained = False
     try:
-        with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar:
+        with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar, noting():
             train(setup, course, tracker, bar, report)
+            ranks.barrier()  # agrees on a signal that came since the last update
+            if ranks.wishes.leave:
+                leave(setup, course, ranks.wishes.leave)
+        trained = True
         result = _finish(setup, course, tracker)
     except LeftOff as left:
         tracker.close(None if left.verdict == "pause" else "FINISHED")
         setup.engine.close()
+        raise
+    except Terminated as told:
+        tracker.close("KILLED")
+        if isinstance(told, Preempted):
+            ranks.barrier()  # a launcher ends the others as soon as one has left
+        elif trained:
+            raise _preempted(setup, course, told.number) from None
         raise
     except KeyboardInterrupt:
         tracker.close("KILLED")
@@ -157,16 +186,22 @@ def _run(
 
 
 def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
-    """The training loop; on return `course` holds the best state. Raises `LeftOff` if `report` says so."""
-    config, engine = setup.config, setup.engine
+    """The training loop; on return `course` holds the best state.
+
+    Raises:
+        LeftOff: `report` says so.
+        Preempted: a signal told any rank to end.
+    """
+    config, engine, wishes = setup.config, setup.engine, setup.ranks.wishes
     evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
     save_every = config.checkpoint.every_steps or evaluate_every
-    clock = _Clock(course.seconds)
+    clock = _Clock(course.seconds, config.checkpoint.every_minutes)
     while not course.progress.done and not _out_of_patience(setup, course):
         progress = course.progress
         lr = learning_rate(config.optim, progress)
         engine.set_lr(lr)
         parts: list[LossTerms] = []
+        wishes.ask_to_save = clock.save_due
         with seeded_dropout(config.seed, progress.step, setup.ranks):
             for batch in setup.train.micro_batches(progress.step):
                 on_device = batch.to(setup.ranks.device)
@@ -175,6 +210,8 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
         course.progress = progress = progress.after(config.data.batch_size)
+        setup.ranks.place.step = progress.step
+        told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `_step`
         clock.count(config.data.batch_size)
         if due(config.tracking.every_steps, progress):
             metrics = {**mean_metrics(parts), "train/grad_norm": grad_norm or 0.0}
@@ -191,10 +228,13 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
             if report:
                 verdict = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
         course.seconds = clock.seconds
-        if verdict == "pause" or (config.checkpoint.enabled and due(save_every, progress)):  # all ranks take part
+        if verdict == "pause" or (config.checkpoint.enabled and save):  # all ranks take part
             save_course(setup, course)
+            clock.saved()
         if verdict != "go":
             raise LeftOff(verdict)
+        if told:
+            leave(setup, course, told)
     course.seconds = clock.seconds
 
 
@@ -208,6 +248,18 @@ def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
             "update was not made. Lower optim.lr or the objective's weights, and start anew; what was saved before "
             "it stays."
         ) from None
+
+
+def leave(setup: Setup, course: Course, number: int) -> NoReturn:
+    """Save the state, where states are saved, and raise `Preempted`; every rank calls it."""
+    if setup.config.checkpoint.enabled:
+        save_course(setup, course)
+    raise _preempted(setup, course, number)
+
+
+def _preempted(setup: Setup, course: Course, number: int) -> Preempted:
+    config = setup.config
+    return Preempted(number, course.progress.step, config.run.output_dir, saved=config.checkpoint.enabled)
 
 
 def _evaluate_dev(setup: Setup, course: Course) -> dict[str, float]:
@@ -326,10 +378,12 @@ def _encoder_passes(setup: Setup, progress: Progress) -> int:
 
 
 class _Clock:
-    """Seconds of training, and the recent rate of examples."""
+    """Seconds of training, the recent rate of examples, and whether it is time to save."""
 
-    def __init__(self, before: float) -> None:
+    def __init__(self, before: float, save_minutes: float | None) -> None:
         self._before = before
+        self._save_seconds = 60 * save_minutes if save_minutes else float("inf")
+        self._saved = time.monotonic()
         self._start = self._mark = time.monotonic()
         self._examples = 0
         self._rate = 0.0
@@ -337,6 +391,15 @@ class _Clock:
     @property
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._start
+
+    @property
+    def save_due(self) -> bool:
+        """Whether `checkpoint.every_minutes` are over since a state was saved."""
+        return time.monotonic() - self._saved >= self._save_seconds
+
+    def saved(self) -> None:
+        """A state was saved."""
+        self._saved = time.monotonic()
 
     def count(self, examples: int) -> None:
         self._examples += examples

@@ -78,9 +78,11 @@ def train(
     """Train a prompt, then the runs it is compared with, and show their scores."""
     from launcher.processes import Output, start
     from launcher.report import configure_logging, console, describe, show
+    from launcher.resume import check_new_run
 
     configure_logging(quiet=quiet, debug=debug)
     checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+    check_new_run(Path(checked.run.output_dir), resume)
     console(json_output).print(describe(checked, processes))
     output = Output(progress=not quiet, debug=debug, to_stderr=json_output)
     outcome = start(checked, num_processes=processes, resume=resume, output=output)

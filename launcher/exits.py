@@ -1,6 +1,7 @@
-"""How a command ends: an exit code, and for a failure one message on standard error.
+"""How a command ends: an exit code, and for a failure one message on standard error; docs/failures.md explains them.
 
-0 done    1 stopped on the way    2 bad input    130 Ctrl-C    143 SIGTERM
+0 done    1 stopped on the way    2 bad input    75 told to end, state saved: go on with --resume auto
+76 another rank failed or does not answer    128 + n told to end by signal n, nothing saved: 130 Ctrl-C, 143 SIGTERM
 """
 
 import contextlib
@@ -8,16 +9,24 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from infoprompt.credentials import shown_uri
+from infoprompt.progress import RankLost
+from infoprompt.stopping import Preempted, Terminated, forget, hear, told_by_raising
+from launcher.resume import resume_command
 
 STOPPED = 1
 BAD_INPUT = 2
+RESUMABLE = os.EX_TEMPFAIL  # 75
+LOST = 76
 INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""What tells a command to end: from a person, a terminal that closes, a scheduler, a cloud."""
 
 PARENT_VARIABLE = "INFOPROMPT_PARENT"
 """Set for ranks that `processes.py` started: the id of the process that watches them."""
@@ -27,28 +36,35 @@ OUR_PACKAGES = ("infoprompt", "launcher")
 P = ParamSpec("P")
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; like Ctrl-C it unwinds the stack, so that records are closed."""
-
-
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated` in the main thread."""
-    arrived: list[int] = []
+def signals_heard() -> Iterator[None]:
+    """Within, each of `SIGNALS` raises `Terminated` in the main thread, or is noted by a run that trains.
+
+    One that is ignored stays so: `nohup` and a shell's background jobs mean it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    forget()
+    before: dict[int, Any] = {}
 
     def handler(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        raise Terminated
+        hear(number)
 
-    before = signal.signal(signal.SIGTERM, handler)
+    for number in map(int, SIGNALS):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
     try:
         yield
-    except KeyboardInterrupt:
-        if arrived:  # Tune makes a plain KeyboardInterrupt of it
-            raise Terminated from None
+    except (Preempted, SystemExit):
+        raise
+    except BaseException:
+        if told_by_raising():  # libraries make other errors of it
+            raise Terminated(told_by_raising()) from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -61,41 +77,47 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def guarded_command(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with sigterm_raises():
+            with signals_heard():
                 command(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
             code = exit_code(error)
             if code is None or kwargs.get("debug"):
                 raise
-            message = shown_uri(explain(error))
-            sys.stderr.write(f"error{_on_rank()}: {message}\n" if message else "")
+            say(error)
             raise SystemExit(code) from None
 
     return guarded_command
 
 
+def say(error: BaseException) -> None:
+    """The message on standard error, if this process is the one to say it."""
+    message = shown_uri(explain(error))
+    prefix = "" if isinstance(error, Preempted) else f"error{_on_rank()}: "
+    with contextlib.suppress(OSError):  # the terminal may be what is gone
+        sys.stderr.write(f"{prefix}{message}\n" if message else "")
+        sys.stderr.flush()
+
+
 def exit_code(error: BaseException) -> int | None:
     """The code that belongs to a failure whose message is enough; None for one that needs its traceback."""
+    if isinstance(error, Terminated):
+        return RESUMABLE if isinstance(error, Preempted) and error.saved else 128 + error.number
     if isinstance(error, BrokenPipeError):
         return None  # typer quietly ends a command whose reader is gone
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return code
-    if _is_out_of_memory(error):
+    if _is_out_of_memory(error) or (_raised_by_us(error) and isinstance(error, RuntimeError)):
         return STOPPED
-    if _raised_by_us(error):
-        return BAD_INPUT if isinstance(error, ValueError) else STOPPED if isinstance(error, RuntimeError) else None
-    return None
+    return BAD_INPUT if _raised_by_us(error) and isinstance(error, ValueError) else None
 
 
 def explain(error: BaseException) -> str:
     """The message for people; empty where another process says it."""
-    if isinstance(error, KeyboardInterrupt) and PARENT_VARIABLE in os.environ:
+    if getattr(error, "said", False) or (isinstance(error, KeyboardInterrupt) and PARENT_VARIABLE in os.environ):
         return ""
-    if isinstance(error, Terminated):
-        return "stopped by SIGTERM."
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C."
+        return _explain_end(error if isinstance(error, Terminated) else Terminated(signal.SIGINT))
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     if _is_out_of_memory(error) or isinstance(error, MemoryError):
@@ -104,9 +126,22 @@ def explain(error: BaseException) -> str:
     return str(error)
 
 
+def _explain_end(error: Terminated) -> str:
+    if not isinstance(error, Preempted):
+        return f"stopped by {error.cause}."
+    launched = "RANK" in os.environ
+    if os.environ.get("RANK", "0") != "0":
+        return ""  # the first rank says it
+    what = f"stopped by {error.cause} after update {error.step}"
+    if not error.saved:
+        return f"{what}; nothing was saved, for checkpoint.enabled is false."
+    again = "the same command and --resume auto" if launched else resume_command(sys.argv)
+    return f"{what}; its state is saved in {error.folder}. Go on with\n  {again}"
+
+
 _CODES: dict[type[BaseException], int] = {
-    Terminated: TERMINATED,
     KeyboardInterrupt: INTERRUPTED,
+    RankLost: LOST,
     FileNotFoundError: BAD_INPUT,
     PermissionError: BAD_INPUT,
     NotADirectoryError: BAD_INPUT,

@@ -1,5 +1,6 @@
 """Runs in this process, or in several on this machine that are started, watched and ended together."""
 
+import json
 import os
 import shlex
 import signal
@@ -15,12 +16,16 @@ from pathlib import Path
 
 from infoprompt.config import NOTHING, RunConfig, dump_config
 from infoprompt.credentials import shown_uri
+from infoprompt.stopping import Preempted, Terminated
 from launcher.comparison import Outcome, Resume, comparisons, read_rows_of, train_all
-from launcher.exits import BAD_INPUT, PARENT_VARIABLE, STOPPED
+from launcher.exits import BAD_INPUT, LOST, PARENT_VARIABLE, RESUMABLE, STOPPED
 
 OUTCOME_NAME = "outcome.json"
+LEFT_NAME = "left.json"
 
 PEERS_SECONDS = 10.0  # after one rank failed, for the others to notice and say so
+LOST_PEERS_SECONDS = 3.0  # after one rank found that another does not answer: all that can have noticed
+SAVE_SECONDS = 120.0  # after a signal, for the update, or the evaluation, that the ranks are at; Slurm's notice
 END_SECONDS = 40.0  # between SIGTERM and SIGKILL; MLflow's last records may take 30
 POLL_SECONDS = 0.1
 
@@ -66,7 +71,10 @@ def start(
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         options = [*_worker_options(output), f"--resume={resume}", f"--outcome={folder / OUTCOME_NAME}"]
         command = [sys.executable, str(Path(__file__).with_name("train.py")), str(folder / "config.yaml"), *options]
-        _run_group(command, num_processes, to_stderr=output.to_stderr, variables=_credentials(config))
+        try:
+            _run_group(command, num_processes, to_stderr=output.to_stderr, variables=_credentials(config))
+        except Terminated as told:  # by a signal to this process, or to a rank
+            raise _left(folder / LEFT_NAME, told) from None
         # Only rank 0 writes it, at the very end: a zero exit alone proves nothing.
         if not (folder / OUTCOME_NAME).is_file():
             raise WorkersFailed(f"Every process ended without an error, but none left a result: {shlex.join(command)}")
@@ -131,6 +139,9 @@ def _run_group(
                 stdout = sys.stderr.fileno() if to_stderr else None
                 ranks.append(subprocess.Popen(command, env=environment, stdout=stdout, process_group=group))
             failed = _wait(ranks)
+        except Terminated:
+            _let_save(ranks)
+            raise
         finally:
             _end(ranks)
     if failed:
@@ -155,25 +166,49 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     """Wait for all, or for the first to fail and a little longer; the numbers of those that failed by themselves."""
     deadline = float("inf")
     while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-        if deadline == float("inf") and any(process.poll() for process in ranks):
-            deadline = time.monotonic() + PEERS_SECONDS
+        codes = [process.poll() for process in ranks]
+        if any(codes):
+            lost = LOST in codes
+            deadline = min(deadline, time.monotonic() + (LOST_PEERS_SECONDS if lost else PEERS_SECONDS))
         time.sleep(POLL_SECONDS)
     return [rank for rank, process in enumerate(ranks) if process.poll()]
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """SIGTERM, then SIGKILL, for whatever of the group is left."""
-    if all(process.poll() is not None for process in ranks):
-        return
+def _let_save(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Pass a signal on, once, and wait for the ranks to save their state and leave; a second signal raises here."""
     try:
         _signal(ranks, signal.SIGTERM)
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + SAVE_SECONDS
         while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+            if any(process.poll() is not None for process in ranks):
+                deadline = min(deadline, time.monotonic() + END_SECONDS)
             time.sleep(POLL_SECONDS)
+    finally:
+        _signal(ranks, signal.SIGKILL)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM, then SIGKILL, for whatever of the group is left."""
+    try:
+        if LOST not in [process.poll() for process in ranks]:  # what does not answer, does not heed it either
+            _signal(ranks, signal.SIGTERM)
+            deadline = time.monotonic() + END_SECONDS
+            while any(_heeds_signals(process) for process in ranks) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
     finally:  # also when a second Ctrl-C ends the waiting
         _signal(ranks, signal.SIGKILL)
         for process in ranks:
             process.wait()
+
+
+def _heeds_signals(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it lives, and is not stopped (SIGSTOP, or Ctrl-Z): such a process heeds SIGKILL alone."""
+    if process.poll() is not None:
+        return False
+    try:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "Tt"
+    except OSError:
+        return True
 
 
 def _signal(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
@@ -182,7 +217,11 @@ def _signal(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals) ->
 
 
 def _failure(ranks: Sequence[subprocess.Popen[bytes]], failed: Sequence[int]) -> BaseException:
+    """What to raise where ranks failed by themselves. Whatever has a code of ours was said by the rank itself."""
     codes = {rank: int(ranks[rank].returncode) for rank in failed}
+    told = [code for code in codes.values() if code == RESUMABLE or 128 < code <= 128 + signal.SIGRTMAX]
+    if told:
+        return Terminated(signal.SIGTERM if told[0] == RESUMABLE else told[0] - 128)
     for rank, code in codes.items():
         if code < 0 and -code != signal.SIGTERM:
             hint = " The kernel does that when memory runs out." if -code == signal.SIGKILL else ""
@@ -190,4 +229,19 @@ def _failure(ranks: Sequence[subprocess.Popen[bytes]], failed: Sequence[int]) ->
                 f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others were ended.{hint} "
                 "--resume auto goes on from the last resume state."
             )
-    return SystemExit(BAD_INPUT if BAD_INPUT in codes.values() else STOPPED)
+    for rank, code in codes.items():
+        if code not in (STOPPED, BAD_INPUT, LOST):
+            return WorkersFailed(
+                f"Rank {rank} ended with exit code {code} and without a word, and the others were ended. "
+                "--resume auto goes on from the last resume state."
+            )
+    return SystemExit(next(code for code in (BAD_INPUT, STOPPED, LOST) if code in codes.values()))
+
+
+def _left(file: Path, told: Terminated) -> Terminated:
+    """Where the ranks were when they left because of a signal, if the first one could say so."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return told
+    return Preempted(told.number, values["step"], values["folder"], saved=values["saved"])

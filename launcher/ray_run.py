@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
-from launcher.exits import sigterm_raises
+from launcher.exits import signals_heard
 from launcher.ray_crew import Board, TrainFunction, Work, crew_loop, train_one
 from launcher.ray_start import start_ray
 from launcher.sweep_outcome import SweepOutcome, outcome_of
@@ -156,7 +156,7 @@ def run_sweep(
         os.environ.setdefault(name, value)
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
-    with _connected(sweep, view.say, debug), sigterm_raises():
+    with _connected(sweep, view.say, debug), signals_heard():
         num_crews = _num_crews(sweep)
         with recorded(sweep, tracking, past) as record:
             board = _start_board(sweep, past, record)

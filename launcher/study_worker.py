@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from infoprompt.config import RunConfig, build_config
-from launcher.exits import PARENT_VARIABLE, sigterm_raises
+from launcher.exits import PARENT_VARIABLE, signals_heard
 from launcher.processes import END_SECONDS, end_with_parent
 
 
@@ -82,7 +82,7 @@ def _serve(connection: Connection, parent: int) -> None:
     configure_logging(quiet=True, debug=False)
     logging.getLogger("infoprompt").setLevel(logging.ERROR)  # a warning of each of a thousand runs is noise
     try:
-        with sigterm_raises():
+        with signals_heard():
             while True:
                 connection.send(_train(*connection.recv()))
     except (EOFError, KeyboardInterrupt):

@@ -5,7 +5,9 @@ torchrun --nproc_per_node 2 launcher/train.py configs/quickstart.yaml [section.k
 """
 
 import argparse
+import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,31 +17,54 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from infoprompt.config import load_config
+from infoprompt.stopping import Preempted, told
+from launcher.ancestors import end_with_launcher
 from launcher.comparison import train_all
-from launcher.exits import STOPPED, guarded
+from launcher.exits import LOST, SIGNALS, STOPPED, guarded
 from launcher.overrides import split_overrides
-from launcher.processes import end_with_parent, prepare_environment
+from launcher.processes import LEFT_NAME, end_with_parent, prepare_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train; every rank does."""
     options = _read(arguments)
-    _train(options, debug=options.debug)
+    code: object = 0
+    try:
+        _train(options, debug=options.debug)
+    except SystemExit as leaving:
+        code = leaving.code
+        raise
+    finally:
+        if told():  # a launcher may pass the signal on late: it shall not end what has its exit code
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        if code == LOST:  # threads that wait for a rank that is gone would keep the interpreter from ending
+            sys.stderr.flush()
+            os._exit(LOST)
 
 
 @guarded
 def _train(options: argparse.Namespace, *, debug: bool) -> None:
     end_with_parent()
+    end_with_launcher()
     rank = int(os.environ.get("RANK", "0"))
     prepare_environment(_local_world_size())
     from launcher.report import configure_logging, console, describe, show
+    from launcher.resume import check_new_run
 
     configure_logging(quiet=options.quiet, debug=debug, rank=rank)
     config = load_config(options.config, options.overrides)
     first = rank == 0
     if first and not options.outcome:
+        check_new_run(Path(config.run.output_dir), options.resume, ask=False)
         console(options.json).print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))
-    outcome = train_all(config, resume=options.resume, show_progress=first and not options.quiet)
+    try:
+        outcome = train_all(config, resume=options.resume, show_progress=first and not options.quiet)
+    except Preempted as left:
+        if first and options.outcome:
+            values = {"step": left.step, "folder": left.folder, "saved": left.saved}
+            options.outcome.with_name(LEFT_NAME).write_text(json.dumps(values), encoding="utf-8")
+        raise
     if first and options.outcome:
         outcome.save(options.outcome)
     elif first:

@@ -16,6 +16,7 @@ ORDER = [
     "infoprompt.yaml_files",
     "infoprompt.config",
     "infoprompt.progress",
+    "infoprompt.stopping",
     "infoprompt.schedule",
     "infoprompt.bar",
     "infoprompt.files",

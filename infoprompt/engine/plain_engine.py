@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from infoprompt.config import RunConfig
@@ -103,7 +102,7 @@ class PlainEngine:
         if self.ranks.world_size == 1:
             return gradients
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        self.ranks.sum_in_place(flat)
         flat /= self.ranks.world_size
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))

@@ -3,7 +3,9 @@
 import atexit
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from infoprompt.config import ConfigError, EngineSettings
+from infoprompt.stopping import told
 
 T = TypeVar("T")
 
@@ -33,6 +36,30 @@ class _Process:
 _process = _Process()
 
 
+@dataclass
+class Wishes:
+    """What the ranks have agreed on in the last `all_true`, and what this one asks for in the next."""
+
+    leave: int = 0
+    """Agreed: number of a signal that told any rank to end; 0 if none did."""
+    save: bool = False
+    """Agreed: whether the first rank asked for the state to be saved."""
+    ask_to_save: bool = False
+    """Of the first rank, in the next `all_true`."""
+
+
+@dataclass
+class Place:
+    """Where this rank is, for others who wonder why it does not come."""
+
+    step: int = 0
+    """Updates made."""
+    waiting_in: str = ""
+    """The collective in which it waits for others; empty where it does not."""
+    since: float = 0.0
+    """By `time.monotonic`."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all. Every method but the properties is collective: all ranks call it, in the same order."""
@@ -42,6 +69,8 @@ class Ranks:
     local_rank: int
     """Rank among the processes of this machine."""
     device: torch.device
+    wishes: Wishes = field(default_factory=Wishes, compare=False)
+    place: Place = field(default_factory=Place, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -49,27 +78,40 @@ class Ranks:
         return self.rank == 0
 
     def all_true(self, flag: bool) -> bool:
-        """Whether the flag is true on every rank."""
+        """Whether the flag is true on every rank; `wishes` are agreed on in the same collective."""
+        wishes = self.wishes
+        save = wishes.ask_to_save and self.is_first
         if self.world_size == 1:
+            wishes.leave, wishes.save = told(), save
             return flag
-        reduced = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(reduced, op=dist.ReduceOp.MIN)
-        return bool(reduced.item())
+        with self._waiting("all_true"):
+            reduced = torch.tensor([int(flag), -told(), -int(save)], device=self.device)
+            dist.all_reduce(reduced, op=dist.ReduceOp.MIN)
+            true, leave, agreed_to_save = reduced.tolist()
+        wishes.leave, wishes.save = -leave, agreed_to_save < 0
+        return bool(true)
+
+    def sum_in_place(self, value: Tensor) -> None:
+        """Make a tensor the sum of those of all ranks."""
+        with self._waiting("sum_in_place"):
+            dist.all_reduce(value)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean over the ranks of each value, in one collective; the keys are the same everywhere."""
         if self.world_size == 1:
             return dict(values)
-        reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-        dist.all_reduce(reduced)
-        return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
+        with self._waiting("mean"):
+            reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+            dist.all_reduce(reduced)
+            return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
 
     def gather(self, value: Tensor) -> Tensor:
         """The tensor of every rank, stacked in rank order, on every rank; without gradient, one shape and dtype."""
         if self.world_size == 1:
             return value.unsqueeze(0)
         gathered = [torch.empty_like(value) for _ in range(self.world_size)]
-        dist.all_gather(gathered, value)
+        with self._waiting("gather"):
+            dist.all_gather(gathered, value)
         return torch.stack(gathered)
 
     def gather_objects(self, value: T) -> list[T]:
@@ -77,7 +119,8 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         gathered: list[T | None] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
+        with self._waiting("gather_objects"):
+            dist.all_gather_object(gathered, value)
         return gathered  # type: ignore[return-value]
 
     def broadcast_object(self, value: T) -> T:
@@ -85,12 +128,22 @@ class Ranks:
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        with self._waiting("broadcast_object"):
+            dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
     def barrier(self) -> None:
         """Return when every rank has come here."""
         self.all_true(True)
+
+    @contextmanager
+    def _waiting(self, name: str) -> Iterator[None]:
+        """Around a collective and whatever waits for its result."""
+        self.place.waiting_in, self.place.since = name, time.monotonic()
+        try:
+            yield
+        finally:
+            self.place.waiting_in = ""
 
 
 def start_ranks(settings: EngineSettings) -> Ranks:

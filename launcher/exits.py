@@ -17,7 +17,6 @@ from typing import Any, ParamSpec
 from infoprompt.credentials import shown_uri
 from infoprompt.progress import RankLost
 from infoprompt.stopping import Preempted, Terminated, forget, hear, told_by_raising
-from launcher.resume import resume_command
 
 STOPPED = 1
 BAD_INPUT = 2
@@ -135,6 +134,8 @@ def _explain_end(error: Terminated) -> str:
     what = f"stopped by {error.cause} after update {error.step}"
     if not error.saved:
         return f"{what}; nothing was saved, for checkpoint.enabled is false."
+    from launcher.resume import resume_command
+
     again = "the same command and --resume auto" if launched else resume_command(sys.argv)
     return f"{what}; its state is saved in {error.folder}. Go on with\n  {again}"
 

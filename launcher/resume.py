@@ -7,9 +7,8 @@ from pathlib import Path
 
 import typer
 
+from launcher.exits import STOPPED
 from launcher.report import tool
-
-STOPPED = 1
 
 
 def resume_command(words: Sequence[str]) -> str:

@@ -1,11 +1,26 @@
 import errno
+import io
 import os
 import signal
+import sys
 
 import pytest
 
 from infoprompt.config import ConfigError, load_config
-from launcher.exits import Terminated, exit_code, explain, guarded
+from infoprompt.progress import RankLost
+from infoprompt.stopping import Preempted, Terminated, forget, hear, noting, told
+from launcher.exits import SIGNALS, exit_code, explain, guarded, signals_heard
+from launcher.resume import check_new_run, resume_command
+
+
+@pytest.fixture(autouse=True)
+def _nothing_heard(monkeypatch):
+    """A signal of another test is not the first one here."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("INFOPROMPT_PARENT", raising=False)
+    forget()
+    yield
+    forget()
 
 
 def raised(function, *arguments) -> BaseException:
@@ -30,6 +45,10 @@ def test_a_value_error_of_a_library_keeps_its_traceback():
         (MemoryError(), 1),
         (KeyboardInterrupt(), 130),
         (Terminated(), 143),
+        (Terminated(signal.SIGHUP), 129),
+        (Preempted(signal.SIGUSR1, 7, "/x", saved=True), 75),
+        (Preempted(signal.SIGUSR1, 7, "/x", saved=False), 138),
+        (RankLost("Rank 1 did not answer.", said=False), 76),
         (BrokenPipeError(), None),
     ],
 )
@@ -86,3 +105,112 @@ def test_debug_lets_the_error_through():
 
     with pytest.raises(ConfigError):
         command(debug=True)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_that_ends_a_command_has_its_code(number):
+    @guarded
+    def command() -> None:
+        os.kill(os.getpid(), number)
+
+    assert raised(command).code == 128 + number
+
+
+def test_a_library_that_makes_another_error_of_a_signal_changes_nothing():
+    @guarded
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise TypeError("loading was interrupted") from None
+
+    assert raised(command).code == 143
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_heard():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not told()
+
+
+def test_a_signal_is_noted_while_a_run_trains_and_a_second_one_raises(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("infoprompt.stopping.time.monotonic", lambda: now[0])
+    with noting():
+        hear(signal.SIGINT)
+        now[0] += 0.5
+        hear(signal.SIGTERM)  # the launcher passes on what the terminal has sent to all
+        assert told() == signal.SIGINT
+        now[0] += 2
+        with pytest.raises(Terminated):
+            hear(signal.SIGINT)
+
+
+def test_a_launcher_may_pass_a_signal_on_late(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("infoprompt.stopping.time.monotonic", lambda: now[0])
+    monkeypatch.setenv("RANK", "1")
+    with noting():
+        hear(signal.SIGINT)
+        now[0] += 5
+        hear(signal.SIGTERM)
+
+
+def test_the_command_to_go_on_with_is_the_one_given():
+    for given in (["--resume", "never"], ["--resume=auto"], []):
+        words = ["/bin/infoprompt", "train", "c.yaml", *given, "--quiet", "run.name=a b"]
+        assert resume_command(words).endswith("infoprompt train c.yaml --quiet 'run.name=a b' --resume auto")
+    assert resume_command(["launcher/train.py", "c.yaml"]).endswith("python launcher/train.py c.yaml --resume auto")
+
+
+def test_what_was_saved_is_said_or_that_nothing_was(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["infoprompt", "train", "c.yaml"])
+    text = explain(Preempted(signal.SIGINT, 7, "/x", saved=True))
+    assert "stopped by Ctrl-C after update 7" in text
+    assert "train c.yaml --resume auto" in text
+    assert "checkpoint.enabled is false" in explain(Preempted(signal.SIGINT, 7, "/x", saved=False))
+    monkeypatch.setenv("RANK", "1")
+    assert explain(Preempted(signal.SIGINT, 7, "/x", saved=True)) == ""
+
+
+class TestNewRunInTheFolderOfAStoppedOne:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        (tmp_path / "checkpoints/step-00000007").mkdir(parents=True)
+        (tmp_path / "config.yaml").touch()
+        monkeypatch.setattr("sys.argv", ["infoprompt", "train", "c.yaml"])
+        return tmp_path
+
+    def on_terminal(self, monkeypatch, answer: str) -> None:
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        monkeypatch.setattr("sys.stderr", Terminal())
+
+    def test_without_a_terminal_it_says_how_to_go_on_instead(self, folder, capsys):
+        check_new_run(folder, "never")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "stopped after update 7 and is moved aside" in line
+        assert line.endswith("train c.yaml --resume auto")
+
+    @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("n\n", False), ("\n", False)])
+    def test_on_a_terminal_it_asks(self, folder, monkeypatch, answer, goes_on):
+        self.on_terminal(monkeypatch, answer)
+        if goes_on:
+            check_new_run(folder, "never")
+        else:
+            assert raised(check_new_run, folder, "never").code == 1
+            assert "Nothing was changed" in sys.stderr.getvalue()
+
+    def test_it_asks_nothing_where_nothing_would_be_lost(self, folder, monkeypatch):
+        self.on_terminal(monkeypatch, "")
+        check_new_run(folder, "auto")
+        (folder / "result.json").touch()
+        check_new_run(folder, "never")
+        check_new_run(folder / "new", "never")

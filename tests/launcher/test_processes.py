@@ -5,14 +5,17 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 import launcher.processes
-from launcher.exits import STOPPED
-from launcher.processes import WorkersFailed, _run_group, held_port, prepare_environment
+from infoprompt.stopping import Preempted, Terminated, forget
+from launcher.ancestors import launchers
+from launcher.exits import LOST, STOPPED, signals_heard
+from launcher.processes import LEFT_NAME, WorkersFailed, _left, _run_group, held_port, prepare_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -137,26 +140,153 @@ def test_two_processes_train_and_their_result_is_printed_once(infoprompt, tiny_c
     assert done.stderr.count("to 95 %") == 1
 
 
+def test_a_stopped_rank_is_killed_at_once_when_another_fails(monkeypatch):
+    monkeypatch.setattr(launcher.processes, "PEERS_SECONDS", 0.5)
+    code = (
+        "import os, signal, sys, time\n"
+        "if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "time.sleep(1); sys.exit(1)"
+    )
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        _run_group(python(code), 2, to_stderr=False)
+    assert caught.value.code == STOPPED
+    assert time.monotonic() - start < launcher.processes.END_SECONDS
+
+
+def test_when_a_rank_finds_another_lost_nobody_waits_for_that_one():
+    code = (
+        "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"if os.environ['RANK'] == '0': sys.exit({LOST})\ntime.sleep(600)"
+    )
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        _run_group(python(code), 2, to_stderr=False)
+    assert caught.value.code == LOST
+    assert time.monotonic() - start < launcher.processes.END_SECONDS
+
+
+def test_a_rank_that_ends_without_a_word_is_named():
+    code = f"import os, sys\nsys.exit(7 if os.environ['RANK'] == '1' else {LOST})"
+    with pytest.raises(WorkersFailed, match="Rank 1 ended with exit code 7 and without a word"):
+        _run_group(python(code), 2, to_stderr=False)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_is_passed_on_once_and_ranks_have_time_to_save_until_a_second_one(tmp_path, times):
+    # a rank notes each signal that it gets, and takes a second to leave with 75; told twice, the parent kills it
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        f"file = pathlib.Path({str(tmp_path)!r}, os.environ['RANK'])\n"
+        "told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: told.append('TERM'))\n"
+        "file.write_text('ready')\n"
+        "while not told: time.sleep(0.05)\n"
+        f"time.sleep(1 if {times} == 1 else 600)\n"
+        "file.write_text(' '.join(told)); sys.exit(75)"
+    )
+    sender = (
+        "import os, pathlib, signal, time\n"
+        f"while not all(pathlib.Path({str(tmp_path)!r}, rank).exists() for rank in '01'): time.sleep(0.05)\n"
+        "time.sleep(0.2)\n"
+        f"for _ in range({times}): os.kill({os.getpid()}, signal.SIGUSR1); time.sleep(1.5)"
+    )
+    with subprocess.Popen(python(sender)), signals_heard(), pytest.raises(Terminated) as caught:
+        _run_group(python(code), 2, to_stderr=False)
+    forget()
+    assert caught.value.number == signal.SIGUSR1
+    said = [(tmp_path / rank).read_text() for rank in "01"]
+    assert said == (["TERM", "TERM"] if times == 1 else ["ready", "ready"])
+
+
+def test_where_the_ranks_left_is_what_the_first_one_wrote(tmp_path):
+    (tmp_path / LEFT_NAME).write_text(json.dumps({"step": 7, "folder": "/x", "saved": True}))
+    left = _left(tmp_path / LEFT_NAME, Terminated(signal.SIGINT))
+    assert isinstance(left, Preempted)
+    assert (left.number, left.step, left.folder, left.saved) == (signal.SIGINT, 7, "/x", True)
+    killed = Terminated(signal.SIGINT)
+    assert _left(tmp_path / "none.json", killed) is killed
+
+
+def test_the_process_that_started_a_rank_is_watched_whatever_it_is():
+    assert launchers()[0].pid == os.getppid()
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_ranks_end_with_the_command(tiny_config, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ranks_save_and_end_with_the_command(tiny_config, tmp_path, number):
     # a shell that starts the tests in the background has them ignore SIGINT, and so would the command
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", f"{heeding}from launcher.cli import main; main()", "train", str(tiny_config)]
-    options = ["--processes", "2", "--quiet", "optim.max_steps=100000", "optim.epochs=100000"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, process_group=0)
-    try:
-        wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists() or process.poll() is not None)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(children) == 2
-        process.send_signal(number)
+    options = ["--processes", "2", "--quiet", *ENDLESS]
+    with trained(tmp_path, [*command, *options], number) as (process, said):
         code = process.wait(timeout=60)
-        wait_until(lambda: not any(alive(int(child)) for child in children))
+        ranks_save_and_end(tmp_path)
+    assert code == {signal.SIGINT: 75, signal.SIGKILL: -9}[number]
+    if number != signal.SIGKILL:
+        assert said.read_text().count("--resume auto") == 1
+    assert "Traceback" not in said.read_text()
+
+
+ENDLESS = ["optim.max_steps=1000000", "optim.epochs=1000000", "evaluation.every_steps=1000000"]
+
+
+@contextmanager
+def trained(folder: Path, command: list[str], number: int) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """Starts it, waits until it trains, and sends it the signal; nothing of its process group is left afterwards."""
+    said = folder / "said"
+    with said.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_until(lambda: (folder / "run/metrics.jsonl").exists() or process.poll() is not None, 120)
+        assert process.poll() is None, said.read_text()
+        process.send_signal(number)
+        yield process, said
     finally:
+        for pid in of_run(folder):
+            os.kill(pid, signal.SIGKILL)
         process.kill()
-        process.communicate()
-    assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+        process.wait()
+
+
+def of_run(folder: Path) -> list[int]:
+    """Processes that train in the folder: ranks, by what they were started with."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit() and process.name != str(os.getpid()):
+                environment = (process / "environ").read_bytes().split(b"\0")
+                in_folder = str((process / "cwd").readlink()) == str(folder)
+                if in_folder and any(one.startswith(b"RANK=") for one in environment) and alive(int(process.name)):
+                    found.append(int(process.name))
+    return found
+
+
+def ranks_save_and_end(folder: Path) -> None:
+    """Passes when no rank is left and a state was saved, which is none of an evaluation."""
+    wait_until(lambda: not of_run(folder))
+    assert [path.name for path in (folder / "run/checkpoints").glob("step-*")]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        (["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"], signal.SIGKILL),
+        (["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"], signal.SIGTERM),
+    ],
+    ids=["torchrun", "deepspeed"],
+)
+def test_ranks_save_and_end_when_their_launcher_is_gone(tiny_config, tmp_path, launcher, number):
+    script = str(REPOSITORY / "launcher/train.py")
+    with held_port() as port:
+        command = [sys.executable, *launcher, str(port), script, str(tiny_config), "--quiet", *ENDLESS]
+        with trained(tmp_path, command, number) as (process, said):
+            process.wait(timeout=60)
+            ranks_save_and_end(tmp_path)
+    assert said.read_text().count("stopped by SIGTERM after update") == 1
 
 
 @pytest.mark.distributed

@@ -93,7 +93,7 @@ def test_a_signal_in_the_last_evaluation_or_the_test_leaves_the_state_of_the_las
         run(config, report=report)
     assert caught.value.step == 8
     with monkeypatch.context() as patched:
-        patched.setattr(infoprompt.train, "learning_curves", lambda history: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(infoprompt.train, "save_artifact", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted) as caught, signals_heard():
             run(config, resume="auto")
     assert not (tmp_path / "run/result.json").exists()

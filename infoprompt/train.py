@@ -16,7 +16,7 @@ from infoprompt.config import RunConfig, dump_config
 from infoprompt.course import Course, save_course, saved_state, start_course
 from infoprompt.data.splits import Splits
 from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
-from infoprompt.engine.ranks import Ranks, start_ranks
+from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
@@ -109,21 +109,11 @@ def run(
         RankLost: another rank did not come, or has failed.
     """
     ranks = start_ranks(config.engine)
-    with watched(ranks, Path(config.run.output_dir) / "stacks", config.engine.timeout_seconds):
-        return _run(config, ranks, resume, parent_run_id, tags, report, show_progress)
-
-
-def _run(
-    config: RunConfig,
-    ranks: Ranks,
-    resume: Literal["auto", "never"],
-    parent_run_id: str | None,
-    tags: Mapping[str, str] | None,
-    report: Report | None,
-    show_progress: bool,
-) -> RunResult:
     output_dir = Path(config.run.output_dir)
-    with claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner):
+    with (
+        watched(ranks, output_dir / "stacks", config.engine.timeout_seconds),
+        claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner),
+    ):
         saved = saved_state(config, ranks) if resume == "auto" else None
         setup = build_setup(config, ranks, splits)
         return _run(setup, saved, parent_run_id, tags or {}, report, show_progress)

@@ -35,6 +35,7 @@ from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
+from infoprompt.example import example_code
 from infoprompt.files import heal, read_object, whole_folder
 from infoprompt.metrics import METRICS
 from infoprompt.mlmodel import FILES as MLMODEL_FILES
@@ -144,7 +145,15 @@ class Artifact:
         """Write the artifact again, elsewhere."""
         state = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         fingerprint, scores = self.card["backbone"]["fingerprint"], self.card["scores"]
-        save_artifact(Path(folder), state, self.config, self.task, fingerprint=fingerprint, scores=scores)
+        save_artifact(
+            Path(folder),
+            state,
+            self.config,
+            self.task,
+            fingerprint=fingerprint,
+            scores=scores,
+            trained_parameters=self.card.get("trained_parameters"),
+        )
 
     def predict(self, examples: Iterable[Example | str], batch_size: int = 64) -> list[Prediction]:
         """What is predicted for each example, in the order given; a text stands for a single-text example.
@@ -353,9 +362,18 @@ def save_artifact(
     *,
     fingerprint: str,
     scores: Mapping[str, Any],
+    trained_parameters: int | None = None,
 ) -> None:
     """Write an artifact folder, whole or not at all; the critics' parameters are left out.
 
+    Args:
+        folder: to write.
+        trained: what was trained, by name.
+        config: of the run.
+        task: what it predicts.
+        fingerprint: of the backbone.
+        scores: by part, for the card.
+        trained_parameters: how many were trained, if `trained` has lost those that only training reads.
     Raises:
         ArtifactError: the folder holds something else, which would be lost.
         OSError: it cannot be written; an earlier artifact stays.
@@ -367,6 +385,7 @@ def save_artifact(
         "task": task.to_dict(),
         "scores": dict(scores),
         "parameters": sum(tensor.numel() for tensor in kept.values()),
+        "trained_parameters": trained_parameters or sum(tensor.numel() for tensor in trained.values()),
         "config": shared_values(config),
     }
     with own_folder(folder, FILES) as new:
@@ -495,6 +514,12 @@ def _load_trained(model: PromptedModel, state: Mapping[str, Tensor], folder: Pat
         parameters[name].copy_(tensor)
 
 
+def _parameters(card: Mapping[str, Any]) -> str:
+    kept, trained = card["parameters"], card["trained_parameters"]
+    only = "" if kept == trained else f" ({kept:,} of them kept: predicting reads no others)"
+    return f"{trained:,} trained parameters{only}"
+
+
 def _model_card(card: Mapping[str, Any]) -> str:
     config, task, scores = card["config"], card["task"], card["scores"]
     rows = "\n".join(
@@ -513,7 +538,7 @@ tags: [prompt-tuning, soft-prompt]
 ---
 # A soft prompt for {task["name"]}
 
-Made by infoprompt: {card["parameters"]:,} trained parameters on the frozen
+Made by infoprompt: {_parameters(card)} on the frozen
 backbone `{name}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
 
 - prompt: {config["prompt"]["kind"]}, {config["prompt"]["length"]} vectors, seed {config["seed"]}
@@ -526,9 +551,6 @@ backbone `{name}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
 {rows}
 
 ```python
-from infoprompt import Artifact
-
-artifact = Artifact.from_pretrained("this folder")
-print(artifact.predict(["some text"]))
+{example_code(Task.from_dict(task))}
 ```
 """

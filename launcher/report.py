@@ -141,7 +141,7 @@ def next_steps(outcome: Outcome, config: RunConfig) -> str:
     if outcome.main["artifact"]:  # none with run.save_artifact=false
         artifact = relative(outcome.main["artifact"])
         lines.append(f"artifact  {artifact}")
-        lines.append(f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(config)}")
+        lines.append(f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(outcome)}")
     if config.tracking.enabled:
         lines.append(f"curves    {mlflow_command(config)}")
     return "\n".join(lines)
@@ -161,11 +161,16 @@ def tool(name: str) -> str:
     return name if active else shlex.quote(relative(str(Path(sys.prefix) / "bin" / name)))
 
 
-def example_text(config: RunConfig) -> str:
-    """An input of the right kind, quoted for a shell."""
-    if config.data.task == "semeval2010_task8":
-        return '"The <e1>fire</e1> was caused by a faulty <e2>cable</e2>."'
-    return '"some text"'
+def example_text(outcome: Outcome) -> str:
+    """An input of the kind that the artifact reads, quoted for a shell."""
+    from infoprompt.data.task import Task
+    from infoprompt.example import example_argument
+
+    try:
+        card = json.loads((Path(outcome.main["artifact"]) / "config.json").read_text(encoding="utf-8"))
+        return example_argument(Task.from_dict(card["task"]))
+    except (OSError, ValueError, KeyError):  # on another machine
+        return '"some text"'
 
 
 def _score(value: Any) -> str:

@@ -36,6 +36,7 @@ ORDER = [
     "infoprompt.study_figures",
     "infoprompt.checkpoint",
     "infoprompt.mlmodel",
+    "infoprompt.example",
     "infoprompt.artifact",
     "infoprompt.artifact_set",
     "infoprompt.pyfunc",

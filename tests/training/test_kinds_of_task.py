@@ -3,14 +3,19 @@
 import json
 import math
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from infoprompt import Artifact
+from infoprompt import Artifact, Prediction, RunConfig, RunResult
 from infoprompt.config import build_config
 from infoprompt.data.rows import Example, Span
 from infoprompt.evaluate import evaluate_artifact
 from infoprompt.train import run
+from launcher.cli import main
+from launcher.comparison import Outcome
+from launcher.report import next_steps
 
 FILL = "the film was it and they car tree".split()
 
@@ -53,7 +58,12 @@ def pair_row(picks: random.Random, good: bool) -> dict:
     return {"text_a": " ".join(words(picks, "the")), "text_b": f"it was {word}", "label": word}
 
 
+def single_row(picks: random.Random, good: bool) -> dict:
+    return {"text": " ".join(words(picks, "good" if good else "bad")), "label": "good" if good else "bad"}
+
+
 ROWS = {
+    "single": (single_row, "accuracy", 0.9),
     "pair": (pair_row, "accuracy", 0.9),
     "span": (span_row, "accuracy", 0.9),
     "relation": (relation_row, "accuracy", 0.9),
@@ -62,6 +72,7 @@ ROWS = {
     "regression": (value_row, "pearson", 0.7),
 }
 GIVEN = {
+    "single": "it was good",
     "pair": Example("the film", pair="it was good"),
     "span": Example("it was good", span=Span(7, 11)),
     "relation": Example("good car", head=Span(0, 4), tail=Span(5, 8)),
@@ -71,8 +82,29 @@ GIVEN = {
 }
 
 
+def shown_to_try(result: RunResult, config: RunConfig, monkeypatch, capsys) -> None:
+    """Do what training says, as a shell reads it, and what the model card says."""
+    outcome = Outcome("toy", result.as_json())
+    (line,) = [line for line in next_steps(outcome, config).splitlines() if line.startswith("try it")]
+    split = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line.removeprefix('try it')}"], capture_output=True, check=True
+    )
+    _, *words = split.stdout.decode().split("\0")[:-1]
+    monkeypatch.setattr("sys.argv", ["infoprompt", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), capsys.readouterr().err
+    (answer,) = capsys.readouterr().out.splitlines()
+    card = (Path(result.artifact) / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    exec(compile(code.replace("this folder", result.artifact), "card", "exec"), {})
+    (prediction,) = eval(capsys.readouterr().out, {"Prediction": Prediction})
+    assert prediction.label == answer.split("\t")[0]
+    assert f"{result.trained_parameters:,} trained parameters" in card
+
+
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_path):
+def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_path, monkeypatch, capsys):
     row, metric, enough = ROWS[kind]
     picks = random.Random(0)
     files = {}
@@ -87,6 +119,7 @@ def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_pat
     artifact = Artifact.from_pretrained(result.artifact)
     assert artifact.task.kind == kind
     assert evaluate_artifact(artifact, files["test"], {}) == pytest.approx(result.test)
+    shown_to_try(result, build_config(settings), monkeypatch, capsys)
     (prediction,) = artifact.predict([GIVEN[kind]])
     if kind == "regression":
         assert prediction.value == pytest.approx(4, abs=1.5)
@@ -108,7 +141,7 @@ def record_row(picks: random.Random, number: int) -> dict:
     return {"source": "x", "passage": {"text": text, "entities": places}, "qas": [asked], "idx": number}
 
 
-def test_answers_are_learnt_by_candidate_and_scored_by_question(toy_settings, tmp_path):
+def test_answers_are_learnt_by_candidate_and_scored_by_question(toy_settings, tmp_path, monkeypatch, capsys):
     picks = random.Random(0)
     (tmp_path / "ReCoRD").mkdir()
     for part, count in (("train", 64), ("val", 24)):
@@ -124,6 +157,7 @@ def test_answers_are_learnt_by_candidate_and_scored_by_question(toy_settings, tm
     assert sum(right) / 24 == result.test["exact_match"]
     artifact = Artifact.from_pretrained(result.artifact)
     assert evaluate_artifact(artifact, str(tmp_path / "ReCoRD" / "val.jsonl"), {}) == pytest.approx(result.test)
+    shown_to_try(result, build_config({**toy_settings, "data": data}), monkeypatch, capsys)
     (prediction,) = artifact.predict([Example("the film. good car.", pair="it was good")])
     assert prediction.probabilities.keys() == {"false", "true"}
 

@@ -176,12 +176,14 @@ class DataSettings(Settings):
         if encoding is None:
             return None
         try:
-            b"a".decode(encoding), "a".encode(encoding)
+            known = "a".encode(encoding).decode(encoding) == "a"
         except (LookupError, ValueError):
+            known = False
+        if not known:
             raise ValueError(
                 f"data.encoding is {encoding!r}, but Python knows no such encoding of text. Use utf-8, utf-16, cp1252 "
                 "or latin-1, or leave it out."
-            ) from None
+            )
         return encoding
 
     @field_validator("delimiter")

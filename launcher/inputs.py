@@ -90,11 +90,20 @@ def _some(items: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def _lines_of_stdin(stdin: TextIO, encoding: str | None) -> Iterator[tuple[str, str | RowError]]:
-    binary = getattr(stdin, "buffer", None)
+    binary = _binary(stdin)
     stream: IO[str] = stdin if binary is None else text_stream(binary, encoding, "lf")
     with _decoded("standard input"):
         for number, line in enumerate(stream, 1):
             yield _line(line.removeprefix("\ufeff") if number == 1 else line, f"line {number}", encoding)
+
+
+def _binary(stdin: TextIO) -> Any:
+    """Standard input as bytes; None where a test gives a text instead."""
+    try:
+        # A reader of our own, for the interpreter cannot end while a thread waits in that of `sys.stdin`.
+        return open(stdin.fileno(), "rb", closefd=False)
+    except (OSError, ValueError, AttributeError):
+        return getattr(stdin, "buffer", None)
 
 
 def _lines_of_file(path: Path, encoding: str | None) -> Iterator[tuple[str, str | RowError]]:

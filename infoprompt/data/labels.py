@@ -101,7 +101,7 @@ def _free_text(counts: Mapping[str, int]) -> str:
     if rows < 20 or classes < 10 or all(map(_is_number, counts)):
         return ""
     long = sum(map(len, counts)) / classes > _LONG
-    if classes <= rows / 2 and not long:
+    if classes < rows / 2 and not long:
         return ""
     return (
         f"The labels look like free text: {classes:,} classes in {rows:,} rows, such as {shown(next(iter(counts)))}. "

@@ -57,10 +57,12 @@ def text_stream(binary: Any, encoding: str | None, ends: Literal["any", "lf"]) -
     """Text of a binary stream that can be peeked at, line ends as they are.
 
     Args:
-        binary: a buffered reader, or a stream of `gzip`, `bz2` or `lzma`.
+        binary: a file, or a stream of `gzip`, `bz2` or `lzma`.
         encoding: as Python names it; found from a byte order mark and the pattern of zero bytes if not given.
         ends: where lines end: at \\n alone (`lf`), or also at \\r (`any`), as the `csv` module wants them.
     """
+    if not hasattr(binary, "peek"):
+        binary = io.BufferedReader(binary)
     head: bytes = binary.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     encoding = encoding or guessed_encoding(head)
     old_mac = b"\r" in head and b"\n" not in head

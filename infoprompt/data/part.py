@@ -145,7 +145,7 @@ def write_skipped(rows: Sequence[SkippedRow], folder: Path) -> None:
 def settle(parts: Sequence[Part], bad_rows: str) -> list[SkippedRow]:
     """Raise ConfigError for all that is wrong in any part; or, with `skip`, note the rows that are left out."""
     if bad_rows != "skip" or any(part.problems.fatal for part in parts):
-        errors = [part.problems.error(source_name(part.source)) for part in parts if part.problems]
+        errors = [part.problems.error(source_name(part.source), skippable=True) for part in parts if part.problems]
         if len(errors) == 1:
             raise errors[0]
         if errors:

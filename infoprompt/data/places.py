@@ -41,7 +41,7 @@ def files_of(source: str) -> list[Path] | None:
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if not found:
         raise ConfigError(f"No file fits the pattern {path}. Check it; * stands for any part of one name.")
-    return [file for file in found if not file.is_dir()]
+    return [file for file in found if not os.path.isdir(file)]
 
 
 def present(source: str) -> bool:
@@ -50,11 +50,14 @@ def present(source: str) -> bool:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.name.lower().endswith(DATA_SUFFIXES) and not path.name.startswith((".", "_")) and path.is_file()
-    )
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {folder} cannot be read: {error.strerror}. Give the right to, or a file."
+        ) from None
+    given = [name for name in names if name.lower().endswith(DATA_SUFFIXES) and not name.startswith((".", "_"))]
+    found = [folder / name for name in given if os.path.isfile(folder / name)]
     if not found:
         raise ConfigError(f"The folder {folder} holds no data file. Data files end in {', '.join(DATA_SUFFIXES)}.")
     parts = sorted({part for path in found if (part := _part_of(path)) is not None})
@@ -75,7 +78,7 @@ def _part_of(path: Path) -> str | None:
 
 def existing_file(path: Path) -> Path:
     """The same path; raises ConfigError where there is no file to read."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if os.path.islink(path):
         raise ConfigError(f"{path} is a symbolic link that leads to no file: {os.readlink(path)}. Mend the link.")

@@ -33,8 +33,13 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self.rows or self.fatal)
 
-    def error(self, source: str) -> ConfigError:
-        """All of it in one message; that of a single fault is its own."""
+    def error(self, source: str, *, skippable: bool = False) -> ConfigError:
+        """All of it in one message; that of a single fault is its own.
+
+        Args:
+            source: what was read.
+            skippable: whether `data.bad_rows: skip` is a way out.
+        """
         if len(self.rows) + len(self.fatal) == 1:
             return (self.rows or self.fatal)[0]
         lines = [f"{source} has {len(self.rows):,} rows that cannot be used:"] if self.rows else []
@@ -44,7 +49,8 @@ class Problems:
             lines.append(f"- and {len(kinds) - SHOWN_KINDS} further kinds of fault")
         lines += [str(error) for error in self.fatal]
         if self.rows and not self.fatal:
-            lines.append("Correct or remove these rows, or leave them out with data.bad_rows=skip.")
+            skip = ", or leave them out with data.bad_rows=skip" if skippable else ""
+            lines.append(f"Correct or remove these rows{skip}.")
         return ConfigError("\n".join(lines))
 
 

@@ -60,7 +60,8 @@ def measure(case: Case, budget_seconds: float, without: Sequence[str] = ()) -> l
             continue
         problem = contender.reason if isinstance(contender, Missing) else _tried(case, contender)
         if isinstance(contender, Missing) or problem is not None:
-            rows.append(Measured(case.op, case.sizes, contender.name, False, problem=problem))
+            ours = isinstance(contender, Contender) and contender.ours
+            rows.append(Measured(case.op, case.sizes, contender.name, ours, problem=problem))
         else:
             able.append(contender)
     peaks = {contender.name: _peak_bytes(case, contender) for contender in able}

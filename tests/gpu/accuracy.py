@@ -111,6 +111,7 @@ def _answer(recorder: Recorder, group: str, question: Question, impl: str, *, on
         try:
             with recorder.trying(f"{group}, {question.name}: waits for the device"):
                 question.of(impl, False)
+                recorder.judge(f"{question.name}: waits", 0, 0, group=f"{group}: waits for the device")
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -7,11 +7,15 @@ import sys
 import zipfile
 
 import pytest
+import torch
 
+from infoprompt.kernels.benchmark import measure
+from infoprompt.kernels.contenders import Case, Contender
 from tests.gpu import prove
 from tests.gpu.prove import PARTS, ROOT, Part
 from tests.gpu.record import End, Finding, Recorder, Records, read, write
 from tests.gpu.report import written
+from tests.gpu.speed import _add
 from tests.gpu.wheels import install_absent
 
 # The first process of a part does this instead, where it is one of these.
@@ -128,6 +132,21 @@ def test_a_group_is_one_line_and_what_is_wrong_in_it_another(tmp_path):
     assert "WRONG no number nan at most 2" in lines
     assert "WRONG a step - RuntimeError: out of memory" in lines
     assert lines[-1] == "5 numbers were checked and 3 are wrong."
+
+
+def test_one_of_ours_that_cannot_run_is_wrong_and_anothers_is_not(tmp_path):
+    def broken() -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+    leaf = torch.ones(3, requires_grad=True)
+    contenders = [Contender("ours", broken, ours=True), Contender("theirs", broken), Contender("plain", leaf.sum)]
+    case = Case("toy", {"N": 3}, [leaf], contenders)
+    _add(Recorder(tmp_path, "speed"), case, measure(case, 0), None)
+    assert {finding.name: finding.wrong for finding in read(tmp_path).findings} == {
+        "toy (N 3): ours": True,
+        "toy (N 3): theirs": False,
+        "toy (N 3): plain": False,
+    }
 
 
 def test_what_is_slow_is_not_wrong():

@@ -65,12 +65,14 @@ def test_a_contender_that_fails_or_does_not_fit_is_named_with_the_reason():
     contenders = [
         Contender("sum", leaf.sum, ours=True),
         Contender("broken", broken),
+        Contender("ours, broken", broken, ours=True),
         Contender("huge", leaf.sum, needs_bytes=2**60),
         Missing("absent", "not installed"),
     ]
     rows = {row.contender: row for row in measure(Case("toy", {"N": 3}, [leaf], contenders), 0)}
     assert rows["sum"].problem is None
     assert rows["broken"].problem == "RuntimeError: no such kernel"
+    assert (rows["ours, broken"].ours, rows["broken"].ours) == (True, False)
     assert rows["huge"].problem.startswith("needs 1073741824 GiB, and ")
     assert rows["absent"].problem == "not installed"
 

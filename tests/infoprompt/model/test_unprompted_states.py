@@ -1,9 +1,13 @@
 """Kept states equal a second pass, and are kept by content."""
 
+import os
+import shutil
+import stat
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load, save_file
 
 from infoprompt.artifact import Artifact, make_template
 from infoprompt.config import build_config
@@ -111,3 +115,63 @@ def test_a_prompt_whose_slots_nobody_attends_to_changes_nothing(parts):
     states = model.backbone(model.backbone.embed(batch.input_ids_BL), replace(batch, slot_BL=hidden.batch([1]).slot_BL))
     real = batch.real_BL[0]
     torch.testing.assert_close(states[0, real].mean(0), batch.pooled_BD[0], rtol=0, atol=1e-5)
+
+
+def kept_file():
+    (file,) = (cache_dir() / "unprompted").glob("*.safetensors")
+    return file
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "cache"])
+def test_states_that_others_can_write_to_are_not_trusted_and_that_is_told_once(
+    parts, tmp_path, monkeypatch, caplog, place
+):
+    monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path / "own"))
+    calls: list[int] = []
+    before = os.umask(0)  # what is written is for this user alone to write to, whatever the umask says
+    try:
+        filled(*parts, calls)
+    finally:
+        os.umask(before)
+    filled(*parts, calls)
+    assert sum(calls) == 5
+    path = {"file": kept_file(), "folder": kept_file().parent, "cache": cache_dir()}[place]
+    path.chmod(path.stat().st_mode | stat.S_IWOTH)
+    filled(*parts, calls)
+    assert sum(calls) == 10
+    filled(*parts, calls)
+    assert sum(calls) == (10 if place == "file" else 15)  # a file is written anew
+    assert caplog.text.count("can be written to by other users: chmod go-w mends it") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_states_of_another_user_are_not_trusted(parts, caplog):
+    calls: list[int] = []
+    filled(*parts, calls)
+    os.chown(kept_file(), 12345, -1)
+    filled(*parts, calls)
+    assert sum(calls) == 10
+    assert "belongs to another user, of id 12345" in caplog.text
+    assert kept_file().stat().st_uid == 0
+
+
+@pytest.mark.parametrize("damage", ["one value", "another's name", "one tensor", "without a digest"])
+def test_states_that_are_not_those_that_were_kept_are_computed_again(parts, damage):
+    calls: list[int] = []
+    whole = filled(*parts, calls)
+    file = kept_file()
+    content = bytearray(file.read_bytes())
+    states = load(bytes(content))
+    if damage == "one value":
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif damage == "another's name":
+        filled(*parts, calls, key="another")
+        shutil.copy(next(path for path in file.parent.glob("*.safetensors") if path != file), file)
+    else:
+        save_file({"first": states["first"]} if damage == "one tensor" else states, file)
+    before = sum(calls)
+    again = filled(*parts, calls)
+    assert sum(calls) == before + 5
+    assert torch.equal(again.first_ND, whole.first_ND)
+    assert torch.equal(load(file.read_bytes())["first"], states["first"])

@@ -57,6 +57,7 @@ __all__ = [
     "TrackingSettings",
     "apply_override",
     "build_config",
+    "changed_setting",
     "compose_config",
     "dump_config",
     "explain",
@@ -91,6 +92,7 @@ _KNOWN_ELSEWHERE = {
 }
 
 MAX_BASES = 32
+_FREE = ("run.", "engine.", "tracking.", "checkpoint.", "search")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 DATA_SUFFIXES = (
@@ -164,6 +166,23 @@ def dump_config(config: RunConfig) -> str:
 def flatten(config: RunConfig) -> dict[str, str]:
     """Dotted key to value as text without credentials, for MLflow params."""
     return {key: str(value) for key, value in flat_nested(saved_values(config)).items()}
+
+
+def changed_setting(now: RunConfig, before: RunConfig, free: Sequence[str] = ()) -> tuple[str, str, str | None] | None:
+    """The first setting that differs and decides what is trained, with its value now and before; None if none does.
+
+    Where a run writes, who watches it and what computes it may change while a run, a study or a sweep goes on.
+
+    Args:
+        now: the config to go on with.
+        before: the one that it was started with.
+        free: further settings that may differ.
+    """
+    then = flatten(before)
+    for key, value in flatten(now).items():
+        if then.get(key) != value and not key.startswith(_FREE) and key not in free:
+            return key, value, then.get(key)
+    return None
 
 
 def setting_keys() -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from infoprompt.checkpoint import ResumeState, newest_resume_state, num_states, save_resume_state, set_newer_aside
-from infoprompt.config import ConfigError, RunConfig, build_config, flatten, saved_values
+from infoprompt.config import ConfigError, RunConfig, build_config, changed_setting, saved_values
 from infoprompt.engine.engine import cpu_copy, optimizer_shapes
 from infoprompt.engine.ranks import Ranks
 from infoprompt.files import replace_file, whole_folder
@@ -159,19 +159,18 @@ def take_over(config: RunConfig, source: Path) -> None:
 
 def check_same_run(config: RunConfig, saved: ResumeState) -> None:
     """Raise ConfigError if a resume state is of other settings, those aside that change nothing of what is trained."""
-    free = ("run.", "engine.", "tracking.", "checkpoint.")
     try:
-        before, now = flatten(build_config(saved.values["config"])), flatten(config)
+        before = build_config(saved.values["config"])
     except ConfigError as error:
         raise ConfigError(
             f"run.output_dir is {config.run.output_dir}, whose run had settings that this version does not have: "
             f"{error} Go on with the infoprompt version that started it, or start anew in another run.output_dir."
         ) from None
-    changed = [key for key in now if not key.startswith(free) and before.get(key) != now[key]]
+    changed = changed_setting(config, before)
     if changed:
-        key = changed[0]
+        key, value, earlier = changed
         raise ConfigError(
-            f"{key} is {now[key]}, but the run to go on with was started with {before.get(key)}. "
+            f"{key} is {value}, but the run to go on with was started with {earlier}. "
             "Go on with the same settings, or start anew in another run.output_dir."
         )
 

@@ -9,15 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from infoprompt.config import ConfigError, FewShotSettings, RunConfig, build_config, flatten, read_yaml
+from infoprompt.config import ConfigError, FewShotSettings, RunConfig, build_config, changed_setting, read_yaml
 from infoprompt.folder_lock import inside, require_free
 from launcher.study_plan import Setting, Study
 from launcher.study_settings import size_name
 
 FAILURE_NAME = "failure.json"
-
-# What decides where a run writes and who watches it, not what comes out.
-_FREE = ("run.", "tracking.", "checkpoint.", "search")
 
 
 @dataclass(eq=False)
@@ -179,8 +176,7 @@ class Job:
             kept = build_config(read_yaml(self.folder / "config.yaml", RunConfig))
         except ConfigError:
             return False
-        before, now = flatten(kept), flatten(self.config)
-        return all(before.get(key) == value for key, value in now.items() if not key.startswith(_FREE))
+        return changed_setting(self.config, kept) is None
 
 
 def cells(study: Study) -> list[Cell]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from infoprompt.config import ConfigError
+from infoprompt.config import ConfigError, RunConfig, build_config, changed_setting, read_yaml
 from launcher.sweep_plan import Sweep
 from launcher.sweep_space import is_point, show_values
 from launcher.sweep_state import TrialState, load_trials
@@ -23,6 +23,7 @@ def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:
             "with it, or give another output_dir."
         )
     check_same_sweep(past, sweep)
+    check_same_settings(past, sweep)
     for trial in past:
         if trial.status == "failed":
             trial.status, trial.reason = "open", None
@@ -48,3 +49,28 @@ def check_same_sweep(past: Sequence[TrialState], sweep: Sweep) -> None:
                 f"{show_values(trial.values)} with seeds {seeds}, which is not what this file plans. Go on with the "
                 "same space, samples and seeds (more samples may be added), or give another output_dir."
             )
+
+
+def check_same_settings(past: Sequence[TrialState], sweep: Sweep) -> None:
+    """Raise ConfigError if a trial's run was begun with other settings than the base and the overrides give it now."""
+    for trial in past:
+        for run in trial.runs:
+            name = trial.run_name(run)
+            before = _begun_with(Path(sweep.settings.output_dir) / "trials" / name / "config.yaml")
+            if before is None or trial.taken_over:  # `pbt` changes settings on the way
+                continue
+            now = sweep.config(trial.current, seed=run.seed, name=name)
+            changed = changed_setting(now, before, free=("evaluation.test",))  # the sweep scores test rows itself
+            if changed:
+                key, value, earlier = changed
+                raise ConfigError(
+                    f"{key} is {value}, but trial {trial.number} of the sweep to go on with was started with "
+                    f"{earlier}. Put `base` and the overrides back to what they were, or give another output_dir."
+                )
+
+
+def _begun_with(path: Path) -> RunConfig | None:
+    try:
+        return build_config(read_yaml(path, RunConfig))
+    except ConfigError:  # it was not begun, or is of another version
+        return None

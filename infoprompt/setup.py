@@ -62,6 +62,19 @@ class Setup:
         """Forward without gradient."""
         return self.engine.infer(batch.to(self.ranks.device))
 
+    def tags(self) -> dict[str, str]:
+        """What a table of runs is read and sorted by: task, rows, backbone and prompt."""
+        length = f" {self.config.prompt.length}" if self.prompt is not None else ""
+        return {
+            "task": self.task.name,
+            "task.kind": self.task.kind,
+            "rows.train": str(len(self.train.rows)),
+            "rows.dev": str(len(self.dev)),
+            "rows.test": str(len(self.test)),
+            "backbone": self.config.backbone.name,
+            "prompt": f"{self.config.prompt.kind}{length}",
+        }
+
     def untouched_parameters(self) -> int:
         """Trained parameters that the training rows cannot change, such as a table's rows for other tokens."""
         if self.prompt is None:

@@ -138,7 +138,7 @@ def _run(
             first=ranks.is_first,
             run_id=course.run_id,
             parent_run_id=parent_run_id,
-            tags=tags,
+            tags={**setup.tags(), **tags},
             last_logged_step=course.progress.step if saved else -1,
         )
 
@@ -329,10 +329,11 @@ def _write_results(
         if result.artifact:
             artifact, fingerprint = Path(result.artifact), setup.fingerprint
             save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
-            tracker.log_artifacts(artifact, "artifact")
         replace_file(output_dir / "history.json", json.dumps([finite(row) for row in course.history]))
         tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
+        if result.artifact:  # behind its scores, which MLflow shows beside it
+            tracker.log_artifacts(Path(result.artifact), "artifact")
         if tested:
             keep_predictions(output_dir, setup.task, tested)
         # last of what is needed, so that its presence means that everything else is there; a picture is a bonus

@@ -1,6 +1,7 @@
 """`infoprompt ...`: every command. Nothing heavy is imported before a command is chosen."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a prompt, then the runs it is compared with, and show their scores."""
+    from infoprompt.tracking.environment import RECIPE_VARIABLE
     from launcher.processes import Output, start
     from launcher.report import configure_logging, console, describe, show
     from launcher.resume import check_new_run
@@ -83,6 +85,7 @@ def train(
     configure_logging(quiet=quiet, debug=debug)
     checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
     check_new_run(Path(checked.run.output_dir), resume)
+    os.environ[RECIPE_VARIABLE] = config.stem
     console(json_output).print(describe(checked, processes))
     output = Output(progress=not quiet, debug=debug, to_stderr=json_output)
     outcome = start(checked, num_processes=processes, resume=resume, output=output)

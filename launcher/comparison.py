@@ -84,7 +84,7 @@ def train_all(
     say: Callable[[str], None] = log.info,
     splits: "Splits | None" = None,
 ) -> Outcome:
-    """Train a run, then those it is compared with; every rank calls it.
+    """Train a run, then those it is compared with, which MLflow shows below it; every rank calls it.
 
     The rows of the run itself are `splits`, where they were read before.
 
@@ -101,7 +101,14 @@ def train_all(
     for name, other in others.items():
         say(f"comparing with {name}: {', '.join(config.run.compare_with[name])}")
         try:
-            finished[name] = run(other, resume=resume, show_progress=show_progress).as_json()
+            compared = run(
+                other,
+                resume=resume,
+                show_progress=show_progress,
+                parent_run_id=main["run_id"],
+                tags={"comparison": name},
+            )
+            finished[name] = compared.as_json()
         except TrainingStopped as error:
             stopped[name] = str(error)
     stop_ranks()

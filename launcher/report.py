@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_CLASSES = 20  # in a table
+MLFLOW_UI = "http://127.0.0.1:5000/"
+"""Where `mlflow ui` answers."""
 
 
 def console(json_output: bool = False) -> "Console":
@@ -143,16 +145,24 @@ def next_steps(outcome: Outcome, config: RunConfig) -> str:
         lines.append(f"artifact  {artifact}")
         lines.append(f"try it    {tool('infoprompt')} predict {shlex.quote(artifact)} {example_text(outcome)}")
     if config.tracking.enabled:
-        lines.append(f"curves    {mlflow_command(config)}")
+        lines.append(f"curves    {mlflow_command(config, Path(config.run.output_dir))}")
     return "\n".join(lines)
 
 
-def mlflow_command(config: RunConfig) -> str:
-    """The server's address, or the command that shows a database."""
-    from infoprompt.tracking import shown_uri, tracking_uri
+def mlflow_command(config: RunConfig, recorded: Path) -> str:
+    """The address of the table of runs; for a database, below the command that starts MLflow's pages.
 
-    uri = shown_uri(tracking_uri(config.tracking))
-    return uri if uri.startswith("http") else f"{tool('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+    Args:
+        config: where MLflow is.
+        recorded: the folder of a run of the same experiment. MLflow's own first page is not that of the experiment.
+    """
+    from infoprompt.tracking import runs_page, shown_uri, tracking_uri
+
+    uri, page = shown_uri(tracking_uri(config.tracking)), runs_page(recorded) or ""
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{page}"
+    command = f"{tool('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+    return f"{command}\n          then open {MLFLOW_UI}{page}"
 
 
 def tool(name: str) -> str:

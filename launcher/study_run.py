@@ -88,6 +88,7 @@ def _start(worker: Worker, job: Job, parent_run_id: str | None) -> None:
     task, size, method = job.cell.place
     study = job.cell.study.config.study_name
     tags = {"study": study, "study.task": task, "study.size": size, "study.method": method, "study.phase": job.phase}
+    tags["recipe"] = method
     worker.start(Order(job.config, parent_run_id, tags))
 
 

@@ -348,6 +348,7 @@ class Dispatcher:
                 "sweep": self._settings.sweep_name,
                 "sweep.trial": str(trial.number),
                 "sweep.kind": "seed" if len(trial.runs) > 1 else "trial",
+                "recipe": Path(trial.current.get("base", self._settings.base)).stem,
             },
             take_over=None if source is None else str(self._folder / "trials" / f"{source:04d}" / f"seed_{run.seed}"),
         )

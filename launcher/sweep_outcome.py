@@ -236,7 +236,8 @@ def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:
         lines.append(f"registry  models:/{settings.register_as}@{settings.register_alias} (version {outcome.version})")
     lines.append(f"record    {relative(str(Path(settings.output_dir) / RECORD_NAME))}")
     if sweep.first.tracking.enabled:
-        lines.append(f"curves    {mlflow_command(sweep.first)}")
+        recorded = (run.result or {}).get("output_dir") if run else None
+        lines.append(f"curves    {mlflow_command(sweep.first, Path(recorded or settings.output_dir))}")
     return lines
 
 

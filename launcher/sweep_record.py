@@ -26,12 +26,12 @@ from infoprompt.tracking import (
     end_for,
     end_run,
     log_files,
-    prepare_tracking,
     register_artifact,
     start_parent_run,
     tracking_uri,
 )
 from infoprompt.tracking.environment import environment_tags
+from launcher.mlflow_parent import shared_parent
 from launcher.sweep_dispatch import Event
 from launcher.sweep_outcome import SweepOutcome, write_files
 from launcher.sweep_plan import Sweep
@@ -41,7 +41,6 @@ from launcher.sweep_state import RunState, TrialState, load_trials
 
 log = logging.getLogger(__name__)
 
-PARENT_NAME = "mlflow_run.json"
 PATIENCE_SECONDS = 60.0
 """How long MLflow is left alone after it did not answer."""
 
@@ -186,13 +185,10 @@ class Record:
 def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState]) -> Iterator[Record]:
     """The sweep's run in MLflow, which ends as the body does; an earlier start's is gone on with."""
     settings = sweep.settings
-    prepare_tracking(tracking)
     folder = Path(settings.output_dir)
     origin = {key: value for key, value in environment_tags(sweep.first).items() if key in ORIGIN_TAGS}
     tags = {**origin, **_sweep_tags(sweep)}
-    parent = start_parent_run(tracking, settings.sweep_name, tags, _earlier_parent(folder), _sweep_params(sweep))
-    if parent:
-        (folder / PARENT_NAME).write_text(json.dumps({"run_id": parent}), encoding="utf-8")
+    parent = shared_parent(folder, tracking, settings.sweep_name, tags, _sweep_params(sweep))
     record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past}, origin=origin)
     record.reopen(past)
     try:
@@ -310,11 +306,3 @@ def _sweep_params(sweep: Sweep) -> Mapping[str, str]:
     for key, dimension in sweep.settings.space.items():
         params[f"space.{key}"] = json.dumps(dimension.model_dump(mode="json", exclude_defaults=True))
     return {key: str(value) for key, value in params.items()}
-
-
-def _earlier_parent(folder: Path) -> str | None:
-    try:
-        run_id: str | None = json.loads((folder / PARENT_NAME).read_text(encoding="utf-8"))["run_id"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return run_id

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from infoprompt.config import load_config
 from infoprompt.stopping import Preempted, told
+from infoprompt.tracking.environment import RECIPE_VARIABLE
 from launcher.ancestors import end_with_launcher
 from launcher.comparison import train_all
 from launcher.exits import LOST, SIGNALS, STOPPED, guarded
@@ -54,6 +55,8 @@ def _train(options: argparse.Namespace, *, debug: bool) -> None:
 
     configure_logging(quiet=options.quiet, debug=debug, rank=rank)
     config = load_config(options.config, options.overrides)
+    if not options.outcome:  # else the file is a copy, and whoever started this process has said it
+        os.environ[RECIPE_VARIABLE] = options.config.stem
     first = rank == 0
     if first and not options.outcome:
         check_new_run(Path(config.run.output_dir), options.resume, ask=False)

@@ -15,7 +15,7 @@ from infoprompt.tracking.client import (
     tracking_uri,
 )
 from infoprompt.tracking.delivery import DeliveryReport, deliver, end_for
-from infoprompt.tracking.spool import read_history
+from infoprompt.tracking.spool import read_history, runs_page
 from infoprompt.tracking.tracker import Tracker
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "prepare_tracking",
     "read_history",
     "register_artifact",
+    "runs_page",
     "shown_uri",
     "start_parent_run",
     "tracking_uri",

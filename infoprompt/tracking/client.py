@@ -4,6 +4,7 @@ Every call may take long or fail. Nothing here is called by the training loop.
 """
 
 import importlib
+import json
 import logging
 import os
 import queue
@@ -27,6 +28,8 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 MAX_PARAM_LENGTH = 6000  # MLflow cuts the value of a param here
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+"""By it MLflow's pages lead from a model to its versions in the registry."""
 DRIVER_SECONDS = 60.0  # for one call before or after a run; a fresh database takes up to 10
 
 # Without it, MLflow's pages open such runs among those of chat applications.
@@ -239,8 +242,16 @@ def register_artifact(settings: TrackingSettings, run_id: str, name: str, alias:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(run_id).info.artifact_uri}/artifact"
-        version = client.create_model_version(name, source, run_id=run_id)
+        run = client.get_run(run_id)
+        models = run.outputs.model_outputs if run.outputs else []
+        model = client.get_logged_model(models[-1].model_id) if models else None
+        # its folder and not `models:/ID`, which MLflow looks for in its default database, whatever the client's is
+        source = model.artifact_location if model else f"{run.info.artifact_uri}/artifact"
+        version = client.create_model_version(name, source, run_id=run_id, model_id=model.model_id if model else None)
+        if model:
+            earlier = json.loads(model.tags.get(MODEL_VERSIONS_TAG, "[]"))
+            told = json.dumps([*earlier, {"name": name, "version": int(version.version)}])
+            client.set_logged_model_tags(model.model_id, {MODEL_VERSIONS_TAG: told})
         client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)
 

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from infoprompt.tracking.client import (
     tracking_uri,
     within,
 )
+from infoprompt.tracking.logged_model import MODEL_FILE, RUN_KEY_TAG, legal, send_model
 from infoprompt.tracking.spool import LEDGER_NAME, SPOOL_NAME, Ledger, Record, Spool
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000  # MLflow's limit
 ENTRIES_PER_CALL = 100  # MLflow's limit on params, and on tags
-RUN_KEY_TAG = "infoprompt.run_key"
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class Delivery:
         elif self._reopen and self._ledger.status is None and run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
         self._known_steps = dict.fromkeys(run.data.metrics)
-        self._ledger.update(run_id=run.info.run_id)
+        self._ledger.update(run_id=run.info.run_id, experiment_id=run.info.experiment_id)
         self._attached = True
 
     def _find_run(self) -> Any:
@@ -222,10 +221,10 @@ class Delivery:
 
         return [
             # an infinite value would stretch the chart to 1.8e308; MLflow shows NaN for what it is
-            Metric(_legal(key), value if math.isfinite(value) else math.nan, round(record.time * 1000), record.step)
+            Metric(legal(key), value if math.isfinite(value) else math.nan, round(record.time * 1000), record.step)
             for record in records
             for key, value in record.metrics.items()
-            if record.step not in self._steps_there(_legal(key))
+            if record.step not in self._steps_there(legal(key))
         ]
 
     def _steps_there(self, key: str) -> set[int]:
@@ -244,6 +243,8 @@ class Delivery:
             try:
                 if path.is_dir():
                     self._client.log_artifacts(self._ledger.run_id, str(path), to)
+                    if (path / MODEL_FILE).exists():
+                        send_model(self._client, self._ledger, self._spool, str(self._ledger.experiment_id), path)
                 elif path.exists():
                     self._client.log_artifact(self._ledger.run_id, str(path), to)
                 else:
@@ -265,10 +266,6 @@ def _full_uri(uri: str | None, ledger: Ledger) -> str:
             "full URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     return full
-
-
-def _legal(key: str) -> str:
-    return re.sub(r"[^\w\-. /]", "_", key)[:250]
 
 
 def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

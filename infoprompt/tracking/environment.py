@@ -14,6 +14,9 @@ PACKAGES = ("infoprompt", "torch", "transformers", "datasets", "deepspeed", "ray
 COMMIT_VARIABLE = "INFOPROMPT_GIT_COMMIT"
 """Set by a launcher whose workers see no repository, as under Ray; the value of `git_commit()` there."""
 
+RECIPE_VARIABLE = "INFOPROMPT_RECIPE"
+"""Set by a launcher: name of the file that the config was read from, which the config itself does not know."""
+
 
 def environment_tags(config: RunConfig) -> dict[str, str]:
     """What another person needs to know, beside the config, to compare or repeat a run. Empty facts are left out."""
@@ -21,6 +24,7 @@ def environment_tags(config: RunConfig) -> dict[str, str]:
         **_commit_tags(),
         **_version_tags(),
         **_hardware_tags(),
+        "recipe": os.environ.get(RECIPE_VARIABLE, ""),
         "world_size": os.environ.get("WORLD_SIZE", "1"),
         "engine.kind": config.engine.kind,
         "engine.zero_stage": str(config.engine.zero_stage) if config.engine.kind == "deepspeed" else "",

@@ -119,6 +119,10 @@ class Ledger:
     run_id: str | None = None
     run_key: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Tag by which a run is found whose creation was never answered."""
+    experiment_id: str | None = None
+    """MLflow's id of the experiment; None until the run was made there."""
+    model_id: str | None = None
+    """MLflow's id of the model that the run's artifact is; None until it was made there."""
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     described: bool = False
@@ -184,7 +188,8 @@ class Ledger:
         """MLflow has nothing of this run: all of it is to be delivered."""
         with self._lock:
             new = [entry for entry in self.artifacts_sent if entry not in self.artifacts]
-            self.update(run_id=None, described=False, delivered=0, artifacts=new + self.artifacts, ended=False)
+            self.update(run_id=None, model_id=None, artifacts=new + self.artifacts)
+            self.update(described=False, delivered=0, ended=False)
 
 
 def set_aside(folder: Path) -> None:
@@ -222,3 +227,17 @@ def _parse(line: bytes, path: Path) -> Record | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         logger.warning("%s has a line that is no record; it is skipped: %.80r", path, line)
         return None
+
+
+def runs_page(folder: Path) -> str | None:
+    """Where MLflow's pages list the runs of the experiment that a run's folder was recorded in; None if in none."""
+    try:
+        experiment_id = Ledger.load(folder / LEDGER_NAME).experiment_id
+    except (OSError, ValueError):
+        return None
+    return experiment_page(experiment_id) if experiment_id else None
+
+
+def experiment_page(experiment_id: str) -> str:
+    """The end of the address of an experiment's table of runs."""
+    return f"#/experiments/{experiment_id}/runs"

@@ -48,6 +48,8 @@ OPEN_SECONDS = 15.0  # how long a run waits for its id before it starts without
 CLOSE_SECONDS = 30.0  # how long a run waits for its last records to arrive
 DELIVERY_PERIOD_SECONDS = 1.0  # batches the records of quick steps; a call over HTTP takes some 0.1 s
 MAX_PAUSE_SECONDS = 60.0  # between two attempts at a server that does not answer
+NOT_GIVEN = "None"
+"""A setting without a value, as text."""
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -110,12 +112,14 @@ class Tracker:
         uri = tracking_uri(config.tracking)
         load_mlflow()
         ledger = Ledger(folder / LEDGER_NAME, shown_uri(uri), config.tracking.experiment, config.run_name, run_id)
-        ledger.params = flatten(config)
+        # hundreds of settings without a value would hide those that have one
+        ledger.params = {key: value for key, value in flatten(config).items() if value != NOT_GIVEN}
         ledger.tags = {**environment_tags(config), **tags}
         if parent_run_id:
             ledger.tags["mlflow.parentRunId"] = parent_run_id
         if previous:
             ledger.run_id, ledger.run_key = run_id or previous.run_id, previous.run_key
+            ledger.experiment_id, ledger.model_id = previous.experiment_id, previous.model_id
             ledger.delivered = delivered
             ledger.artifacts, ledger.artifacts_sent = previous.artifacts, previous.artifacts_sent
         ledger.update()

@@ -1,10 +1,14 @@
 import io
+import json
 import sys
 
+import pytest
 from rich.console import Console
 
 from infoprompt.config import load_config, override_config
-from launcher.comparison import Outcome, comparisons
+from infoprompt.tracking import connect
+from infoprompt.tracking.spool import LEDGER_NAME, Ledger
+from launcher.comparison import Outcome, comparisons, train_all
 from launcher.report import class_table, describe, next_steps, summary, tool
 
 RESULT = {
@@ -74,7 +78,42 @@ def test_next_steps_name_the_artifact_and_the_curves(tiny_config, monkeypatch):
     config = load_config(tiny_config, ["tracking.enabled=true", "tracking.uri=sqlite:////elsewhere/mlflow.db"])
     text = next_steps(Outcome("run", RESULT), config)
     assert 'infoprompt predict /elsewhere/run/artifact "some text"' in text
-    assert "mlflow ui --backend-store-uri sqlite:////elsewhere/mlflow.db" in text
+    assert "mlflow ui --backend-store-uri sqlite:////elsewhere/mlflow.db\n" in text
+    assert text.endswith("then open http://127.0.0.1:5000/")  # nothing is known of an experiment
+
+
+def test_the_curves_are_those_of_the_experiment(tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    Ledger(folder / LEDGER_NAME, "sqlite:////elsewhere/mlflow.db", "mine", "run", experiment_id="7").update()
+    for uri, shown in (
+        ("sqlite:////elsewhere/mlflow.db", "then open http://127.0.0.1:5000/#/experiments/7/runs"),
+        ("http://host:5000/", "curves    http://host:5000/#/experiments/7/runs"),
+    ):
+        config = load_config(tiny_config, ["tracking.enabled=true", f"tracking.uri={uri}"])
+        assert next_steps(Outcome("run", RESULT), config).endswith(shown)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_mlflow_shows_comparisons_below_the_run_also_after_a_resume(tiny_config, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    without_terms = ["objective.head_weight=0", "objective.representation_weight=0"]
+    config = load_config(
+        tiny_config,
+        ["tracking.enabled=true", f"tracking.uri={uri}", f"run.compare_with={json.dumps({'plain': without_terms})}"],
+    )
+    first = train_all(config)
+    again = train_all(config, resume="auto")
+    for outcome in (first, again):
+        assert outcome.main["run_id"] == first.main["run_id"]
+        assert outcome.compare["plain"]["run_id"] == first.compare["plain"]["run_id"]
+    client = connect(uri)
+    main, plain = (client.get_run(one["run_id"]) for one in first.results().values())
+    assert plain.data.tags["mlflow.parentRunId"] == main.info.run_id
+    assert "mlflow.parentRunId" not in main.data.tags
+    assert (plain.data.tags["comparison"], plain.info.run_name) == ("plain", "run-plain")
+    assert {main.info.status, plain.info.status} == {"FINISHED"}
+    assert len(client.search_runs([main.info.experiment_id])) == 2
 
 
 def test_credentials_are_not_shown(tiny_config):

@@ -11,7 +11,7 @@ from sweep_simulator import Toy, World, toy_sweep
 from infoprompt.config import TrackingSettings, build_config
 from infoprompt.tracking import Tracker, connect, describe_run, register_artifact, start_parent_run
 from infoprompt.tracking import client as tracking_client
-from launcher import sweep_record
+from launcher import mlflow_parent, sweep_record
 from launcher.sweep_record import recorded
 from launcher.sweep_state import RunState, TrialState, save_trial
 
@@ -133,8 +133,9 @@ def test_a_server_that_goes_away_is_left_alone_and_nobody_waits_for_it(tmp_path,
         raise ConnectionError("refused")
 
     monkeypatch.setattr(sweep_record, "connect", hangs)
-    monkeypatch.setattr(sweep_record, "prepare_tracking", lambda tracking: "0")
-    monkeypatch.setattr(sweep_record, "start_parent_run", lambda *_, **__: hangs() if len(calls) > 5 else "parent")
+    monkeypatch.setattr(mlflow_parent, "prepare_tracking", lambda tracking: "0")
+    for module in (mlflow_parent, sweep_record):
+        monkeypatch.setattr(module, "start_parent_run", lambda *_, **__: hangs() if len(calls) > 5 else "parent")
     monkeypatch.setattr(sweep_record, "end_run", lambda *_: None)
     folder = tmp_path / "sweep"
     folder.mkdir()

@@ -21,6 +21,7 @@ import torch
 MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.model.kept_backbone", "_kept"): {},
     ("infoprompt.kernels.implementation", "_said"): set(),
+    ("infoprompt.model.unprompted", "_distrust"): 0,  # of a cached function: how many calls it remembers
     ("transformers.utils.logging", "_tqdm_active"): True,
     ("datasets.utils.tqdm", "_hf_datasets_progress_bars_disabled"): False,
     ("huggingface_hub.utils.tqdm", "progress_bar_states"): {},
@@ -152,6 +153,8 @@ def _memories() -> dict[tuple[str, str], Any]:
     values = {}
     for (module, name), first in MEMORIES.items():
         value = getattr(sys.modules[module], name) if module in sys.modules else first
+        if hasattr(value, "cache_info"):
+            value = value.cache_info().currsize
         values[module, name] = value.copy() if isinstance(value, (dict, set)) else value
     return values
 
@@ -164,6 +167,9 @@ def _set_memories(values: Mapping[tuple[str, str], Any]) -> None:
         if isinstance(now, (dict, set)):
             now.clear()
             now.update(value)
+        elif hasattr(now, "cache_clear"):
+            if now.cache_info().currsize != value:
+                now.cache_clear()
         else:
             setattr(sys.modules[module], name, value)
 

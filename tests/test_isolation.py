@@ -50,6 +50,12 @@ def _say_once():
     choose("some_op", "auto", torch.device("cpu"))
 
 
+def _tell_once(tmp_path):
+    from infoprompt.model.unprompted import _distrust
+
+    _distrust(tmp_path, "is nobody's")
+
+
 def _silence_bars():
     import datasets
     import transformers
@@ -121,6 +127,7 @@ CHANGES = [
     _leave_folder,
     _load_backbone,
     _say_once,
+    _tell_once,
     _silence_bars,
     _draw,
     _start_group,

@@ -81,8 +81,8 @@ def test_a_registered_run_predicts_through_mlflow_alone_as_its_artifact_does(dat
 
 @pytest.fixture
 def artifact(tmp_path) -> Path:
-    folder = tmp_path / "made"
-    folder.mkdir()
+    folder = tmp_path / "run" / "made"
+    folder.mkdir(parents=True)
     (folder / "MLmodel").write_text("flavors: {}")
     return folder
 
@@ -111,7 +111,7 @@ def test_a_model_whose_sending_was_cut_off_is_gone_on_with_and_not_made_twice(
     monkeypatch.setattr(tracking_delivery, "send_model", cut_off)
     folder = finished(tmp_path, uri, artifact)
     monkeypatch.setattr(tracking_delivery, "send_model", send)
-    assert Ledger.load(folder / LEDGER_NAME).artifacts == [(str(artifact), "artifact")]
+    assert Ledger.load(folder / LEDGER_NAME).artifacts == [("made", "artifact")]
     report = deliver(folder)
     assert (report.error, report.artifacts_left) == (None, 0)
     client = connect(uri)

@@ -92,10 +92,13 @@ def train_all(
     """
     others = comparisons(config)  # before the first one starts: an error in the last shall not come after an hour
     from infoprompt.engine.ranks import stop_ranks
+    from infoprompt.tracking import recorded_as
     from infoprompt.train import run
 
     main = run(config, resume=resume, show_progress=show_progress, splits=splits).as_json()
     splits = None  # their memory
+    # a slow server may have answered only while the run went on
+    parent = (main["run_id"] or recorded_as(Path(config.run.output_dir))) if config.tracking.enabled else None
     finished: dict[str, Result] = {}
     stopped: dict[str, str] = {}
     for name, other in others.items():
@@ -105,7 +108,7 @@ def train_all(
                 other,
                 resume=resume,
                 show_progress=show_progress,
-                parent_run_id=main["run_id"],
+                parent_run_id=parent,
                 tags={"comparison": name},
             )
             finished[name] = compared.as_json()

@@ -15,7 +15,7 @@ from infoprompt.tracking.client import (
     tracking_uri,
 )
 from infoprompt.tracking.delivery import DeliveryReport, deliver, end_for
-from infoprompt.tracking.spool import read_history, runs_page
+from infoprompt.tracking.spool import read_history, recorded_as, runs_page
 from infoprompt.tracking.tracker import Tracker
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "log_files",
     "prepare_tracking",
     "read_history",
+    "recorded_as",
     "register_artifact",
     "runs_page",
     "shown_uri",

@@ -231,13 +231,18 @@ def _parse(line: bytes, path: Path) -> Record | None:
 
 def runs_page(folder: Path) -> str | None:
     """Where MLflow's pages list the runs of the experiment that a run's folder was recorded in; None if in none."""
+    ledger = _known(folder)
+    return f"#/experiments/{ledger.experiment_id}/runs" if ledger and ledger.experiment_id else None
+
+
+def recorded_as(folder: Path) -> str | None:
+    """MLflow's id of the run of a folder; None if MLflow does not have it, or not yet."""
+    ledger = _known(folder)
+    return ledger.run_id if ledger else None
+
+
+def _known(folder: Path) -> Ledger | None:
     try:
-        experiment_id = Ledger.load(folder / LEDGER_NAME).experiment_id
+        return Ledger.load(folder / LEDGER_NAME)
     except (OSError, ValueError):
         return None
-    return experiment_page(experiment_id) if experiment_id else None
-
-
-def experiment_page(experiment_id: str) -> str:
-    """The end of the address of an experiment's table of runs."""
-    return f"#/experiments/{experiment_id}/runs"

@@ -1,12 +1,15 @@
 import io
 import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+import infoprompt.train
 from infoprompt.config import load_config, override_config
-from infoprompt.tracking import connect
+from infoprompt.tracking import connect, prepare_tracking
 from infoprompt.tracking.spool import LEDGER_NAME, Ledger
 from launcher.comparison import Outcome, comparisons, train_all
 from launcher.report import class_table, describe, next_steps, summary, tool
@@ -102,6 +105,7 @@ def test_mlflow_shows_comparisons_below_the_run_also_after_a_resume(tiny_config,
         tiny_config,
         ["tracking.enabled=true", f"tracking.uri={uri}", f"run.compare_with={json.dumps({'plain': without_terms})}"],
     )
+    prepare_tracking(config.tracking)  # tables take seconds; a run waits for its id no longer than that
     first = train_all(config)
     again = train_all(config, resume="auto")
     for outcome in (first, again):
@@ -149,3 +153,19 @@ def test_classes_are_shown_one_a_line_and_of_many_those_with_the_lowest_f1():
     assert "the 20 of 60 with the lowest F1" in " ".join(many.split())
     assert "class 19 " in many
     assert "class 20 " not in many
+
+
+def test_a_comparison_stands_below_a_run_whose_id_came_late(tiny_config, monkeypatch):
+    parents = []
+
+    def run(config, *, parent_run_id=None, **_):
+        """A run of which the tracking server answered only after it had started."""
+        folder = Path(config.run.output_dir)
+        folder.mkdir(parents=True)
+        Ledger(folder / LEDGER_NAME, "http://slow", "mine", config.run_name, run_id=f"id of {config.run_name}").update()
+        parents.append(parent_run_id)
+        return SimpleNamespace(as_json=lambda: RESULT)
+
+    monkeypatch.setattr(infoprompt.train, "run", run)
+    train_all(load_config(tiny_config, ["tracking.enabled=true", "run.compare_with={plain: []}"]))
+    assert parents == [None, "id of run"]

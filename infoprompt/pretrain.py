@@ -129,6 +129,8 @@ def _pretrain(config: RunConfig, folder: Path, on_epoch: Callable[[Epoch], None]
     splits = load_splits(config.data, config.data_seed)
     _check_task(splits.task)
     log.info(splits.description)
+    for note in splits.notes:
+        log.warning(note)
     backbone = load_backbone(config.backbone, needs=backbone_needs(config))
     train, dev = _parts(config, splits, backbone)
     started = time.monotonic()

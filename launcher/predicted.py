@@ -51,7 +51,8 @@ def as_json(asked: Asked, prediction: "Prediction | None") -> str:
             shown["words"] = list(example.words)
         if example.choices is not None:
             shown["choices"] = list(example.choices)
-    return _dumped(_beside(shown, {name: value for name, value in (row or {}).items() if name not in asked.shown}))
+    hidden = {*asked.shown, asked.route}
+    return _dumped(_beside(shown, {name: value for name, value in (row or {}).items() if name not in hidden}))
 
 
 def as_line(asked: Asked, prediction: "Prediction | None", top: int) -> str:
@@ -92,7 +93,8 @@ class Table:
             ConfigError: a row has a column that the first one has not.
         """
         row = _row(asked)
-        cells = _beside(self._answer(asked, prediction), row if row is not None else {"text": asked.given})
+        given = {"text": asked.given} if row is None else {name: row[name] for name in row if name != asked.route}
+        cells = _beside(self._answer(asked, prediction), given)
         if not self._columns:
             self._columns = list(cells)
             self._put(self._columns)

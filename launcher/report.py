@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import RunConfig
 from infoprompt.credentials import shown_uri
+from infoprompt.data.places import source_name
 from launcher.comparison import Outcome, Result
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def describe(config: RunConfig, num_processes: int) -> str:
     prompt = f"{config.prompt.kind} prompt"
     if config.prompt.kind != "none":
         prompt += f" of {config.prompt.length} vectors"
-    data = config.data.task or config.data.train or "the bundled task"
+    data = config.data.task or source_name(config.data.train or "the bundled task")
     engine = config.engine.kind + (f" ZeRO {config.engine.zero_stage}" if config.engine.kind == "deepspeed" else "")
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
     others = ", ".join(config.run.compare_with)

@@ -64,6 +64,8 @@ class Asked:
     """Why it cannot be read."""
     shown: frozenset[str] = frozenset()
     """Columns of the row that the example shows under our names."""
+    route: str | None = None
+    """Column of the row that names the artifact."""
 
 
 class Router:
@@ -116,7 +118,8 @@ class Router:
         except RowError as error:
             return [Asked(given, shown_name, problem=error)]
         shown = frozenset(found[ours] for ours in SHOWN if ours in found)
-        return [Asked(given, shown_name, example, shown=shown) for example in examples]
+        route = self._column if self._routes else None
+        return [Asked(given, shown_name, example, shown=shown, route=route) for example in examples]
 
 
 SHOWN = ("text", "pair", "words", "choices")

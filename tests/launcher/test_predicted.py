@@ -1,6 +1,11 @@
+import io
 import json
 
+import pytest
+
 from infoprompt.artifact import Prediction
+from infoprompt.config import ConfigError
+from infoprompt.data.problems import RowError
 from infoprompt.data.rows import Example
 from launcher import predicted
 from launcher.routes import Asked
@@ -52,3 +57,31 @@ def test_the_table_of_tasks_says_where_rows_are_found(tmp_path, monkeypatch):
     assert rows["cola"]["found"] is None
     assert rows["rte"]["sources"] == ["folder rte", "hub nyu-mll/glue@rte"]
     assert task_table(str(tmp_path)).row_count == len(rows)
+
+
+def test_the_other_columns_of_a_row_are_kept_under_names_of_their_own():
+    row = {"Text": "x", "id": 7, "label": "gold", "use": "a", "far": float("nan"), "half": "\ud83d"}
+    asked = Asked(row, "a", Example("x"), shown=frozenset({"Text"}), route="use")
+    prediction = Prediction("b", {"a": 0.25, "b": 0.75})
+    shown = predicted.as_json(asked, prediction)
+    assert shown.isascii()
+    assert json.loads(shown) == {
+        "prompt": "a",
+        "label": "b",
+        "probabilities": {"a": 0.25, "b": 0.75},
+        "text": "x",
+        "id": 7,
+        "given_label": "gold",
+        "far": None,
+        "half": "\ud83d",
+    }
+
+
+def test_a_table_has_the_same_columns_in_every_row():
+    stream = io.StringIO()
+    table = predicted.Table(stream, "csv", 1)
+    table.write(Asked({"text": "x", "id": 1}, example=Example("x")), Prediction("b", {"b": 1.0}))
+    table.write(Asked({"text": "", "id": 2}, problem=RowError("row 2", "empty", "row 2 is empty")), None)
+    assert stream.getvalue() == "label,probability,text,id\nb,1,x,1\n,,,2\n"
+    with pytest.raises(ConfigError, match="has the column more, which the first row has not"):
+        table.write(Asked({"text": "x", "more": 1}, example=Example("x")), Prediction("b", {"b": 1.0}))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infoprompt.config import ConfigError
-from infoprompt.data.problems import RowError
+from infoprompt.data.problems import NO_COLUMN, RowError
 
 # Our columns, each with the names that are found without being told.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -76,7 +76,7 @@ class ColumnNames:
             elif given is not None and ours not in PREDICTED:
                 raise RowError(
                     where,
-                    f"no column {given}, which data.columns.{ours} names",
+                    f"{NO_COLUMN} {given}, which data.columns.{ours} names",
                     f"data.columns.{ours} is {given}, but {where} has no such column. It has: {', '.join(names)}.",
                 )
         return found

@@ -5,6 +5,7 @@ file is as GLUE's archives are written: quotes mean nothing, and a cell holds no
 """
 
 import csv
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ def csv_rows(
     if delimiter is None:
         delimiter = lines.delimiter()
         if delimiter != ",":
-            tell(f"{path} is read with the delimiter {_NAMES[delimiter]}; data.delimiter sets another.")
+            tell(f"{path} is read with the delimiter {_NAMES.get(delimiter, delimiter)}; data.delimiter sets another.")
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header = _csv_header(reader, path, encoding)
     blank = BlankLines(path, tell)
@@ -100,6 +101,9 @@ class _Lines:
             self._ahead.append(line)
             if len(self._ahead) >= _SAMPLE_LINES:
                 break
+        if self._ahead and (named := re.fullmatch(r"\ufeff?sep=(.)\s*", self._ahead[0])):  # as Excel has it
+            self._ahead.pop(0)
+            return named[1]
         return found_delimiter(self._ahead)
 
 

@@ -17,6 +17,12 @@ from infoprompt.data.problems import RowError, shown
 
 _HEAD_BYTES = 65536
 _MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+_OTHERS = {
+    b"PK\x03\x04": "a spreadsheet (.xlsx) or a zip archive",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+}
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 _LOST_BYTE = re.compile("[\udc80-\udcff]")
@@ -31,10 +37,12 @@ def open_file(path: Path, encoding: str | None, ends: Literal["any", "lf"]) -> I
         encoding: as for `text_stream`.
         ends: as for `text_stream`.
     Raises:
-        ConfigError: the file is not compressed as its suffix says.
+        ConfigError: the file is not what its suffix says.
     """
     with path.open("rb") as raw:
         head = raw.read(8)
+    if kind := next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), None):
+        raise ConfigError(f"{path} is {kind}, whatever its name says. Save it as CSV or JSON lines, or rename it.")
     found = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
     suffix = path.suffix.lower()
     if suffix in _MAGIC.values() and found != suffix and head:

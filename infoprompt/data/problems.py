@@ -9,6 +9,8 @@ SHOWN_ROWS = 5
 """Rows of one kind of fault that are named."""
 SHOWN_KINDS = 12
 _SHOWN_CHARACTERS = 80
+NO_COLUMN = "no column"
+"""How the kinds of fault begin that lie in the file's columns, not in its rows."""
 
 
 class RowError(ConfigError):
@@ -42,6 +44,8 @@ class Problems:
         """
         if len(self.rows) + len(self.fatal) == 1:
             return (self.rows or self.fatal)[0]
+        if not self.fatal and self.rows and all(row.kind.startswith(NO_COLUMN) for row in self.rows):
+            return self.rows[0]  # the same in every row
         lines = [f"{source} has {len(self.rows):,} rows that cannot be used:"] if self.rows else []
         kinds = by_kind(self.rows)
         lines += [_of_one_kind(kind, rows) for kind, rows in list(kinds.items())[:SHOWN_KINDS]]

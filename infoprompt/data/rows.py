@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from infoprompt.config import ConfigError
 from infoprompt.data.cells import as_choice, as_label, as_number, as_place, as_text, as_texts
-from infoprompt.data.columns import ColumnNames
+from infoprompt.data.columns import COLUMNS, ColumnNames
 from infoprompt.data.places import RowSource, source_name
-from infoprompt.data.problems import Problems, RowError
+from infoprompt.data.problems import NO_COLUMN, Problems, RowError
 from infoprompt.data.sources import FOUND_OUT, Dialect, Row, log, read_rows
 
 
@@ -262,9 +262,11 @@ def _span(named: Mapping[str, Any], side: str, text: str, where: str) -> Span | 
 
 
 def _missing(name: str, row: Row, where: str) -> RowError:
+    ours = {alias for aliases in COLUMNS.values() for alias in aliases}
+    other = next((column for column in row if str(column).strip().casefold() not in ours), next(iter(row), "column"))
     return RowError(
         where,
-        f"no column {name}",
+        f"{NO_COLUMN} {name}",
         f"{where} has no column {name}. It has: {', '.join(map(str, row))}. "
-        f"Say which one it is by data.columns, such as data.columns='{{{name}: {next(iter(row), 'column')}}}'.",
+        f"Say which one it is by data.columns, such as data.columns='{{{name}: {other}}}'.",
     )

@@ -64,7 +64,11 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         validation = others["validation"].examples
         origin = f"from {source_name(chosen_on)}"
     else:
-        training, held_out = _hold_out(firsts, labels, training, settings, seed)
+        try:
+            training, held_out = _hold_out(firsts, labels, training, settings, seed)
+        except ConfigError as error:  # nearly every row a class of its own, which has its reason
+            looks = label_notes(rows) if task.classifies else []
+            raise ConfigError(" ".join([str(error), *looks])) from None
         validation = [row for unit in held_out for row in units[unit]]
         origin = f"held out of the training rows by seed {seed}"
     drawn = [row for unit in training for row in units[unit]]

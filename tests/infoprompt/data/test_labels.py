@@ -130,3 +130,8 @@ def test_a_kind_of_task_is_asked_for_by_name(tmp_path):
         splits_of(tmp_path, rows, task="regresion")
     with pytest.raises(ConfigError, match=r"a kind of task, so data\.train must name its rows"):
         load_splits(DataSettings(task="regression"), 0)
+
+
+def test_a_value_for_each_text_is_said_to_be_one_where_no_class_can_be_held_out(tmp_path):
+    with pytest.raises(ConfigError, match=r"every class has one text only.*look like values.*data\.task=regression"):
+        splits_of(tmp_path, numbered([f"{number / 7:.2f}" for number in range(40)]))

@@ -209,3 +209,22 @@ def test_blank_lines_between_rows_are_said_and_those_at_the_end_are_not(tmp_path
     assert "the first is line 3" in said[0]
     assert read_examples(write(tmp_path / "x.csv", content.replace("\n\nb", "\nb")), {}, tell=said.append)
     assert len(said) == 1
+
+
+def test_a_column_that_is_missing_is_named_once_with_one_that_may_be_it(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^row 1 of .* has no column label\. It has: text, target.*\{label: target\}'\.$"
+    ):
+        read_examples(write(tmp_path / "x.csv", "text,target\n" + "a,good\n" * 9), {})
+
+
+def test_the_delimiter_line_of_a_spreadsheet_is_no_header(tmp_path):
+    assert read_examples(write(tmp_path / "x.csv", "sep=;\r\ntext;label\r\na;good\r\n"), {}) == [
+        Example("a", label="good")
+    ]
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"PK\x03\x04", "a spreadsheet"), (b"PAR1", "a Parquet file")])
+def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, start, kind):
+    with pytest.raises(ConfigError, match=rf"x\.csv is {kind}.*, whatever its name says"):
+        read_examples(write(tmp_path / "x.csv", start + bytes(100)), {})

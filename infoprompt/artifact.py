@@ -41,8 +41,9 @@ from infoprompt.metrics import METRICS
 from infoprompt.mlmodel import FILES as MLMODEL_FILES
 from infoprompt.mlmodel import write_mlmodel
 from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.build import backbone_needs, build_member, prompt_slots, reads_unprompted
 from infoprompt.model.heads.kind import head_kind
-from infoprompt.model.prompted import PromptedModel, backbone_needs, build_model, prompt_slots, reads_unprompted
+from infoprompt.model.member import Member
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
 from infoprompt.tensor_file import read_tensors, save_tensors, unfit
@@ -86,7 +87,7 @@ class Prediction:
 class Artifact:
     """A trained prompt with its head, ready to predict."""
 
-    def __init__(self, model: PromptedModel, config: RunConfig, task: Task, card: Mapping[str, Any]) -> None:
+    def __init__(self, model: Member, config: RunConfig, task: Task, card: Mapping[str, Any]) -> None:
         self.model = model.eval()
         head = config.head.model_copy(update={"pooling": model.pooling})
         self.config = config.model_copy(update={"head": head})
@@ -136,7 +137,7 @@ class Artifact:
         config = predicting_config(card)
         _check_size(config, state, folder)
         make_template(config, backbone)  # refuses more vectors than the backbone has positions, before they are made
-        model = build_model(config, backbone, task)
+        model = build_member(config, backbone, task)
         model.to(next(backbone.parameters()).device)
         _load_trained(model, state, folder)
         return cls(model, RunConfig.model_validate(card["config"]), task, card)
@@ -501,7 +502,7 @@ def _check_size(config: RunConfig, state: Mapping[str, Tensor], folder: Path) ->
 
 
 @torch.no_grad()
-def _load_trained(model: PromptedModel, state: Mapping[str, Tensor], folder: Path) -> None:
+def _load_trained(model: Member, state: Mapping[str, Tensor], folder: Path) -> None:
     parameters = {
         name: parameter
         for name, parameter in model.named_parameters()

@@ -23,9 +23,10 @@ from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.model.backbone import load_backbone
+from infoprompt.model.build import backbone_needs
 from infoprompt.model.heads.kind import head_kind
-from infoprompt.model.mixed import MixedModel, Part
-from infoprompt.model.prompted import backbone_needs
+from infoprompt.model.shared import shared_pass
+from infoprompt.objective.encoding import Encoding
 
 
 class ArtifactSet:
@@ -33,8 +34,8 @@ class ArtifactSet:
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self.artifacts = dict(artifacts)
-        self._names = list(self.artifacts)
-        self._model = MixedModel([artifact.model for artifact in self.artifacts.values()])
+        backbones = {id(artifact.model.backbone) for artifact in self.artifacts.values()}
+        assert len(backbones) == 1, "the artifacts are over several backbones"
 
     @classmethod
     def from_pretrained(
@@ -108,14 +109,16 @@ class ArtifactSet:
         for index, name in enumerate(names):
             if name not in self.artifacts:
                 raise ValueError(
-                    f"Example {index + 1} names the prompt {name!r}, but there are only {', '.join(self._names)}."
+                    f"Example {index + 1} names the prompt {name!r}, but there are only {', '.join(self.artifacts)}."
                 )
             self[name].check(examples[index], f"Example {index + 1}")  # its place among all, not among the name's own
             chosen.setdefault(name, []).append(index)
         return chosen
 
     def _mixes(self, name: str) -> bool:
-        return self[name].config.prompt.source != "other" and self._model.mixes(self._names.index(name))
+        model = self[name].model
+        mixes = model.prompt is not None and not model.head.passes_itself
+        return mixes and self[name].config.prompt.source != "other"
 
     def _mixed_scores(self, rows: Mapping[str, Rows], batch_size: int) -> dict[str, list[tuple[Batch, Tensor]]]:
         """For each artifact its part of every batch, with the scores, float32 on the CPU."""
@@ -128,23 +131,30 @@ class ArtifactSet:
             for _, name, row in order[start : start + batch_size]:
                 own.setdefault(name, []).append(row)
             batches = self._batches(rows, plain, own)
-            parts = [Part(self._names.index(name), batch) for name, batch in batches.items()]
-            for (name, batch), scores_BC in zip(batches.items(), self._model.scores(parts), strict=True):
-                found[name].append((batch.to("cpu"), scores_BC.cpu()))
+            encodings = self._encodings(batches)
+            for name, batch in batches.items():
+                found[name].append((batch.to("cpu"), encodings[name].logits_BC.float().cpu()))
         return found
 
     def _batches(
         self, rows: Mapping[str, Rows], plain: Mapping[str, Rows], own: Mapping[str, list[int]]
     ) -> dict[str, Batch]:
         """Each artifact's batch of its own rows, with the unprompted states where it reads them; one pass for all."""
-        device = self._model.table_APE.device
+        device = next(self[next(iter(own))].model.parameters()).device
         batches = {name: rows[name].batch(indices).to(device) for name, indices in own.items()}
         reading = [name for name in own if name in plain]
         if reading:
-            parts = [Part(self._names.index(name), plain[name].batch(own[name]).to(device)) for name in reading]
-            for name, (first_BD, pooled_BD) in zip(reading, self._model.plain_states(parts), strict=True):
-                batches[name] = replace(batches[name], first_BD=first_BD, pooled_BD=pooled_BD)
+            states = self._encodings(
+                {name: replace(plain[name].batch(own[name]), plain=True).to(device) for name in reading}
+            )
+            for name, found in states.items():
+                batches[name] = replace(batches[name], first_BD=found.first_BD, pooled_BD=found.pooled_BD)
         return batches
+
+    @torch.inference_mode()
+    def _encodings(self, batches: Mapping[str, Batch]) -> dict[str, Encoding]:
+        encodings = shared_pass([self[name].model for name in batches], list(batches.values()))
+        return dict(zip(batches, encodings, strict=True))
 
     def _reads_unprompted(self, name: str) -> bool:
         return needs_unprompted_states(self[name].config, self[name].task, training=False)

@@ -22,8 +22,8 @@ from torch import Tensor
 from infoprompt.artifact import Artifact, own_folder, shared_values
 from infoprompt.config import ConfigError
 from infoprompt.folder_lock import beside, held
+from infoprompt.model.member import Member
 from infoprompt.model.peft_prompt import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
-from infoprompt.model.prompted import PromptedModel
 from infoprompt.model.prompts.prefix import PrefixPrompt
 from infoprompt.model.prompts.static import StaticPrompt
 from infoprompt.peft_host import Host, check_prefix, choose_host, differences
@@ -83,7 +83,7 @@ def export_to_peft(artifact: Artifact, folder: str | Path) -> Export:
 
 
 @torch.no_grad()
-def prompt_tensor(model: PromptedModel) -> Tensor:
+def prompt_tensor(model: Member) -> Tensor:
     """The prompt as PEFT stores it, float32 on the CPU: [P, E] of an input prompt, [P, F] of a prefix."""
     if isinstance(model.prompt, PrefixPrompt):
         return flat_prefix(model.prompt.table_N2HPK.detach()).cpu().float()
@@ -92,7 +92,7 @@ def prompt_tensor(model: PromptedModel) -> Tensor:
 
 
 @torch.no_grad()
-def linear_scores(model: PromptedModel) -> dict[str, Tensor] | None:
+def linear_scores(model: Member) -> dict[str, Tensor] | None:
     """`weight`, [C, D], and `bias`, [C], of the scores as a linear function of the pooled state; None if not linear."""
     form = model.head.linear_form(model.gaussian)
     if form is None:

@@ -35,7 +35,7 @@ from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.task import KINDS, Task
 from infoprompt.folder_lock import beside, held
 from infoprompt.model.backbone import Backbone, load_backbone
-from infoprompt.model.prompted import backbone_needs
+from infoprompt.model.build import backbone_needs
 from infoprompt.model.prompts import ipt
 from infoprompt.model.prompts.kind import Surroundings
 from infoprompt.model.prompts.start import Vocabulary

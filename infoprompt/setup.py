@@ -22,9 +22,9 @@ from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
 from infoprompt.model.kept_backbone import kept_backbone
-from infoprompt.model.prompted import backbone_needs, build_model
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
@@ -110,7 +110,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     accumulation = accumulation_steps(config.data, ranks.world_size)
     backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone)
-    model = build_model(config, backbone, task)
+    model = build_member(config, backbone, task)
     engine = build_engine(model, config, ranks)
 
     def encode(examples: list[Example], name: str) -> Rows:

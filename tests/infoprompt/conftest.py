@@ -14,7 +14,7 @@ def make_artifact(tmp_path):
     from infoprompt.config import build_config
     from infoprompt.data.task import Task
     from infoprompt.model.backbone import load_backbone
-    from infoprompt.model.prompted import backbone_needs, build_model
+    from infoprompt.model.build import backbone_needs, build_member
 
     def make(backbone: str, /, name: str = "artifact", task: dict | None = None, seed: int = 0, **sections) -> Artifact:
         fields = {
@@ -29,7 +29,7 @@ def make_artifact(tmp_path):
         made = Task(**{**fields, **(task or {})})
         lm_head = config.head.kind in ("label_words", "text")
         loaded = load_backbone(config.backbone, needs=backbone_needs(config), lm_head=lm_head)
-        model = build_model(config, loaded, made)
+        model = build_member(config, loaded, made)
         generator = torch.Generator().manual_seed(seed)
         state = {
             parameter_name: 0.5 * torch.randn(parameter.shape, generator=generator)

@@ -1,12 +1,10 @@
 """Batches whose rows use different prompts give what each artifact gives alone."""
 
 import pytest
-import torch
 
 from infoprompt.artifact import Artifact, ArtifactError
 from infoprompt.artifact_set import ArtifactSet
 from infoprompt.data.rows import Example, Span
-from infoprompt.model.mixed import MixedModel
 
 STATIC = {"kind": "static", "init": "random"}
 # name: prompt, head, task
@@ -149,14 +147,6 @@ def test_a_mixed_batch_takes_one_pass_and_one_more_for_plain_states(tiny_bert, m
     monkeypatch.setattr(backbone, "forward", lambda states, *rest: passes.append(len(states)) or forward(states, *rest))
     mixed.predict(list(TEXTS[:3]) * 2, names)
     assert passes == [1, 6]
-
-
-def test_static_prompts_are_one_table(tiny_bert, make_set):
-    mixed = make_set(tiny_bert, {name: BERT[name] for name in ("short", "residual")})
-    table_APE = MixedModel([artifact.model for artifact in mixed.artifacts.values()]).table_APE
-    assert table_APE.shape == (2, 3, 32)
-    assert torch.equal(table_APE[0, :2], mixed["short"].model.prompt.vectors())
-    assert torch.equal(table_APE[1], mixed["residual"].model.prompt.vectors())
 
 
 def test_artifacts_of_different_backbones_are_refused(tiny_backbones, make_artifact, tmp_path):

@@ -93,7 +93,7 @@ from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.model import language_model
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.prompted import build_model
+from infoprompt.model.build import build_member
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["the film was good", "it was a bad movie and the engine of the car was lost", "great"]
@@ -231,7 +231,7 @@ def test_vectors_start_at_the_size_that_the_first_layer_sees(family, init, tiny_
     artifact = make_artifact(tiny_backbones[family], prompt=STATIC, head={"kind": "linear", "pooling": "mean"})
     config = build_config({**artifact.config.model_dump(), "prompt": {**STATIC, "length": 20, "init": init}})
     backbone = artifact.model.backbone
-    vectors = build_model(config, backbone, artifact.task).prompt.vectors()
+    vectors = build_member(config, backbone, artifact.task).prompt.vectors()
     seen = backbone.embed(artifact.read(TEXTS).batch([1]).input_ids_BL)
     assert 0.5 < vectors.norm(dim=-1).mean() / seen.norm(dim=-1).mean() < 2
 
@@ -284,4 +284,4 @@ def test_only_the_model_calls_the_backbone():
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)
             if name == "backbone":
                 callers.add(str(file.relative_to(ROOT)))
-    assert callers == {"infoprompt/model/mixed.py", "infoprompt/model/prompted.py"}
+    assert callers == {"infoprompt/model/shared.py"}

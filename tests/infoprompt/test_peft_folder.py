@@ -21,8 +21,8 @@ from infoprompt.config import ConfigError, build_config
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.model.backbone import load_backbone
+from infoprompt.model.build import build_member
 from infoprompt.model.peft_prompt import flat_prefix
-from infoprompt.model.prompted import build_model
 from infoprompt.peft_folder import export_to_peft
 from launcher.cli import app
 
@@ -134,7 +134,7 @@ def build_from(folder, backbone: str, kind: str, length: int = 3) -> torch.nn.Mo
     objective = {"head_weight": 0, "representation_weight": 0}
     config = build_config({"backbone": {"name": backbone}, "prompt": settings, "objective": objective})
     task = Task("toy", ("bad", "good"), ("bad", "good"), ("accuracy",), "single")
-    model = build_model(config, load_backbone(config.backbone), task)
+    model = build_member(config, load_backbone(config.backbone), task)
     return model.prompt
 
 

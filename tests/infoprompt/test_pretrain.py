@@ -9,7 +9,7 @@ from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError, build_config
 from infoprompt.data.splits import load_splits
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.prompted import build_model
+from infoprompt.model.build import build_member
 from infoprompt.pretrain import pretrain
 from infoprompt.train import run
 
@@ -35,7 +35,7 @@ def built(config_for):
     def build(**prompt):
         config = config_for(**prompt)
         task = load_splits(config.data, config.data_seed).task
-        return build_model(config, load_backbone(config.backbone), task).prompt
+        return build_member(config, load_backbone(config.backbone), task).prompt
 
     return build
 

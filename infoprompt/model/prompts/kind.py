@@ -3,6 +3,7 @@
 Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H key-value heads, K head width.
 """
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -101,3 +102,9 @@ class PromptKind:
     """What the backbone's family must offer beside input vectors: `prefix`, `layers`."""
     embeds: Callable[[PromptSettings], bool] = lambda settings: True
     """Whether its vectors live among the word embeddings; the information terms are defined for such alone."""
+
+
+def prompt_kind(name: str) -> PromptKind:
+    """The kind of prompt that `prompt.kind` names: the file of that name in `prompts/`."""
+    kind: PromptKind = importlib.import_module(f"infoprompt.model.prompts.{name}").KIND
+    return kind

@@ -12,8 +12,8 @@ from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import load_backbone
+from infoprompt.model.build import build_member
 from infoprompt.model.insert import insert_prompt, pool
-from infoprompt.model.prompted import build_model
 
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
 TEXTS = ["the film was good", "it was a bad movie and the engine of the car was lost", "great"]
@@ -30,7 +30,7 @@ def setup(folder, **overrides):
     }
     config = build_config({**values, **overrides})
     backbone = load_backbone(config.backbone)
-    model = build_model(config, backbone, TASK).eval()
+    model = build_member(config, backbone, TASK).eval()
     template = make_template(config, backbone)
     return model, Rows.encode([Example(text=text, label="bad") for text in TEXTS], TASK.labels, template, "toy")
 

@@ -8,9 +8,8 @@ import torch
 
 from infoprompt.config import ConfigError, PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompted import prompt_kind
 from infoprompt.model.prompts.ipt import first_ids
-from infoprompt.model.prompts.kind import Surroundings
+from infoprompt.model.prompts.kind import Surroundings, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.settings import PROMPT_KINDS
 

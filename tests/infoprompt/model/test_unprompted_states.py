@@ -16,7 +16,7 @@ from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.prompted import build_model
+from infoprompt.model.build import build_member
 from infoprompt.model.unprompted import cache_dir, with_other_states, with_unprompted_states
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -29,7 +29,7 @@ def parts(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path))
     config = build_config({"backbone": {"name": tiny_bert}})
     backbone = load_backbone(config.backbone)
-    model = build_model(config, backbone, TASK).eval()
+    model = build_member(config, backbone, TASK).eval()
     examples = [Example(text=text, label="good") for text in TEXTS]
     rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
     return model, rows
@@ -87,7 +87,7 @@ def test_training_and_the_artifact_give_an_example_the_same_other_example(num_ch
     places = tuple(f"choice{number}" for number in range(1, num_choices + 1))
     task = Task("toy", places, places, ("accuracy",), "choice")
     config = build_config({"backbone": {"name": tiny_bert}, "prompt": {"source": "other"}})
-    model = build_model(config, load_backbone(config.backbone), task).eval()
+    model = build_member(config, load_backbone(config.backbone), task).eval()
     with torch.no_grad():
         for parameter in model.prompt.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))

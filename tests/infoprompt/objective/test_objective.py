@@ -15,7 +15,7 @@ from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.model.backbone import load_backbone
-from infoprompt.model.prompted import build_model
+from infoprompt.model.build import build_member
 from infoprompt.model.unprompted import with_unprompted_states
 from infoprompt.objective.encoding import Latent
 from infoprompt.objective.head_information import HeadInformation, drawn_tokens
@@ -38,7 +38,7 @@ def encoded(tiny_bert):
         values = {"backbone": {"name": tiny_bert}, "objective": {"preset": preset}, "data": {"batch_size": 6}}
         config = build_config({**values, **overrides})
         backbone = load_backbone(config.backbone)
-        model = build_model(config, backbone, TASK)
+        model = build_member(config, backbone, TASK)
         examples = [Example(text="the film was good " * (1 + i % 3), label="good") for i in range(6)]
         rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
         model.eval()

@@ -1,33 +1,17 @@
-"""The backbone with what is trained around it: Batch -> Encoding.
-
-Letters: B examples (or their choices), C classes, D hidden width, E embedding width, P prompt vectors, W words,
-Z latent width.
-"""
-
-import importlib
-from dataclasses import replace
+"""From a config to the member that it trains, and what it asks of a backbone."""
 
 import torch
-from torch import Tensor, nn
 
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
-from infoprompt.data.batch import Batch
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone import Backbone
 from infoprompt.model.gaussian import GaussianLayer
-from infoprompt.model.heads.kind import Head, HeadContext, Reading, head_kind
-from infoprompt.model.insert import insert_prompt, pool
-from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.heads.kind import HeadContext, head_kind
+from infoprompt.model.member import Member
+from infoprompt.model.prompts.kind import Surroundings, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
-from infoprompt.objective.encoding import Encoding, Latent
 from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
-
-
-def prompt_kind(name: str) -> PromptKind:
-    """The kind of prompt that `prompt.kind` names: the file of that name in `prompts/`."""
-    kind: PromptKind = importlib.import_module(f"infoprompt.model.prompts.{name}").KIND
-    return kind
 
 
 def reads_unprompted(config: RunConfig) -> bool:
@@ -47,84 +31,7 @@ def backbone_needs(config: RunConfig) -> frozenset[str]:
     return of_prompt | head_kind(config.head.kind).needs
 
 
-class PromptedModel(nn.Module):
-    """Prompt, backbone, head and information terms; the backbone is frozen unless the run fine-tunes it."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: Head,
-        pooling: str,
-        *,
-        prompt: Prompt | None = None,
-        gaussian: GaussianLayer | None = None,
-        head_information: HeadInformation | None = None,
-        representation_information: RepresentationInformation | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pooling = pooling
-        self.prompt = prompt
-        self.gaussian = gaussian
-        self.head = head
-        self.head_information = head_information
-        self.representation_information = representation_information
-
-    def forward(self, batch: Batch) -> Encoding:
-        """One encoder pass: unprompted if `batch.plain`, prompted else; none where kept states are all that is read."""
-        if batch.plain:
-            return self._plain(batch)
-        if self.prompt is None and batch.pooled_BD is not None:
-            logits_BC, pooled_BD, latent = self._read(batch.pooled_BD, batch)
-            return Encoding(logits_BC, pooled_BD, latent=latent)
-        parts = PromptParts() if self.prompt is None else self.prompt(batch)
-        embeddings_BLE = self.backbone.embed(batch.input_ids_BL)
-        inserted_BLE = embeddings_BLE
-        if parts.input_BPE is not None:
-            inserted_BLE = insert_prompt(embeddings_BLE, parts.input_BPE, batch.slot_BL)
-        if self.head.passes_itself:
-            logits_BC, states_BLD = self.head.score_pass(self.backbone, inserted_BLE, batch, parts.deep)
-            pooled_BD = pool(states_BLD, batch, self.pooling)
-            latent = None if self.gaussian is None else self.gaussian(pooled_BD)
-        else:
-            states_BLD = self.backbone(inserted_BLE, batch, parts.deep)
-            logits_BC, pooled_BD, latent = self.read_out(states_BLD, batch)
-        if not self.training:
-            return Encoding(logits_BC, pooled_BD, prompt_BPE=parts.input_BPE)
-        encoding = Encoding(logits_BC, pooled_BD, prompt_BPE=parts.input_BPE, latent=latent)
-        return self._with_information(encoding, embeddings_BLE, batch)
-
-    def read_out(self, states_BLD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Latent | None]:
-        """Scores, [B, C] (of tags [B, W, C]), pooled states, [B, D], and their latents, of the backbone's states."""
-        return self._read(pool(states_BLD, batch, self.pooling), batch, states_BLD)
-
-    def _read(
-        self, pooled_BD: Tensor, batch: Batch, states_BLD: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Latent | None]:
-        latent = None if self.gaussian is None else self.gaussian(pooled_BD)
-        scores_BC: Tensor = self.head(Reading(pooled_BD, latent, batch, self.backbone, states_BLD))
-        return scores_BC, pooled_BD, latent
-
-    def _with_information(self, encoding: Encoding, embeddings_BLE: Tensor, batch: Batch) -> Encoding:
-        """The encoding with its information terms, of what the critics read in it."""
-        unprompted = None
-        if self.gaussian is not None and batch.pooled_BD is not None:
-            unprompted = self.gaussian(batch.pooled_BD)
-        head = representation = None
-        if self.head_information is not None:
-            head = self.head_information(encoding.prompt_BPE, embeddings_BLE, self.head.class_vectors(), batch)
-        if self.representation_information is not None:
-            representation = self.representation_information(encoding.prompt_BPE, encoding.latent, unprompted, batch)
-        return replace(encoding, unprompted_latent=unprompted, head=head, representation=representation)
-
-    def _plain(self, batch: Batch) -> Encoding:
-        states_BLD = self.backbone(self.backbone.embed(batch.input_ids_BL), batch)
-        pooled_BD = pool(states_BLD, batch, self.pooling)
-        summary_BD = pool(states_BLD, batch, self.backbone.summary)
-        return Encoding(pooled_BD.new_zeros(len(batch), 1), pooled_BD, first_BD=summary_BD)
-
-
-def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedModel:
+def build_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:
     """Everything that is trained, started from `config.seed` alone, around the backbone.
 
     A linear head that starts from label names is left at zero here: its start takes an encoder pass over the label
@@ -164,7 +71,7 @@ def build_model(config: RunConfig, backbone: Backbone, task: Task) -> PromptedMo
             representation_information = RepresentationInformation(
                 objective, width, vocabulary.scale, head.latent_map()
             )
-    return PromptedModel(
+    return Member(
         backbone,
         head,
         pooling,

@@ -1,0 +1,93 @@
+"""What one run trains around the backbone: prompt, head and information terms.
+
+Shapes: B examples (or their choices), D hidden width, E embedding width, L positions.
+"""
+
+from torch import Tensor, nn
+
+from infoprompt.data.batch import Batch
+from infoprompt.model.backbone import Backbone
+from infoprompt.model.gaussian import GaussianLayer
+from infoprompt.model.heads.kind import Head, Reading
+from infoprompt.model.insert import pool
+from infoprompt.model.prompts.kind import Prompt, PromptParts
+from infoprompt.model.shared import Pass, shared_pass
+from infoprompt.objective.encoding import Encoding
+from infoprompt.objective.head_information import HeadInformation
+from infoprompt.objective.representation_information import RepresentationInformation
+
+
+class Member(nn.Module):
+    """Prompt, head and information terms of one run, over a backbone that others may share.
+
+    The backbone is frozen unless the run fine-tunes it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        pooling: str,
+        *,
+        prompt: Prompt | None = None,
+        gaussian: GaussianLayer | None = None,
+        head_information: HeadInformation | None = None,
+        representation_information: RepresentationInformation | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.prompt = prompt
+        self.gaussian = gaussian
+        self.head = head
+        self.head_information = head_information
+        self.representation_information = representation_information
+
+    def forward(self, batch: Batch) -> Encoding:
+        """The member's batch alone in a pass, see `shared_pass`."""
+        return shared_pass([self], [batch])[0]
+
+    def make_prompt(self, batch: Batch) -> PromptParts:
+        """The prompt of each example; none of the unprompted pass."""
+        if self.prompt is None or batch.plain:
+            return PromptParts()
+        made: PromptParts = self.prompt(batch)
+        return made
+
+    def read(self, own: Pass) -> Encoding:
+        """The encoding of a pass."""
+        batch = own.batch
+        pooled_BD = pool(own.states_BLD, batch, self.pooling)
+        if batch.plain:
+            summary_BD = pool(own.states_BLD, batch, self.backbone.summary)
+            return Encoding(pooled_BD.new_zeros(len(batch), 1), pooled_BD, first_BD=summary_BD)
+        latent = None if self.gaussian is None else self.gaussian(pooled_BD)
+        logits_BC = own.logits_BC
+        if logits_BC is None:
+            logits_BC = self.head(Reading(pooled_BD, latent, batch, self.backbone, own.states_BLD))
+        if not self.training:
+            return Encoding(logits_BC, pooled_BD, prompt_BPE=own.made.input_BPE)
+        unprompted = None
+        if self.gaussian is not None and batch.pooled_BD is not None:
+            unprompted = self.gaussian(batch.pooled_BD)
+        prompt_BPE, head, representation = own.made.input_BPE, None, None
+        if self.head_information is not None:
+            head = self.head_information(prompt_BPE, own.embeddings_BLE, self.head.class_vectors(), batch)
+        if self.representation_information is not None:
+            representation = self.representation_information(prompt_BPE, latent, unprompted, batch)
+        return Encoding(
+            logits_BC,
+            pooled_BD,
+            prompt_BPE=prompt_BPE,
+            latent=latent,
+            unprompted_latent=unprompted,
+            head=head,
+            representation=representation,
+        )
+
+    def read_kept(self, batch: Batch) -> Encoding:
+        """The encoding of a batch whose kept states are all that is read."""
+        assert batch.pooled_BD is not None
+        latent = None if self.gaussian is None else self.gaussian(batch.pooled_BD)
+        logits_BC: Tensor = self.head(Reading(batch.pooled_BD, latent, batch, self.backbone))
+        return Encoding(logits_BC, batch.pooled_BD, latent=latent)

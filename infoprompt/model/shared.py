@@ -1,0 +1,193 @@
+"""The forward pass: batches of one member, or of several that share the backbone, in one pass of it.
+
+Batches of several stand below each other, padded to the longest. Prompt vectors go to their slots, prefixes are filled
+up to the longest with keys that their rows do not see, and what enters between the layers is placed member by member.
+
+Shapes: B rows, L positions, P prompt vectors, C classes, E embedding width, D hidden width, H key-value heads, K head
+width.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from infoprompt.data.batch import Batch
+from infoprompt.model.insert import insert_prompt
+from infoprompt.model.prompts.kind import DeepPrompt, PromptParts
+from infoprompt.objective.encoding import Encoding
+
+if TYPE_CHECKING:
+    from infoprompt.model.member import Member
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass gives a member for its own rows."""
+
+    batch: Batch
+    """As long as the states."""
+    made: PromptParts
+    """The member's prompt."""
+    embeddings_BLE: Tensor
+    """Word embeddings of the positions, before the prompt was placed."""
+    states_BLD: Tensor
+    logits_BC: Tensor | None = None
+    """Label scores, where the head made the pass itself."""
+
+
+def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[Encoding]:
+    """The encoding of each batch by its member, as the member alone gives it but for rounding.
+
+    Unprompted batches (`Batch.plain`) share a pass, and so do prompted ones, but for those whose head makes a pass of
+    its own. Where prompts of kind `lpt` enter at unlike layers it takes a pass for each: below its layer nobody may see
+    a prompt's slots, and the backbone takes one such layer a pass. Kept states that are all that is read take none.
+
+    Args:
+        members: over one backbone, all in training or all in evaluation.
+        batches: one for each.
+    """
+    made = [member.make_prompt(batch) for member, batch in zip(members, batches, strict=True)]
+    sharing: dict[Hashable, list[int]] = {}
+    for index, member in enumerate(members):
+        sharing.setdefault(_pass_of(index, member, batches[index], made[index]), []).append(index)
+    encodings: dict[int, Encoding] = {}
+    for name, chosen in sharing.items():
+        if name == "none":
+            encodings |= {index: members[index].read_kept(batches[index]) for index in chosen}
+            continue
+        own_batches, own_made = [batches[index] for index in chosen], [made[index] for index in chosen]
+        passed = _passed(members[chosen[0]], own_batches, own_made)
+        encodings |= {index: members[index].read(own) for index, own in zip(chosen, passed, strict=True)}
+    return [encodings[index] for index in range(len(members))]
+
+
+def _pass_of(index: int, member: "Member", batch: Batch, made: PromptParts) -> Hashable:
+    """Batches of equal value share a pass."""
+    if batch.plain:
+        return "plain"
+    if member.prompt is None and batch.pooled_BD is not None:
+        return "none"
+    if member.head.passes_itself:
+        return "alone", index
+    return "prompted", 0 if made.deep is None else made.deep.first_layer
+
+
+def _passed(first: "Member", batches: Sequence[Batch], made: Sequence[PromptParts]) -> list[Pass]:
+    """One pass; `first` stands for the members that share it."""
+    backbone, head = first.backbone, first.head
+    batches, joined = _below_each_other(batches)
+    embeddings_BLE = backbone.embed(joined.input_ids_BL)
+    vectors_BPE = _input_vectors(batches, made)
+    inputs_BLE = embeddings_BLE
+    if vectors_BPE is not None:
+        inputs_BLE = insert_prompt(embeddings_BLE, vectors_BPE, joined.slot_BL)
+    deep, logits_BC = _deep(batches, made), None
+    if head.passes_itself and not batches[0].plain:
+        logits_BC, states_BLD = head.score_pass(backbone, inputs_BLE, joined, deep)
+    else:
+        states_BLD = backbone(inputs_BLE, joined, deep)
+    return [
+        Pass(batch, prompt, embeddings_BLE[rows], states_BLD[rows], logits_BC)
+        for batch, prompt, rows in zip(batches, made, _rows(batches), strict=True)
+    ]
+
+
+def _below_each_other(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Batch]:
+    """The batches padded to one length, and all of them as one."""
+    if len(batches) == 1:
+        return batches, batches[0]
+    longest = max(batch.length for batch in batches)
+    padded = [batch.padded(longest) for batch in batches]
+    return padded, Batch.joined(padded)
+
+
+def _rows(batches: Sequence[Batch]) -> list[slice]:
+    """Where the rows of each batch stand among those of all."""
+    ends = [sum(map(len, batches[: index + 1])) for index in range(len(batches))]
+    return [slice(end - len(batch), end) for end, batch in zip(ends, batches, strict=True)]
+
+
+def _input_vectors(batches: Sequence[Batch], made: Sequence[PromptParts]) -> Tensor | None:
+    """Input vectors of every row, [B, P, E], with zeros, which no slot takes, up to the longest prompt's."""
+    given = [prompt.input_BPE for prompt in made if prompt.input_BPE is not None]
+    if len(batches) == 1 or not given:
+        return given[0] if given else None
+    longest = max(vectors_BPE.shape[1] for vectors_BPE in given)
+    filled = []
+    for batch, prompt in zip(batches, made, strict=True):
+        own_BPE = given[0].new_zeros(len(batch), 0, given[0].shape[2]) if prompt.input_BPE is None else prompt.input_BPE
+        filled.append(F.pad(own_BPE, (0, 0, 0, longest - own_BPE.shape[1])))
+    return torch.cat(filled)
+
+
+def _deep(batches: Sequence[Batch], made: Sequence[PromptParts]) -> DeepPrompt | None:
+    deeps = [prompt.deep for prompt in made]
+    first = next((deep for deep in deeps if deep is not None), None)
+    if len(batches) == 1 or first is None:
+        return first
+    prefix, prefix_seen_BP = _prefixes(batches, [() if deep is None else deep.prefix for deep in deeps])
+    apart, apart_seen_BP = _prefixes(batches, [() if deep is None else deep.apart for deep in deeps])
+    layers = _layers(batches, deeps)
+    return DeepPrompt(prefix, prefix_seen_BP, apart, apart_seen_BP, layers, first_layer=first.first_layer)
+
+
+_Layers = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of each layer."""
+
+
+def _prefixes(batches: Sequence[Batch], prefixes: Sequence[_Layers]) -> tuple[_Layers, Tensor | None]:
+    """Keys and values of every row, each [B, H, P, K], and which of them a row has, [B, P]."""
+    some = next((prefix for prefix in prefixes if prefix), None)
+    if some is None:
+        return (), None
+    longest = max(prefix[0][0].shape[2] for prefix in prefixes if prefix)
+    empty = torch.zeros_like(some[0][0][:1, :, :0])
+
+    def rows_of(layer: int, side: int) -> Tensor:
+        filled = []
+        for batch, prefix in zip(batches, prefixes, strict=True):
+            own = prefix[layer][side] if prefix else empty
+            filled.append(F.pad(own, (0, 0, 0, longest - own.shape[2])).expand(len(batch), -1, -1, -1))
+        return torch.cat(filled)
+
+    sizes = [prefix[0][0].shape[2] if prefix else 0 for prefix in prefixes]
+    counts = torch.tensor([len(batch) for batch in batches])
+    size_B1 = torch.tensor(sizes).repeat_interleave(counts)[:, None].to(empty.device)
+    seen_BP = torch.arange(longest, device=empty.device) < size_B1
+    return tuple((rows_of(layer, 0), rows_of(layer, 1)) for layer in range(len(some))), seen_BP
+
+
+_Entering = tuple[slice, Batch, DeepPrompt]
+"""Rows, their batch, and the prompt that enters them between the layers."""
+
+
+def _layers(
+    batches: Sequence[Batch], deeps: Sequence[DeepPrompt | None]
+) -> dict[int, Callable[[Tensor, Batch], Tensor]]:
+    """At each layer that a prompt enters: the vectors for all slots; those of other rows stay what they are."""
+    entering = [
+        (rows, batch, deep)
+        for rows, batch, deep in zip(_rows(batches), batches, deeps, strict=True)
+        if deep is not None and deep.layers
+    ]
+    layers = {layer for _, _, deep in entering for layer in deep.layers}
+    return {layer: partial(_at_layer, layer, entering) for layer in layers}
+
+
+def _at_layer(layer: int, entering: Sequence[_Entering], states_BLD: Tensor, joined: Batch) -> Tensor:
+    num_slots = int(joined.slot_BL.max()) + 1
+    slot_P1 = torch.arange(num_slots, device=states_BLD.device)[:, None]
+    place_BP = (joined.slot_BL[:, None, :] == slot_P1).long().argmax(2)
+    vectors_BPD = states_BLD.gather(1, place_BP.unsqueeze(-1).expand(-1, -1, states_BLD.shape[2]))
+    for rows, batch, deep in entering:
+        if layer not in deep.layers:
+            continue
+        made_BPD = deep.layers[layer](states_BLD[rows], batch).to(states_BLD.dtype)
+        own_BPD = vectors_BPD[rows, : made_BPD.shape[1]]
+        own_BPD.copy_(own_BPD + made_BPD if deep.adds else made_BPD)
+    return vectors_BPD

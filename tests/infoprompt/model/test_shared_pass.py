@@ -1,0 +1,127 @@
+"""A training pass that several members share gives each the losses and gradients that it has alone."""
+
+import itertools
+
+import pytest
+import torch
+
+from infoprompt.artifact import make_template
+from infoprompt.config import build_config
+from infoprompt.data.loader import Rows, TrainLoader
+from infoprompt.data.rows import Example
+from infoprompt.data.task import Task
+from infoprompt.engine.ranks import Ranks
+from infoprompt.model.backbone import load_backbone
+from infoprompt.model.build import backbone_needs, build_member
+from infoprompt.model.heads.kind import head_kind
+from infoprompt.model.shared import shared_pass
+from infoprompt.model.unprompted import with_unprompted_states
+from infoprompt.objective.noise import noise_of
+from infoprompt.objective.total import information_objective
+from infoprompt.progress import Progress
+from infoprompt.settings import PROMPT_KINDS
+
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+TASKS = {
+    "bert": Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single"),
+    "llama": Task("three", ("no", "maybe", "yes"), ("bad", "it was", "good"), ("accuracy",), "single"),
+}
+PROGRESS = Progress(steps_per_epoch=2, total_steps=20)
+NO_TERMS = {"head_weight": 0, "representation_weight": 0}
+TEXTS = ("a film", "the money was stolen and they have lost a bank card", "great", "it is not bad at all")
+
+MEMBERS = {
+    **{kind: {"prompt": {"kind": kind, "length": 3}, "objective": NO_TERMS} for kind in PROMPT_KINDS},
+    "none": {"prompt": {"kind": "none"}, "objective": NO_TERMS},
+    "layer_0": {"prompt": {"kind": "lpt", "length": 5, "layer": 0}, "objective": NO_TERMS},
+    "paper": {"objective": {"preset": "paper", "latent_size": 8}, "seed": 3, "prompt": {"length": 7}},
+    "mine": {"objective": {"head_estimator": "mine", "representation_estimator": "flo"}, "seed": 4},
+    "words": {"head": {"kind": "label_words"}, "prompt": {"kind": "static"}, "objective": NO_TERMS},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tiny_backbones, tmp_path_factory):
+    """A function from a family to its members by name, each with a batch of its own, of 2 to 4 rows."""
+    backbones = {}
+
+    def make(family, name):
+        settings = {"seed": 1, **MEMBERS[name]}
+        size = 2 + len(name) % 3
+        config = build_config({"backbone": {"name": tiny_backbones[family]}, "data": {"batch_size": size}, **settings})
+        lm_head = head_kind(config.head.kind).lm_head
+        if (family, lm_head) not in backbones:
+            needs = backbone_needs(config)
+            backbones[family, lm_head] = load_backbone(config.backbone, needs=needs, lm_head=lm_head)
+        task = TASKS[family]
+        member = build_member(config, backbones[family, lm_head], task)
+        with torch.no_grad():  # away from the zeros of some starts
+            for parameter in member.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+        texts = [Example(text=text, label=task.labels[i % 2]) for i, text in enumerate(TEXTS)]
+        rows = Rows.encode(texts, task.labels, make_template(config, member.backbone), name)
+        member.eval()
+        key = f"{tiny_backbones[family]} {name}"
+        rows = with_unprompted_states(rows, torch.no_grad()(member), ALONE, backbone_key=key, batch_size=4)
+        member.train()
+        (batch,) = TrainLoader(rows, size, 1, 0, 1, config.seed, noise_of(config)).micro_batches(0)
+        return config, member, batch
+
+    return make
+
+
+def outcome(config, member, encoding, batch):
+    """Every term of a loss, and the gradient of the total by parameter."""
+    terms = information_objective(encoding, batch, config.objective, PROGRESS)
+    trained = {name: parameter for name, parameter in member.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(terms.total, list(trained.values()), retain_graph=True, allow_unused=True)
+    return terms.as_metrics(), dict(zip(trained, gradients, strict=True))
+
+
+def check_together(members):
+    alone = [outcome(config, member, member(batch), batch) for config, member, batch in members]
+    for _, member, _ in members:  # MINE's mean moves with each pass
+        if member.head_information is not None:
+            member.head_information.log_average = None
+    encodings = shared_pass([member for _, member, _ in members], [batch for _, _, batch in members])
+    for (config, member, batch), encoding, (losses, gradients) in zip(members, encodings, alone, strict=True):
+        found, shared = outcome(config, member, encoding, batch)
+        assert found == pytest.approx(losses, rel=1e-5, abs=1e-6)
+        for name, gradient in gradients.items():
+            if gradient is None:
+                assert shared[name] is None
+                continue
+            largest = gradient.abs().max().clamp(min=1e-6)
+            assert (shared[name] - gradient).abs().max() <= 1e-5 * largest + 1e-7, name
+
+
+PAIRS = [("bert", pair) for pair in itertools.combinations_with_replacement(PROMPT_KINDS, 2)]
+PAIRS += [("llama", pair) for pair in zip(PROMPT_KINDS, reversed(PROMPT_KINDS), strict=True)]
+
+
+@pytest.mark.parametrize(("family", "pair"), PAIRS, ids=str)
+def test_every_pair_of_prompt_kinds_trains_as_each_alone(made, family, pair):
+    torch.manual_seed(0)
+    check_together([made(family, name) for name in pair])
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_unlike_heads_terms_seeds_and_lengths_train_together(made, family):
+    check_together([made(family, name) for name in ("paper", "mine", "static", "none", "prefix", "layer_0", "lpt")])
+
+
+def test_heads_that_are_the_models_own_train_beside_others(made):
+    check_together([made("bert", "words"), made("bert", "words")])
+
+
+def test_one_pass_serves_all_but_those_that_need_their_own(made, monkeypatch):
+    members = [made("bert", name) for name in ("static", "prefix", "instance", "layer_0", "lpt", "none")]
+    passes = []
+    backbone = members[0][1].backbone
+    forward = backbone.forward
+    monkeypatch.setattr(backbone, "forward", lambda states, *rest: passes.append(len(states)) or forward(states, *rest))
+    shared_pass([member for _, member, _ in members], [batch for _, _, batch in members])
+    sizes = [len(batch) for _, _, batch in members]
+    # a prompt of kind lpt enters at its own layer; a head alone reads kept states
+    assert sorted(passes) == sorted([sum(sizes[:4]), sizes[4]])

@@ -58,29 +58,38 @@ def heal(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which has the name `path` once the body has ended: as `whole_folder`, for one file."""
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A path to write to, which has the name `path` once the body has ended: as `whole_folder`, for one file.
+
+    Args:
+        path: where it goes.
+        durable: wait for the disk, so that the file also outlives a machine that loses its power.
+    """
     temporary = path.with_name(f".writing-{path.name}")
     descriptor = open_locked(temporary)
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         _try_remove(temporary)
         raise
     finally:
         os.close(descriptor)
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a file such that a reader, or a kill, sees the old or the new content and nothing between.
+
+    `durable`: see `whole_file`.
 
     Raises:
         OSError: it cannot be written; the old content stays.
     """
-    with whole_file(path) as temporary:
+    with whole_file(path, durable=durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

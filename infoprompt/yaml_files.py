@@ -136,6 +136,7 @@ def _parsed(override: str, model: type[BaseModel]) -> tuple[list[str], Any]:
         )
     try:
         _checked(key)
+        _checked(text)
         place = _place(key, model)
         return place.parts, _value(text.strip(), *_resolved(place.kind, place.anything), place.anything)
     except yaml.YAMLError:
@@ -179,7 +180,13 @@ def _type_of(setting: str) -> Any:
 def _put(values: dict[str, Any], place: list[str], value: Any) -> None:
     *parents, last = place
     for part in parents:
-        if not isinstance(values.get(part), dict):
+        inner = values.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            key = ".".join(place)
+            raise ConfigError(
+                f"{key} is a part of {part}, but that is {inner!r:.100}. Give {part} whole, as a mapping."
+            )
+        if inner is None:
             values[part] = {}
         values = values[part]
     values[last] = value

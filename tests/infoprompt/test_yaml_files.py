@@ -85,6 +85,7 @@ def test_a_value_is_read_by_the_type_of_its_setting(override, value):
         ("data.seed=99999999999", "data.seed is 99999999999, but must be less than"),
         ("run.output_dir=a\0b", "run.output_dir: 'a\\x00b' holds a null character"),
         ("run.name=\udcff", "holds what is no character in UTF-8"),
+        ("data.columns={a: \udcff}", "holds what is no character in UTF-8"),
         ("data.columns=[", "data.columns is '[', which is not valid YAML. Quote it, or close its brackets"),
         ("data.columns={a: 1, a: 2}", "data.columns: a is given twice"),
         ("prompt.options={[1]: 2}", "a key must be a text"),

@@ -134,6 +134,13 @@ def test_a_method_named_twice_is_refused(study_file):
         load_study(study_file)
 
 
+def test_a_part_of_what_is_no_mapping_is_refused(study_file):
+    with pytest.raises(ConfigError, match=r"search.budget is a part of search, but that is '3'"):
+        load_study(study_file, ["search=3", "search.budget=1"])
+    with pytest.raises(ConfigError, match=r"methods.wide.overrides is a part of wide, but that is 'wide.yaml'"):
+        load_study(study_file, ["methods.wide.overrides=[seed=1]"])
+
+
 def test_a_recipe_with_an_empty_list_is_refused(study_file, tmp_path):
     write(tmp_path / "wide.yaml", {"search": {"optim.lr": []}})
     with pytest.raises(ConfigError, match=r"search.optim.lr of wide.yaml is empty"):

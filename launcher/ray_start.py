@@ -1,6 +1,7 @@
 """Ray's start: tried once more where that may help, and one message with the way out where it does not come up."""
 
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import ray
 
 log = logging.getLogger(__name__)
 
+CONNECT_SECONDS = 5.0
 BUSY = "the machine is busy, or short of memory"
 
 
@@ -70,6 +72,7 @@ def start_ray(address: str | None, say: Callable[[str], None], /, **options: Any
     """
     for last in (False, True):
         try:
+            _check_listening(address)
             ray.init(**options)
         except (Exception, SystemExit) as error:  # whatever Ray may raise; some of its failures end the process
             log.debug("Ray did not start", exc_info=True)
@@ -83,6 +86,13 @@ def start_ray(address: str | None, say: Callable[[str], None], /, **options: Any
             return
 
 
+def _check_listening(address: str | None) -> None:
+    """Raise OSError if nobody listens there: Ray itself would ask for minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():  # not `auto` or `local`
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
 def explain_start(error: BaseException, address: str | None) -> tuple[str, str, bool]:
     """What is wrong, the way out, and whether another try may help."""
     said = f"{type(error).__name__} {error}".lower()
@@ -94,7 +104,7 @@ def explain_start(error: BaseException, address: str | None) -> tuple[str, str, 
             "it does not answer",
             "Check RAY_ADDRESS and that the cluster runs (`ray status`), or unset RAY_ADDRESS: the sweep then starts a "
             "Ray of its own",
-            True,
+            isinstance(error, OSError),  # that was quick; Ray's own answer takes minutes
         )
     if isinstance(error, TimeoutError) or any(word in said for word in ("timed out", "timeout", "register", "gcs")):
         return BUSY, "End what else runs, Ray processes that were left over among it (`ray stop`), and try again", True

@@ -125,6 +125,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
                 "parquet", data_files=str(path), split="train", cache_dir=folder, keep_in_memory=True
             )
     except (DatasetGenerationError, ValueError) as error:
+        if twice := re.search(r"Multiple matches for FieldRef\.Name\((.*?)\)", f"{error} {error.__cause__}"):
+            raise ConfigError(
+                f"{path} has the column {twice[1]} more than once, so it is not known which one is meant. Rename or "
+                "remove the others."
+            ) from None
         raise ConfigError(f"{path} cannot be read, it may be damaged: {error.__cause__ or error}") from error
     for number, row in enumerate(_with_class_names(table, datasets.ClassLabel), 1):
         yield f"row {number} of {path}", row

@@ -228,3 +228,14 @@ def test_the_delimiter_line_of_a_spreadsheet_is_no_header(tmp_path):
 def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, start, kind):
     with pytest.raises(ConfigError, match=rf"x\.csv is {kind}.*, whatever its name says"):
         read_examples(write(tmp_path / "x.csv", start + bytes(100)), {})
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_refused_by_name(tmp_path):
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        [pyarrow.array(["a"]), pyarrow.array(["x"]), pyarrow.array(["y"])], names=["text", "label", "label"]
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match="has the column label more than once"):
+        read_examples(str(tmp_path / "x.parquet"), {})

@@ -332,7 +332,8 @@ def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bo
     objective = config.objective
     if not config.backbone.frozen:
         return False
-    in_loss = training and (objective.representation_weight > 0 or objective.kl_weight > 0)
+    contrasted = objective.representation_weight > 0 and objective.representation_negatives != "batch"
+    in_loss = training and (contrasted or objective.kl_weight > 0)
     return reads_unprompted(config) or in_loss or (config.prompt.kind == "none" and task.kind != "tags")
 
 

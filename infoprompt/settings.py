@@ -374,11 +374,13 @@ class ObjectiveSettings(Settings):
     representation_critic: Literal["bilinear", "projections"] = "bilinear"
     """Score of prompt and latent: one learned matrix, or the released two linear layers."""
 
-    representation_negatives: Literal["sampled", "exact"] = "exact"
-    """Negatives of the representation loss: `negatives` Gaussian draws, or their exact expectation."""
+    representation_negatives: Literal["sampled", "exact", "batch"] = "exact"
+    """Negatives of the representation loss: `negatives` Gaussian draws of the input's latent without prompt, or their
+    exact expectation, which is information given the input; or the prompted latents of the other examples of the
+    micro-batch, over all ranks, which is information about which input it is."""
 
     negatives: PositiveInt = 32
-    """K, the number of negatives drawn (or, for `exact`, stood for)."""
+    """K, the number of negatives drawn (or, for `exact`, stood for); of `batch` there are as many as other examples."""
 
     head_estimator: str = "infonce"
     """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
@@ -426,12 +428,12 @@ class ObjectiveSettings(Settings):
 
     @model_validator(mode="after")
     def _estimators_fit(self) -> "ObjectiveSettings":
-        if self.representation_negatives == "exact" and self.representation_estimator in _NEED_SAMPLES:
+        if self.representation_negatives != "sampled" and self.representation_estimator in _NEED_SAMPLES:
             raise ValueError(
                 f"objective.representation_estimator is {self.representation_estimator}, which reads the score of each "
-                "negative, but objective.representation_negatives is exact, which draws none. Set "
-                "objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, interpolated or "
-                "flo."
+                f"negative, but objective.representation_negatives is {self.representation_negatives}, which holds none. "
+                "Set objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, interpolated "
+                "or flo."
             )
         for term, estimator, cap in (
             ("head", self.head_estimator, self.head_loss_cap),
@@ -616,6 +618,13 @@ class RunConfig(Settings):
                 f"objective.kl_weight is {self.objective.kl_weight:g}, but no part of this run has a Gaussian latent. "
                 "Set it to 0, or head.kind to variational."
             )
+        in_batch = self.objective.representation_weight > 0 and self.objective.representation_negatives == "batch"
+        for key, size in (("batch_size", self.data.batch_size), ("micro_batch_size", self.data.micro_batch_size)):
+            if in_batch and size == 1:
+                raise ValueError(
+                    f"data.{key} is 1, but objective.representation_negatives is batch, and an example alone has no "
+                    "others to be told from. Use 2 or more."
+                )
         if self.data.micro_batch_size and self.data.batch_size % self.data.micro_batch_size:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but data.micro_batch_size {self.data.micro_batch_size} "

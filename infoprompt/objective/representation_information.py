@@ -3,12 +3,17 @@
 Shapes: B examples, E embedding width, P prompt vectors, Z latent width, K negatives.
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
+from infoprompt.kernels.gathered import gathered_pair_stats
+from infoprompt.kernels.pair_stats.op import pair_stats
 from infoprompt.kernels.row_info_nce.op import exact_gaussian_row_info_nce, gaussian_row_info_nce
 from infoprompt.objective.baseline import Baseline
 from infoprompt.objective.critics import BilinearRepresentationCritic, ProjectionsCritic
@@ -18,7 +23,7 @@ from infoprompt.objective.terms import InformationTerm
 
 
 class RepresentationInformation(Information):
-    """The prompted latent against latents of the same input without prompt, by any estimator.
+    """The prompted latent against latents of the same input without prompt, by any estimator: I(P; Z | X).
 
         positive z' . u + o, z' ~ N(mu(z), sigma(z)^2);  negatives z_k . u + o, z_k ~ N(mu(z0), sigma(z0)^2)
 
@@ -26,6 +31,11 @@ class RepresentationInformation(Information):
     instead of K * Z (`gaussian_row_info_nce`); `exact` needs no draw of negatives at all, their log-mean-exp is the
     mean plus half the variance. Source: InfoPrompt, arXiv:2306.04933, representation loss, by InfoNCE, in the form of
     the authors' released code.
+
+    `batch` is ours: an example's prompt against the prompted latents of the other examples of the micro-batch, over all
+    ranks, so that what a prompt tells of which input it is counts too: I(P; Z).
+
+        positive z'_i . u_i + o_i,  negatives z'_j . u_i + o_i for j other than i
     """
 
     name = "representation"
@@ -53,19 +63,22 @@ class RepresentationInformation(Information):
             # what positive and negatives share is the mean prompt vector; the pair has the latent beside it
             self.baseline = Baseline(embedding_size + (latent_size if self.estimator.baseline_sees_pair else 0))
 
-    def forward(self, prompt_BPE: Tensor, latent: Latent, unprompted: Latent, batch: Batch) -> InformationTerm:
+    def forward(self, prompt_BPE: Tensor, latent: Latent, unprompted: Latent | None, batch: Batch) -> InformationTerm:
         """The term of a micro-batch.
 
         Args:
             prompt_BPE: prompt vectors.
             latent: of the prompted states.
-            unprompted: of the same inputs' states without prompt.
+            unprompted: of the same inputs' states without prompt; not read with the negatives of `batch`.
             batch: holds the draws.
         """
         settings = self.settings
         assert batch.noise is not None
-        assert batch.noise.positive_B is not None
         direction_BZ, offset_B = self.critic(prompt_BPE)
+        if settings.representation_negatives == "batch":
+            return self._in_batch(prompt_BPE, latent, direction_BZ, offset_B, batch.noise.latent_BZ)
+        assert batch.noise.positive_B is not None
+        assert unprompted is not None
         std_B = (latent.log_std_BZ.exp() * direction_BZ).norm(dim=1)
         positive_B = (latent.mean_BZ * direction_BZ).sum(1) + std_B * batch.noise.positive_B + offset_B
         mean_B = (unprompted.mean_BZ * direction_BZ).sum(1) + offset_B
@@ -81,6 +94,25 @@ class RepresentationInformation(Information):
             loss_B = gaussian_row_info_nce(positive_B, mean_B, unprompted_std_B, noise_BK, impl=settings.kernels)
         num_negatives_B = torch.full_like(batch.label_B, settings.negatives)
         return InformationTerm.from_rows(loss_B, num_negatives_B, settings.representation_loss_cap)
+
+    def _in_batch(
+        self, prompt_BPE: Tensor, latent: Latent, direction_BZ: Tensor, offset_B: Tensor, noise_BZ: Tensor | None
+    ) -> InformationTerm:
+        assert noise_BZ is not None
+        drawn_BZ = latent.mean_BZ + latent.log_std_BZ.exp() * noise_BZ
+        options: dict[str, Any] = {"row_bias_N": offset_B, "exclude_positive": True, "impl": self.settings.kernels}
+        size, num_ranks = len(drawn_BZ), dist.get_world_size() if dist.is_initialized() else 1
+        if num_ranks == 1:
+            stats = pair_stats(direction_BZ, drawn_BZ, **options)
+        else:  # every rank has micro-batches of one size
+            stats = gathered_pair_stats(direction_BZ, drawn_BZ, sizes=[(size, size)] * num_ranks, **options)
+        num_negatives = size * num_ranks - 1
+        baseline_B = self._baseline(prompt_BPE, latent, stats.positive_N)
+        scores = RowScores.from_pair_stats(stats, num_negatives, baseline_B)
+        if self.settings.representation_estimator != "infonce":
+            return self.estimate(scores)
+        loss_B = self.estimator(scores).loss_B
+        return InformationTerm.from_rows(loss_B, scores.num_negatives_B, self.settings.representation_loss_cap)
 
     def _scores(
         self, positive_B: Tensor, mean_B: Tensor, std_B: Tensor, noise_BK: Tensor | None, baseline_B: Tensor | None

@@ -431,9 +431,9 @@ class ObjectiveSettings(Settings):
         if self.representation_negatives != "sampled" and self.representation_estimator in _NEED_SAMPLES:
             raise ValueError(
                 f"objective.representation_estimator is {self.representation_estimator}, which reads the score of each "
-                f"negative, but objective.representation_negatives is {self.representation_negatives}, which holds none. "
-                "Set objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, interpolated "
-                "or flo."
+                f"negative, but objective.representation_negatives is {self.representation_negatives}, which has "
+                "none. Set objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, "
+                "interpolated or flo."
             )
         for term, estimator, cap in (
             ("head", self.head_estimator, self.head_loss_cap),

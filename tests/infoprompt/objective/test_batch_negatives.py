@@ -70,7 +70,7 @@ def test_settings_that_leave_no_negatives_are_refused():
     for sizes in ({"batch_size": 1}, {"batch_size": 4, "micro_batch_size": 1}):
         with pytest.raises(ConfigError, match="has no others to be told from"):
             build_config({**base, "data": sizes})
-    with pytest.raises(ConfigError, match="representation_negatives is batch, which holds none"):
+    with pytest.raises(ConfigError, match="representation_negatives is batch, which has none"):
         build_config({"objective": {"representation_negatives": "batch", "representation_estimator": "jsd"}})
 
 

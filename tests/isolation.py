@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,13 @@ MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.model.kept_backbone", "_kept"): {},
     ("infoprompt.kernels.implementation", "_said"): set(),
     ("infoprompt.model.unprompted", "_distrust"): 0,  # of a cached function: how many calls it remembers
+    ("infoprompt.stopping", "_heard"): {
+        "number": 0,
+        "at": 0.0,
+        "raised": False,
+        "noting": 0,
+    },  # of a dataclass: its fields
+    ("infoprompt.engine.watch", "_starts"): [0],
     ("transformers.utils.logging", "_tqdm_active"): True,
     ("datasets.utils.tqdm", "_hf_datasets_progress_bars_disabled"): False,
     ("huggingface_hub.utils.tqdm", "progress_bar_states"): {},
@@ -150,26 +158,34 @@ def _made_up(name: str, module: ModuleType | None) -> bool:
 
 
 def _memories() -> dict[tuple[str, str], Any]:
-    values = {}
-    for (module, name), first in MEMORIES.items():
-        value = getattr(sys.modules[module], name) if module in sys.modules else first
-        if hasattr(value, "cache_info"):
-            value = value.cache_info().currsize
-        values[module, name] = value.copy() if isinstance(value, (dict, set)) else value
-    return values
+    return {
+        (module, name): _content(getattr(sys.modules[module], name)) if module in sys.modules else first
+        for (module, name), first in MEMORIES.items()
+    }
+
+
+def _content(variable: Any) -> Any:
+    if hasattr(variable, "cache_info"):
+        return variable.cache_info().currsize
+    if is_dataclass(variable):
+        return dict(vars(variable))
+    return variable.copy() if isinstance(variable, (dict, set, list)) else variable
 
 
 def _set_memories(values: Mapping[tuple[str, str], Any]) -> None:
     for (module, name), value in values.items():
-        if module not in sys.modules:
+        variable = getattr(sys.modules[module], name) if module in sys.modules else None
+        if variable is None or _content(variable) == value:
             continue
-        now = getattr(sys.modules[module], name)
-        if isinstance(now, (dict, set)):
-            now.clear()
-            now.update(value)
-        elif hasattr(now, "cache_clear"):
-            if now.cache_info().currsize != value:
-                now.cache_clear()
+        if hasattr(variable, "cache_clear"):
+            variable.cache_clear()
+        elif is_dataclass(variable):
+            vars(variable).update(value)
+        elif isinstance(variable, list):
+            variable[:] = value
+        elif isinstance(variable, (dict, set)):
+            variable.clear()
+            variable.update(value)
         else:
             setattr(sys.modules[module], name, value)
 

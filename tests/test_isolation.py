@@ -56,6 +56,14 @@ def _tell_once(tmp_path):
     _distrust(tmp_path, "is nobody's")
 
 
+def _hear_a_signal():
+    from infoprompt import stopping
+    from infoprompt.engine import watch
+
+    stopping.hear(signal.SIGTERM, only_note=True)
+    watch._starts[0] += 1
+
+
 def _silence_bars():
     import datasets
     import transformers
@@ -128,6 +136,7 @@ CHANGES = [
     _load_backbone,
     _say_once,
     _tell_once,
+    _hear_a_signal,
     _silence_bars,
     _draw,
     _start_group,

@@ -15,11 +15,15 @@ open_job() {
     export INFOPROMPT_HOME="${INFOPROMPT_HOME:-$HOME/infoprompt}"
     state="$INFOPROMPT_HOME/slurm/$SLURM_JOB_ID"
     mkdir -p "$state"
-    rm -f "$state/exit_code"
+    rm -f "$state/exit_code" "$state/run_exit_code"
+    # The first rank writes its exit code here: torchrun has 1 for whatever its ranks end with.
+    export INFOPROMPT_CODE_FILE="$state/run_exit_code"
     step=""
+    notice=""
     trap 'close_job $?' EXIT
     trap 'end_step TERM 143' TERM
     trap 'end_step INT 130' INT
+    trap 'notice=1; end_step USR1 75' USR1
     export PATH="$PWD/.venv/bin:$PATH"
     say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST; its state is in $state"
     if [[ -z ${MLFLOW_TRACKING_URI:-} ]]; then
@@ -32,18 +36,37 @@ open_job() {
 }
 
 # However the job ends, its exit code is in a file. Slurm's own accounting may have none of it after scancel.
+# 75 is a run that has saved its state because it was told to end: the job takes its place in the queue again.
 close_job() {
+    local code="$1"
     trap - EXIT TERM INT
+    trap '' USR1
     rm -f "$state/token"
-    echo "$1" >"$state/exit_code"
-    say "job $SLURM_JOB_ID ended with exit code $1"
+    if [[ -f $state/run_exit_code && $(<"$state/run_exit_code") == 75 && -z ${cancelled:-} ]]; then
+        code=75
+    fi
+    echo "$code" >"$state/exit_code"
+    say "job $SLURM_JOB_ID ended with exit code $code"
+    if [[ $code -eq 75 ]]; then
+        say "it goes on when Slurm starts it again: scontrol requeue $SLURM_JOB_ID"
+        scontrol requeue "$SLURM_JOB_ID" || say "It could not be requeued. Submit it again, with --resume auto." >&2
+    fi
+    exit "$code"
 }
 
+# TERM and INT are scancel's: the job is not to come back. USR1 is the notice that its time is over.
 end_step() {
+    local code=0
     say "SIG$1: ending the step"
+    if [[ -z $notice ]]; then
+        cancelled=1
+    fi
     if [[ -n $step ]]; then
-        kill -"$1" "$step" 2>/dev/null || true
-        wait "$step" || true
+        kill -TERM "$step" 2>/dev/null || true
+        wait "$step" || code=$?
+        if [[ -n $notice && $code -eq 0 ]]; then
+            exit 0 # it was done
+        fi
     fi
     exit "$2"
 }

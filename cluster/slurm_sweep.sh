@@ -12,7 +12,7 @@
 #SBATCH --exclusive
 #SBATCH --time=12:00:00
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
 #SBATCH --output=infoprompt-sweep-%j.log
 set -euo pipefail

@@ -12,7 +12,7 @@
 #SBATCH --exclusive
 #SBATCH --time=12:00:00
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
 #SBATCH --output=infoprompt-train-%j.log
 set -euo pipefail
@@ -37,9 +37,13 @@ ranks="$gpus"
 if [[ $ranks -eq 0 ]]; then
     ranks="${RANKS_PER_NODE:-1}"
 fi
+# The job's own, the same when Slurm starts it again: jobs with other settings do not meet in it.
+output_dir="$INFOPROMPT_HOME/runs/${name%.*}-$SLURM_JOB_ID"
+say "output in $output_dir, unless run.output_dir is given"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110 # torchrun's own 30 seconds may be short for an update and its state
 # Not `deepspeed`, which may exit 0 when a launcher on another node was killed; the engine is DeepSpeed all the same.
 # shellcheck disable=SC2016  # expanded on each node
 torchrun_here='exec torchrun --node-rank="$SLURM_NODEID" "$@"'
 run_step bash -c "$torchrun_here" node --nnodes="$SLURM_NNODES" --nproc-per-node="$ranks" \
     --master-addr="$head_ip" --master-port="$port" \
-    launcher/train.py "$config" "run.output_dir=$INFOPROMPT_HOME/runs/${name%.*}" "$@"
+    launcher/train.py "$config" "run.output_dir=$output_dir" "$@"

@@ -78,6 +78,11 @@ def forget() -> None:
     _heard.number, _heard.raised = 0, False
 
 
+def is_noting() -> bool:
+    """Whether a run trains that heeds what is heard."""
+    return _heard.noting > 0
+
+
 @contextlib.contextmanager
 def noting() -> Iterator[None]:
     """Within, a signal is noted, for the loop to heed at the next update."""

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -15,6 +17,7 @@ import ray.train
 
 from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict
+from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
 from launcher.report import configure_logging
 from launcher.sweep_dispatch import Answer, Dispatcher, Event, Job
@@ -28,6 +31,10 @@ ASK_SECONDS = 0.1
 
 TrainFunction = Callable[[RunConfig, str | None, dict[str, str], Report], dict[str, Any]]
 """Config, MLflow parent, MLflow tags and a report function in; a `RunResult` as plain values out."""
+
+
+class CrewToldToEnd(RuntimeError):
+    """A worker was told to end, as a node is before it is taken away; the run has saved its state."""
 
 
 class TrialStopped(RuntimeError):
@@ -124,6 +131,19 @@ def crew_loop(config: dict[str, Any]) -> None:
                 time.sleep(ASK_SECONDS)
 
 
+def note_sigterm() -> None:
+    """In the main thread of a worker: SIGTERM is noted while a run trains, in a thread of Ray Train's."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if is_noting():
+            hear(number, only_note=True)
+        elif callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, handler)
+
+
 def _warm_up() -> None:
     """Import what every run needs, while the crew would wait anyway."""
     import infoprompt.train  # noqa: F401
@@ -172,6 +192,10 @@ class _Member:
             result = self._work.train(config, job.parent_run_id, job.tags, report)
         except LeftOff as left:
             self._say("left_off", job.token, left.verdict)
+        except Preempted as left:  # on every rank
+            why = f"a worker was told to end by {left.cause}"
+            self._say("lost", self._crew, why)
+            raise CrewToldToEnd(f"{why} after update {left.step}") from None
         except TrialStopped as error:  # on every rank
             self._say("raised", job.token, 0, str(error), connection=False, ends_group=False)
         except Exception as error:
@@ -179,7 +203,9 @@ class _Member:
             alone = self._world_size == 1
             text = f"{type(error).__name__}: {explain(error)}".partition("\n")[0]
             text = text if alone else f"rank {self._rank}: {text}"
-            connection = _is_connection(error)
+            from infoprompt.engine.watch import is_connection
+
+            connection = is_connection(error)
             self._tell("raised", job.token, self._rank, text, connection=connection, ends_group=not alone)
             if not alone:
                 raise
@@ -245,13 +271,3 @@ class _Member:
         values: list[Any] = [None] * self._world_size
         dist.all_gather_object(values, value, group=self._group)
         return values
-
-
-def _is_connection(error: Exception) -> bool:
-    """Whether another rank is gone or does not answer, and the reason is to be found there."""
-    import torch.distributed as dist
-
-    words = ("connection closed", "connection reset", "broken pipe", "timed out", "timeout", "socket", "peer")
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )

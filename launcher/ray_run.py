@@ -27,7 +27,7 @@ from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.exits import signals_heard
-from launcher.ray_crew import Board, TrainFunction, Work, crew_loop, train_one
+from launcher.ray_crew import Board, TrainFunction, Work, crew_loop, note_sigterm, train_one
 from launcher.ray_start import start_ray
 from launcher.sweep_outcome import SweepOutcome, outcome_of
 from launcher.sweep_plan import Sweep, concurrent_trials
@@ -97,6 +97,20 @@ class _Crews:
         return texts
 
 
+class _CrewBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # which class that is, is Ray's to say
+    """Torch's process group, and workers that note SIGTERM: a handler can be set in their main threads alone."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(note_sigterm)
+
+
+class _CrewConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> Any:
+        return _CrewBackend
+
+
 def _train_crew(work: Work, sweep: SweepSettings, name: str, timeout_seconds: int) -> None:
     """Start the workers of a crew, and again when they are killed, until they leave."""
     # Ray Train reads these where the trainer is made, and forwards them to its workers.
@@ -105,7 +119,7 @@ def _train_crew(work: Work, sweep: SweepSettings, name: str, timeout_seconds: in
     trainer = TorchTrainer(
         crew_loop,
         train_loop_config={"work": work, "crew": name},
-        torch_config=TorchConfig(backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=timeout_seconds),
+        torch_config=_CrewConfig(backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=sweep.workers_per_trial,
             use_gpu=sweep.gpus_per_worker > 0,

@@ -25,13 +25,17 @@ from launcher.exits import LOST, SIGNALS, STOPPED, guarded
 from launcher.overrides import split_overrides
 from launcher.processes import LEFT_NAME, end_with_parent, prepare_environment
 
+CODE_VARIABLE = "INFOPROMPT_CODE_FILE"
+"""Names a file for the first rank's exit code: what torchrun exits with says nothing of it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train; every rank does."""
     options = _read(arguments)
-    code: object = 0
+    code: object = STOPPED  # of a failure with a traceback
     try:
         _train(options, debug=options.debug)
+        code = 0
     except SystemExit as leaving:
         code = leaving.code
         raise
@@ -39,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if told():  # a launcher may pass the signal on late: it shall not end what has its exit code
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+        if os.environ.get(CODE_VARIABLE) and os.environ.get("RANK", "0") == "0":
+            Path(os.environ[CODE_VARIABLE]).write_text(f"{code if isinstance(code, int) else STOPPED}\n")
         if code == LOST:  # threads that wait for a rank that is gone would keep the interpreter from ending
             sys.stderr.flush()
             os._exit(LOST)

@@ -162,7 +162,12 @@ SRUN = """#!/bin/bash
 echo "srun $*" >>"$LOG"
 nodes=$SLURM_NNODES
 while [[ $1 == --* ]]; do [[ $1 == --nodes=1 ]] && nodes=1; shift; done
-[[ $1 == bash && -n ${HANG:-} && $3 == exec* ]] && { echo hanging >>"$LOG"; exec sleep 60; }
+if [[ $1 == bash && -n ${HANG:-} && $3 == exec* ]]; then
+    trap 'echo "${RUN_CODE:-}" >"${INFOPROMPT_CODE_FILE}"; exit 1' TERM
+    echo hanging >>"$LOG"
+    sleep 60 >/dev/null 2>&1 &
+    wait
+fi
 highest=0
 for ((node = nodes - 1; node >= 0; node--)); do
     SLURM_NODEID=$node SLURM_CPUS_ON_NODE=16 "$@"
@@ -189,7 +194,7 @@ STUBS = {
     "ray": RAY,
     "python": COMMAND,
     "torchrun": COMMAND,
-    "scontrol": '#!/bin/bash\nprintf "node0\\nnode1\\n"\n',
+    "scontrol": '#!/bin/bash\necho "scontrol $*" >>"$LOG"\n[[ $1 == show ]] && printf "node0\\nnode1\\n"\n',
     "hostname": '#!/bin/bash\n[[ ${1:-} == -I ]] && echo "10.1.2.3 172.17.0.1" || echo "node$SLURM_NODEID"\n',
     "nvidia-smi": '#!/bin/bash\nfor ((gpu = 0; gpu < ${DRIVER_GPUS:-4}; gpu++)); do echo "GPU $gpu"; done\n',
 }
@@ -295,16 +300,34 @@ class TestSlurm:
         assert said in output
         assert "launcher" not in log
 
-    @pytest.mark.parametrize("script", SLURM_SCRIPTS)
-    def test_sigterm_ends_the_step_and_is_recorded(self, job, script):
-        process = job(script, "configs/quickstart.yaml", HANG="1")
+    def told(self, job, script: str, number: int, **variables: str) -> tuple[int, str, str]:
+        """How a job ends that is told to, in the middle of its step."""
+        process = job(script, "configs/quickstart.yaml", HANG="1", **variables)
         deadline = time.monotonic() + 20
         while "hanging" not in self.log.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        code, output, _ = self.ended(process)
+        process.send_signal(number)
+        return self.ended(process)
+
+    @pytest.mark.parametrize("script", SLURM_SCRIPTS)
+    def test_scancel_ends_the_step_and_the_job_does_not_come_back(self, job, script):
+        code, output, log = self.told(job, script, signal.SIGTERM, RUN_CODE="75")
         assert code == 143
         assert "SIGTERM: ending the step" in output
+        assert "scontrol requeue" not in log
+
+    @pytest.mark.parametrize("script", SLURM_SCRIPTS)
+    def test_the_notice_before_its_time_is_over_requeues_the_job(self, job, script):
+        code, _, log = self.told(job, script, signal.SIGUSR1, RUN_CODE="75")
+        assert code == 75
+        assert f"scontrol requeue {self.JOB}\n" in log
+
+    def test_a_run_that_was_told_otherwise_and_has_saved_its_state_is_requeued_too(self, job):
+        torchrun = '#!/bin/bash\necho 75 >"$INFOPROMPT_CODE_FILE"\nexit 1\n'
+        (self.log.parent / "bin" / "torchrun").write_text(torchrun)
+        code, _, log = self.ended(job("slurm_train.sh", "configs/quickstart.yaml"))
+        assert code == 75
+        assert f"scontrol requeue {self.JOB}\n" in log
 
     def test_a_sweep_that_slurm_starts_again_resumes(self, job):
         start = ("slurm_sweep.sh", "configs/sweeps/quickstart.yaml")
@@ -315,7 +338,7 @@ class TestSlurm:
     def test_a_run_that_slurm_starts_again_resumes(self, job):
         start = ("slurm_train.sh", "configs/quickstart.yaml")
         assert "--resume" not in self.ended(job(*start))[2]
-        assert "runs/quickstart --resume auto at" in self.ended(job(*start, SLURM_RESTART_COUNT="1"))[2]
+        assert f"runs/quickstart-{self.JOB} --resume auto at" in self.ended(job(*start, SLURM_RESTART_COUNT="1"))[2]
         self.log.write_text("")
         assert "--resume auto" not in self.ended(job(*start, "--resume=never", SLURM_RESTART_COUNT="1"))[2]
 
@@ -325,7 +348,8 @@ class TestSlurm:
         for node in (0, 1):
             assert (
                 f"torchrun --node-rank={node} --nnodes=2 --nproc-per-node=4 --master-addr=10.1.2.3 --master-port=24242 "
-                f"launcher/train.py configs/quickstart.yaml run.output_dir={self.home}/runs/quickstart optim.lr=1e-3 at"
+                f"launcher/train.py configs/quickstart.yaml run.output_dir={self.home}/runs/quickstart-{self.JOB} "
+                "optim.lr=1e-3 at"
             ) in log
 
     def test_a_run_that_fails_on_one_node_fails_the_job(self, job):

@@ -32,7 +32,8 @@ from launcher.sweep_view import View
 
 def main():
     def train(config, parent_run_id, tags, report):
-        import os, signal
+        import os, signal, time
+        from infoprompt.stopping import Preempted, noting, told
         import torch, torch.distributed as dist
         from infoprompt.progress import Progress
 
@@ -50,6 +51,15 @@ def main():
             os.kill(os.getpid(), signal.SIGKILL)
         if config.seed == 4 and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == 5 and not folder.exists():
+            with noting():
+                if dist.get_rank() == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)  # as a node is told before it is taken away
+                while dist.get_rank() == 1 and not told():
+                    time.sleep(0.01)
+                dist.barrier()
+            folder.mkdir(parents=True, exist_ok=True)
+            raise Preempted(signal.SIGTERM, 3, folder, saved=True)
         dist.barrier()
         scores = {"accuracy": 0.5 + config.seed / 10}
         assert report(Progress(2, 2, 1), {**scores, "score": scores["accuracy"]}) == "go"
@@ -88,6 +98,8 @@ def test_every_way_a_trial_can_end(tiny_sweep, tmp_path):
     assert ended[4][1].startswith("its workers were killed 2 times (retries is 1)")
     assert ended[5] == ("finished", None)
     assert outcome["best"] == 5
+    assert outcome["trials"][5]["seeds"]["5"]["deaths"] == 0
+    assert "a worker was told to end by SIGTERM); its run goes on elsewhere" in done.stderr
     assert outcome["trials"][3]["seeds"]["3"]["deaths"] == 1
     assert "trial 3 seed 3 update 1: 0.8000" in done.stderr
     # the same processes go on after a run that ended in good order, for better or worse

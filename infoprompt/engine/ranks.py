@@ -15,9 +15,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from infoprompt.config import ConfigError, EngineSettings
+from infoprompt.progress import RankLost
 from infoprompt.stopping import told
 
 T = TypeVar("T")
+
+START_SECONDS = 120
+"""For all ranks to come together, or longer where a collective may wait longer: one may load Python's modules from a cold disk, which is no hang."""
 
 
 @dataclass
@@ -154,6 +158,7 @@ def start_ranks(settings: EngineSettings) -> Ranks:
 
     Raises:
         ConfigError: `engine.device` is cuda and there is none, or too few.
+        RankLost: not all ranks have come.
     """
     rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _ALONE.items())
     device = _device(settings, local_rank)
@@ -162,9 +167,9 @@ def start_ranks(settings: EngineSettings) -> Ranks:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         _set_pg_timeout(timeout)
     elif world_size > 1 or settings.kind == "deepspeed":
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        store = _new_store(rank, world_size, timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        seconds = max(settings.timeout_seconds, START_SECONDS)
+        _start_group(rank, world_size, "nccl" if device.type == "cuda" else "gloo", seconds)
+        _set_pg_timeout(timeout)
         _process.owns_group = True
         if not _process.awaits_gloo:
             atexit.register(_await_gloo)
@@ -174,6 +179,22 @@ def start_ranks(settings: EngineSettings) -> Ranks:
 
         start_communication(device, local_rank, timeout)
     return Ranks(rank, world_size, local_rank, device)
+
+
+def _start_group(rank: int, world_size: int, backend: str, seconds: int) -> None:
+    wait = timedelta(seconds=seconds)
+    try:
+        store = _new_store(rank, world_size, wait)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=wait)
+    except (dist.DistError, RuntimeError) as error:
+        if world_size == 1:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise RankLost(
+            f"Not all of the {world_size} ranks came together within {seconds} seconds ({reason}). Look at what "
+            "the others say, and whether all find MASTER_ADDR and MASTER_PORT.",
+            said=False,
+        ) from None
 
 
 def stop_ranks() -> None:

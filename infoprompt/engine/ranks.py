@@ -21,7 +21,8 @@ from infoprompt.stopping import told
 T = TypeVar("T")
 
 START_SECONDS = 120
-"""For all ranks to come together, or longer where a collective may wait longer: one may load Python's modules from a cold disk, which is no hang."""
+"""For all ranks to come together, or longer where a collective may wait longer: one may load Python's modules from
+a cold disk, which is no hang."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infoprompt.checkpoint import ResumeState, newest_resume_state, num_states, save_resume_state, set_newer_aside
 from infoprompt.config import ConfigError, RunConfig, build_config, changed_setting, saved_values
-from infoprompt.engine.engine import cpu_copy, optimizer_shapes
+from infoprompt.engine.adamw import cpu_copy, optimizer_shapes
 from infoprompt.engine.ranks import Ranks
 from infoprompt.files import replace_file, whole_folder
 from infoprompt.folder_lock import inside, taken_over

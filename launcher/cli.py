@@ -18,7 +18,8 @@ from infoprompt.config import (
     saved_values,
     setting_reference,
 )
-from launcher.exits import STOPPED, guarded
+from launcher.exit_codes import STOPPED
+from launcher.exits import guarded
 from launcher.overrides import split_overrides
 
 app = typer.Typer(

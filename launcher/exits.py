@@ -1,8 +1,4 @@
-"""How a command ends: an exit code, and for a failure one message on standard error; docs/failures.md explains them.
-
-0 done    1 stopped on the way    2 bad input    75 told to end, state saved: go on with --resume auto
-76 another rank failed or does not answer    128 + n told to end by signal n, nothing saved: 130 Ctrl-C, 143 SIGTERM
-"""
+"""How a command ends: by a code of `exit_codes`, and for a failure one message on standard error."""
 
 import contextlib
 import functools
@@ -17,12 +13,8 @@ from typing import Any, ParamSpec
 from infoprompt.credentials import shown_uri
 from infoprompt.progress import RankLost
 from infoprompt.stopping import Preempted, Terminated, forget, hear, told_by_raising
-
-STOPPED = 1
-BAD_INPUT = 2
-RESUMABLE = os.EX_TEMPFAIL  # 75
-LOST = 76
-INTERRUPTED = 128 + signal.SIGINT
+from launcher.exit_codes import BAD_INPUT, INTERRUPTED, LOST, RESUMABLE, STOPPED
+from launcher.resume import resume_command
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """What tells a command to end: from a person, a terminal that closes, a scheduler, a cloud."""
@@ -134,7 +126,6 @@ def _explain_end(error: Terminated) -> str:
     what = f"stopped by {error.cause} after update {error.step}"
     if not error.saved:
         return f"{what}; nothing was saved, for checkpoint.enabled is false."
-    from launcher.resume import resume_command
 
     again = "the same command and --resume auto" if launched else resume_command(sys.argv)
     return f"{what}; its state is saved in {error.folder}. Go on with\n  {again}"

@@ -18,7 +18,8 @@ from infoprompt.config import NOTHING, RunConfig, dump_config
 from infoprompt.credentials import shown_uri
 from infoprompt.stopping import Preempted, Terminated
 from launcher.comparison import Outcome, Resume, comparisons, read_rows_of, train_all
-from launcher.exits import BAD_INPUT, LOST, PARENT_VARIABLE, RESUMABLE, STOPPED
+from launcher.exit_codes import BAD_INPUT, LOST, RESUMABLE, STOPPED
+from launcher.exits import PARENT_VARIABLE
 
 OUTCOME_NAME = "outcome.json"
 LEFT_NAME = "left.json"

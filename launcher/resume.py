@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from launcher.exits import STOPPED
+from launcher.exit_codes import STOPPED
 from launcher.report import tool
 
 

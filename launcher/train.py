@@ -21,7 +21,8 @@ from infoprompt.stopping import Preempted, told
 from infoprompt.tracking.environment import RECIPE_VARIABLE
 from launcher.ancestors import end_with_launcher
 from launcher.comparison import train_all
-from launcher.exits import LOST, SIGNALS, STOPPED, guarded
+from launcher.exit_codes import LOST, STOPPED
+from launcher.exits import SIGNALS, guarded
 from launcher.overrides import split_overrides
 from launcher.processes import LEFT_NAME, end_with_parent, prepare_environment
 

@@ -107,3 +107,26 @@ def test_a_package_one_may_lack_is_touched_only_by_the_files_that_wrap_it(packag
     ]
     assert touching
     assert all(path.startswith(WRAPPED[package]) for path in touching), touching
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_two_files_import_each_other_by_any_way_round():
+    modules = {module_of(path): path for path in FILES}
+    graph = {
+        name: sorted({module for module in imports(path) if module in modules and module != name})
+        for name, path in modules.items()
+    }
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' -> '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in graph[name]:
+                walk(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())

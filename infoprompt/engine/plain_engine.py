@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.engine.deepspeed_config import accumulation_steps
-from infoprompt.engine.engine import (
+from infoprompt.engine.adamw import (
     MOMENTS,
     build_optimizer,
     check_state,
     cpu_copy,
     optimizer_shapes,
-    require_finite_loss,
-    require_finite_norm,
     trained_parameters,
 )
+from infoprompt.engine.deepspeed_config import accumulation_steps
+from infoprompt.engine.engine import require_finite_loss, require_finite_norm
 from infoprompt.engine.ranks import Ranks
 from infoprompt.objective.encoding import Encoding
 

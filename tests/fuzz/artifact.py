@@ -30,7 +30,7 @@ from infoprompt.artifact import Artifact, ArtifactError, predicting_config, read
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config
 from infoprompt.course import _usable_state, check_same_run
-from infoprompt.engine.engine import check_state
+from infoprompt.engine.adamw import check_state
 from infoprompt.model.backbone import Backbone, load_backbone
 
 EARLIER = Path(__file__).resolve().parents[1] / "earlier"

@@ -14,7 +14,8 @@ import pytest
 import launcher.processes
 from infoprompt.stopping import Preempted, Terminated, forget
 from launcher.ancestors import launchers
-from launcher.exits import LOST, STOPPED, signals_heard
+from launcher.exit_codes import LOST, STOPPED
+from launcher.exits import signals_heard
 from launcher.processes import LEFT_NAME, WorkersFailed, _left, _run_group, held_port, prepare_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]

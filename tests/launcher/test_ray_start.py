@@ -3,7 +3,8 @@
 import pytest
 
 from launcher import ray_start
-from launcher.exits import STOPPED, guarded
+from launcher.exit_codes import STOPPED
+from launcher.exits import guarded
 from launcher.processes import held_port
 from launcher.ray_start import RayNotStarted, start_ray
 

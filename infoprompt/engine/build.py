@@ -1,0 +1,50 @@
+"""Which engine runs, and how a backbone is loaded for it. DeepSpeed takes seconds to import: only when chosen."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from infoprompt.config import RunConfig
+from infoprompt.engine.engine import Engine
+from infoprompt.engine.plain_engine import PlainEngine
+from infoprompt.engine.ranks import Ranks
+
+
+def build_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
+    """The engine that `engine.kind` names.
+
+    Args:
+        model: Batch -> Encoding, the same on every rank; float32 where it is trained. The engine moves it.
+    Raises:
+        ConfigError: the batch cannot be cut into equal parts for all ranks.
+    """
+    if config.engine.kind == "deepspeed":
+        from infoprompt.engine.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(model, config, ranks)
+    return PlainEngine(model, config, ranks)
+
+
+def partitions_weights(config: RunConfig) -> bool:
+    """Whether each rank keeps only its part of the backbone."""
+    return config.engine.kind == "deepspeed" and config.engine.zero_stage == 3
+
+
+def partitioned_loading(config: RunConfig, ranks: Ranks) -> AbstractContextManager[Any]:
+    """Context around `from_pretrained`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
+    if not partitions_weights(config):
+        return nullcontext()
+    from infoprompt.engine import deepspeed_engine
+
+    return deepspeed_engine.partitioned_loading(config, ranks.world_size)
+
+
+def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Context in which partitioned parameters are whole, for reading; every rank must enter it."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    from infoprompt.engine import deepspeed_engine
+
+    return deepspeed_engine.gathered(parameters)

@@ -110,15 +110,16 @@ def summary(outcome: Outcome) -> "Table":
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> "Table":
     """Precision, recall and F1 of each class on the test rows; of very many, those with the lowest F1."""
     from rich import box
-    from rich.table import Table
     from rich.text import Text
+
+    from launcher.literal_table import LiteralTable
 
     shown = list(classes.items())
     title = "classes on the test rows"
     if len(shown) > MOST_CLASSES:
         title += f": the {MOST_CLASSES} of {len(shown)} with the lowest F1, all of them in result.json"
         shown = sorted(shown, key=lambda pair: pair[1]["f1"])[:MOST_CLASSES]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = LiteralTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("class", overflow="fold")
     for heading in ("precision", "recall", "F1", "rows"):
         table.add_column(heading, justify="right")

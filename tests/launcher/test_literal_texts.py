@@ -92,5 +92,5 @@ def test_checks_of_the_machine_are_literal(capsys):
 def test_no_console_or_column_of_a_bar_reads_markup(path):
     for call in re.findall(r"\b(?:Console|TextColumn)\((?:[^()]|\([^()]*\))*\)", path.read_text()):
         assert "markup=False" in call, f"{path}: {call}"
-    if path.name != "literal_table.py":
+    if path.name != "literal_table.py" and "rich" in path.read_text():
         assert not re.search(r"(?<!Literal)\bTable\(", path.read_text()), f"{path}: use LiteralTable"

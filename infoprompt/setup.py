@@ -15,9 +15,9 @@ from infoprompt.data.part import write_skipped
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.tasks import Task
-from infoprompt.engine.build import build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.deepspeed_config import accumulation_steps
-from infoprompt.engine.engine import Engine
+from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
+from infoprompt.engine.interface import Engine
 from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle

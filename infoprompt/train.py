@@ -15,7 +15,7 @@ from infoprompt.checkpoint import ResumeState
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.course import Course, save_course, saved_state, start_course
 from infoprompt.data.splits import Splits
-from infoprompt.engine.engine import Engine, NonFiniteLoss, seeded_dropout
+from infoprompt.engine.interface import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
 from infoprompt.evaluate import Evaluation

@@ -38,7 +38,7 @@ from infoprompt.engine.adamw import (
     trained_parameters,
 )
 from infoprompt.engine.deepspeed_config import deepspeed_config, loading_config
-from infoprompt.engine.engine import require_finite_loss, require_finite_norm
+from infoprompt.engine.interface import require_finite_loss, require_finite_norm
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
 from infoprompt.engine.ranks import Ranks
 from infoprompt.objective.encoding import Encoding

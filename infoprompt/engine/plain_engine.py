@@ -16,7 +16,7 @@ from infoprompt.engine.adamw import (
     trained_parameters,
 )
 from infoprompt.engine.deepspeed_config import accumulation_steps
-from infoprompt.engine.engine import require_finite_loss, require_finite_norm
+from infoprompt.engine.interface import require_finite_loss, require_finite_norm
 from infoprompt.engine.ranks import Ranks
 from infoprompt.objective.encoding import Encoding
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from infoprompt.config import RunConfig, build_config
 from infoprompt.engine import deepspeed_config
-from infoprompt.engine.build import build_engine, gathered, partitioned_loading
-from infoprompt.engine.engine import Engine, NonFiniteLoss
+from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
+from infoprompt.engine.interface import Engine, NonFiniteLoss
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.objective.encoding import Encoding, Latent
 

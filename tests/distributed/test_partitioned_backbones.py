@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from infoprompt.config import build_config
 from infoprompt.data.batch import Batch
 from infoprompt.engine import deepspeed_config
-from infoprompt.engine.build import build_engine, gathered, partitioned_loading
+from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.model.backbone import Backbone, load_backbone
 from infoprompt.model.insert import insert_prompt, pool

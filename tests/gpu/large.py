@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.engine.engine import seeded_dropout
+from infoprompt.engine.interface import seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.kernels.ceilings import measure_ceilings
 from infoprompt.objective.total import information_objective

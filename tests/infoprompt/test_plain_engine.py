@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from infoprompt.config import ConfigError, EngineSettings, build_config
-from infoprompt.engine.build import build_engine, gathered, partitioned_loading
-from infoprompt.engine.engine import NonFiniteLoss
+from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
+from infoprompt.engine.interface import NonFiniteLoss
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.objective.encoding import Encoding

@@ -97,12 +97,12 @@ def test_the_python_example_runs(folder):
 
 
 @pytest.mark.slow
-def test_the_method_of_ones_own_is_one_file_and_one_recipe(tmp_path, toy_settings):
-    (kind,) = (block for block in blocks("python") if "KIND" in block)
+def test_a_prompt_and_a_head_of_ones_own_are_a_file_each_and_a_recipe(tmp_path, toy_settings):
+    kinds = [block for block in blocks("python") if "KIND" in block]
     (recipe,) = (block for block in blocks("yaml") if "gated" in block)
     for name in ("infoprompt", "launcher"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for text in (kind, recipe):
+    for text in (*kinds, recipe):
         place = tmp_path / text.splitlines()[0].removeprefix("# ")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
@@ -117,6 +117,7 @@ def test_the_method_of_ones_own_is_one_file_and_one_recipe(tmp_path, toy_setting
     trained = load_file(tmp_path / "run" / "artifact" / "prompt.safetensors")
     assert trained["prompt.gate_P1"].shape == (8, 1)
     assert not torch.equal(trained["prompt.gate_P1"], torch.ones(8, 1))
+    assert trained["head.vectors_CD"].shape == (2, 32)
 
 
 def test_the_commands_that_run_elsewhere_do():

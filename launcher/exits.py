@@ -15,6 +15,7 @@ from infoprompt.progress import RankLost
 from infoprompt.stopping import Preempted, Terminated, forget, hear, told_by_raising
 from launcher.exit_codes import BAD_INPUT, INTERRUPTED, LOST, RESUMABLE, STOPPED
 from launcher.resume import resume_command
+from launcher.standard_error import lenient_stderr
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """What tells a command to end: from a person, a terminal that closes, a scheduler, a cloud."""
@@ -68,7 +69,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def guarded_command(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with signals_heard():
+            with lenient_stderr(), signals_heard():
                 command(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
             code = exit_code(error)

@@ -214,3 +214,32 @@ class TestNewRunInTheFolderOfAStoppedOne:
         (folder / "result.json").touch()
         check_new_run(folder, "never")
         check_new_run(folder / "new", "never")
+
+
+def test_a_reader_of_standard_error_that_is_gone_fails_no_command(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    done = []
+
+    @guarded
+    def command():
+        from infoprompt.bar import ProgressBar
+        from infoprompt.progress import Progress
+
+        with ProgressBar(True, "run", Progress(2, 2)) as bar:
+            bar.update(Progress(2, 2, 1), loss=1.0)
+        sys.stderr.write("a line")
+        done.append(True)
+        raise Preempted(signal.SIGUSR1, 7, "/x", saved=True)
+
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert done
+    assert ended.value.code == 75
+    assert isinstance(sys.stderr, Gone)

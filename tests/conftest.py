@@ -33,18 +33,26 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)  # behind pytest's own sorting by fixtures
 def pytest_collection_modifyitems(config, items):
-    seed = config.getoption("--shuffle")
-    if seed is None:
-        return
-    picks = random.Random(seed)
     files: dict[object, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     in_order = [*files.values()]
-    picks.shuffle(in_order)
-    for tests in in_order:
-        picks.shuffle(tests)
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        # the longest files first, so that of two processes none is left with one at the end
+        in_order.sort(key=lambda tests: -sum(_weight(test) for test in tests))
+    else:
+        picks = random.Random(seed)
+        picks.shuffle(in_order)
+        for tests in in_order:
+            picks.shuffle(tests)
     items[:] = [item for tests in in_order for item in tests]
+
+
+def _weight(test: pytest.Item) -> int:
+    """About how many seconds a test takes beyond the ordinary."""
+    seconds = {"ray": 60, "slow": 30, "distributed": 20}
+    return max((seconds[mark.name] for mark in test.iter_markers() if mark.name in seconds), default=0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,7 +18,6 @@ def here():
     return measured_by(TESTS.parent, HERE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_a_run_does_what_it_did(here, name):
     assert not against(here[name], committed(name))

@@ -143,8 +143,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     descriptor = None
     while descriptor is None:
         if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-            folder.unlink()
-        folder.mkdir(exist_ok=True)
+            folder.unlink(missing_ok=True)
+        # not by `exist_ok`, which asks a second time, when another writer may have renamed it
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
         with contextlib.suppress(FileNotFoundError):
             descriptor = open_locked(folder, os.O_RDONLY)
     try:

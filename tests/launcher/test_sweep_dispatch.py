@@ -735,7 +735,7 @@ def test_jobs_carry_what_a_run_needs(tmp_path):
     one.hello("a", 1, [])
     job = one.next("a", 1)
     assert job.config == {"values": {"lr": 0.1, "depth": 1}, "seed": 0, "name": "0000/seed_0"}
-    assert job.tags == {"sweep": "mine", "sweep.trial": "0", "sweep.kind": "seed"}
+    assert job.tags == {"sweep": "mine", "sweep.trial": "0", "sweep.kind": "seed", "recipe": "x"}
     assert job.take_over is None
 
 

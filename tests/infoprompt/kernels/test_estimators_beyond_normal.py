@@ -205,7 +205,7 @@ def test_a_short_training_finds_the_published_value(name, kind):
     for _ in range(300):
         optimizer.zero_grad()
         scores = critic(*batch(256))
-        log_average = ESTIMATORS["mine"].moved(log_average, log_mean_exp(scores.log_mean_exp_B.detach()))
+        log_average = ESTIMATORS["mine"].move_average(log_average, log_mean_exp(scores.log_mean_exp_B.detach()))
         ESTIMATORS[kind](replace(scores, log_average=log_average)).loss_B.mean().backward()
         optimizer.step()
     with torch.no_grad():

@@ -1,0 +1,54 @@
+"""Information terms that look at all ranks: two processes train as one does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infoprompt.config import build_config
+from infoprompt.engine.ranks import stop_ranks
+from infoprompt.train import run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # two starts, on a busy machine
+
+ENGINES = [("plain", 0), ("deepspeed", 3)]
+TERMS = {
+    # MINE's running means, at a high rate and with heavy terms, so that those of each rank's own rows would be far off
+    "mine": {
+        **{"head_estimator": "mine", "representation_estimator": "mine", "mine_rate": 0.5},
+        **{"head_weight": 1.0, "representation_weight": 1.0},
+    },
+    "batch": {"representation_negatives": "batch", "representation_weight": 1.0, "head_weight": 0.0},
+}
+
+
+def run_histories(settings: dict[str, Any], folder: str) -> dict[Any, list[dict[str, float]]]:
+    histories = {}
+    for name, objective in TERMS.items():
+        for kind, stage in ENGINES:
+            out = Path(folder) / f"{name}{kind}{stage}"
+            engine = {"kind": kind, "zero_stage": stage}
+            changes = {"engine": engine, "objective": objective, "run": {"output_dir": str(out)}}
+            run(build_config({**settings, **changes}))
+            stop_ranks()
+            histories[name, kind, stage] = json.loads((out / "history.json").read_text())
+    return histories
+
+
+def test_two_processes_with_half_the_rows_each_train_as_one(run_distributed, toy_settings, tmp_path):
+    settings = {**toy_settings, "optim": {"lr": 1e-3, "max_steps": 8}}
+    one, two = (
+        run_distributed(__file__, "run_histories", settings, str(tmp_path / f"{size}"), world_size=size)[0]
+        for size in (1, 2)
+    )
+    for histories in (one, two):
+        for (name, *engine), history in histories.items():
+            truth = one[name, "plain", 0]
+            assert len(truth) >= 8
+            for row, expected in zip(history, truth, strict=True):
+                for key in ("train/loss", "train/head_loss", "train/representation_loss", "train/grad_norm"):
+                    if key in expected:
+                        # float32 sums in another order: 1e-6 at first, and AdamW's division lets it grow
+                        place = (name, engine, row["step"], key)
+                        assert row[key] == pytest.approx(expected[key], rel=2e-4, abs=2e-5), place

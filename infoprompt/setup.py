@@ -133,7 +133,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
             ranks.rank,
             ranks.world_size,
             config.seed,
-            noise_of(config),
+            noise_of(config, has_latent=model.gaussian is not None),
         ),
         rows["dev"],
         rows["test"],

@@ -110,15 +110,6 @@ class Ranks:
             dist.all_reduce(reduced)
             return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
 
-    def gather(self, value: Tensor) -> Tensor:
-        """The tensor of every rank, stacked in rank order, on every rank; without gradient, one shape and dtype."""
-        if self.world_size == 1:
-            return value.unsqueeze(0)
-        gathered = [torch.empty_like(value) for _ in range(self.world_size)]
-        with self._waiting("gather"):
-            dist.all_gather(gathered, value)
-        return torch.stack(gathered)
-
     def gather_objects(self, value: T) -> list[T]:
         """The value of every rank, in rank order, on every rank. Pickled: for our own small values only."""
         if self.world_size == 1:

@@ -14,10 +14,15 @@ from infoprompt.data.batch import Noise
 from infoprompt.data.loader import Draw
 
 
-def noise_of(config: RunConfig) -> Draw | None:
-    """What draws a run's noise; None if no part of it reads any."""
+def noise_of(config: RunConfig, *, has_latent: bool) -> Draw | None:
+    """What draws a run's noise; None if no part of it reads any.
+
+    Args:
+        config: every setting.
+        has_latent: whether head or terms read a Gaussian latent, which the model knows.
+    """
     samples_tokens = config.objective.head_weight > 0 and config.objective.head_negatives == "sampled_tokens"
-    if not config.has_latent and not samples_tokens:
+    if not has_latent and not samples_tokens:
         return None
     return partial(draw_noise, config.objective, config.seed)
 

@@ -24,7 +24,7 @@ def rows(count: int) -> Rows:
 
 
 def loader(count=10, batch_size=4, accumulation=1, rank=0, world_size=1, seed=3, preset="paper") -> TrainLoader:
-    draw = noise_of(build_config({"objective": {"preset": preset}, "seed": seed}))
+    draw = noise_of(build_config({"objective": {"preset": preset}, "seed": seed}), has_latent=True)
     return TrainLoader(rows(count), batch_size, accumulation, rank, world_size, seed, draw)
 
 
@@ -74,10 +74,10 @@ def test_exact_negatives_need_no_draws():
 
 def test_what_reads_no_noise_draws_none():
     no_terms = {"objective": {"head_weight": 0, "representation_weight": 0}}
-    assert noise_of(build_config(no_terms)) is None
-    assert noise_of(build_config({**no_terms, "head": {"kind": "variational"}})) is not None
+    assert noise_of(build_config(no_terms), has_latent=False) is None
+    assert noise_of(build_config(no_terms), has_latent=True) is not None  # a head of any kind may read one
     sampled = {"objective": {"representation_weight": 0, "head_negatives": "sampled_tokens"}}
-    assert noise_of(build_config(sampled)) is not None
+    assert noise_of(build_config(sampled), has_latent=False) is not None
     (batch,) = TrainLoader(rows(10), 4, 1, 0, 1, 3).micro_batches(0)
     assert batch.noise is None
 
@@ -120,7 +120,7 @@ def test_choices_of_an_example_are_neighbours_with_its_label_on_each(tiny_bert):
 
 def test_every_choice_has_noise_of_its_own_whatever_rank_has_it(tiny_bert):
     examples = [Example("film " * n, choices=("good", "bad"), label="choice1") for n in range(1, 5)]
-    draw = noise_of(build_config({"objective": {"preset": "paper"}, "seed": 3}))
+    draw = noise_of(build_config({"objective": {"preset": "paper"}, "seed": 3}), has_latent=True)
     data = encoded(tiny_bert, examples, ("choice1", "choice2"))
     alone = list(TrainLoader(data, 4, 1, 0, 1, 3, draw).micro_batches(0))
     shared = [part for rank in range(2) for part in TrainLoader(data, 4, 1, rank, 2, 3, draw).micro_batches(0)]

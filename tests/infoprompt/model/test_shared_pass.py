@@ -65,7 +65,8 @@ def made(tiny_backbones, tmp_path_factory):
         key = f"{tiny_backbones[family]} {name}"
         rows = with_unprompted_states(rows, torch.no_grad()(member), ALONE, backbone_key=key, batch_size=4)
         member.train()
-        (batch,) = TrainLoader(rows, size, 1, 0, 1, config.seed, noise_of(config)).micro_batches(0)
+        draw = noise_of(config, has_latent=member.gaussian is not None)
+        (batch,) = TrainLoader(rows, size, 1, 0, 1, config.seed, draw).micro_batches(0)
         return config, member, batch
 
     return make

@@ -44,7 +44,8 @@ def encoded(tiny_bert):
         model.eval()
         rows = with_unprompted_states(rows, torch.no_grad()(model), ALONE, backbone_key=tiny_bert, batch_size=4)
         model.train()
-        (batch,) = TrainLoader(rows, 6, 1, 0, 1, 0, noise_of(config)).micro_batches(0)
+        draw = noise_of(config, has_latent=model.gaussian is not None)
+        (batch,) = TrainLoader(rows, 6, 1, 0, 1, 0, draw).micro_batches(0)
         return config, model, model(batch), batch
 
     return make

@@ -170,7 +170,9 @@ def start_ranks(settings: EngineSettings) -> Ranks:
         from infoprompt.engine.deepspeed_ops import start_communication
 
         start_communication(device, local_rank, timeout)
-    return Ranks(rank, world_size, local_rank, device)
+    ranks = Ranks(rank, world_size, local_rank, device)
+    ranks.barrier()  # gloo connects one after the other: a rank that is done at once would close on those behind it
+    return ranks
 
 
 def _start_group(rank: int, world_size: int, backend: str, seconds: int) -> None:

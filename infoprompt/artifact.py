@@ -40,7 +40,7 @@ from infoprompt.files import heal, read_object, whole_folder
 from infoprompt.metrics import METRICS
 from infoprompt.mlmodel import FILES as MLMODEL_FILES
 from infoprompt.mlmodel import write_mlmodel
-from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member, prompt_slots, reads_unprompted
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member

@@ -22,7 +22,7 @@ from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.shared import shared_pass

@@ -14,10 +14,10 @@ from infoprompt.artifact import Artifact
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
-from infoprompt.data.forms import adapter
 from infoprompt.data.loader import Rows, evaluation_batches, num_batches
 from infoprompt.data.part import Part
 from infoprompt.data.places import RowSource, source_name
+from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Adapter, Example, Kind
 from infoprompt.data.sources import FOUND_OUT, Dialect
 from infoprompt.data.task import Task

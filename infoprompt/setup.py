@@ -22,10 +22,10 @@ from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
-from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.backbone.cache import kept_backbone
+from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
-from infoprompt.model.kept_backbone import kept_backbone
 from infoprompt.model.prompts.kind import Prompt
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding

@@ -13,7 +13,6 @@ from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
 from infoprompt.checkpoint import ResumeState
 from infoprompt.config import RunConfig, dump_config
-from infoprompt.course import Course, save_course, saved_state, start_course
 from infoprompt.data.splits import Splits
 from infoprompt.engine.interface import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
@@ -29,8 +28,9 @@ from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verd
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.stopping import Preempted, Terminated, noting
-from infoprompt.tested import keep_predictions
+from infoprompt.test_predictions import keep_predictions
 from infoprompt.tracking import Tracker
+from infoprompt.training_state import Course, save_course, saved_state, start_course
 
 log = logging.getLogger(__name__)
 

@@ -196,9 +196,9 @@ def predict(
     column `prompt`: the folder as given, or its NAME. If no row has that column,
     every artifact reads every row. The name is shown first.
     """
-    from launcher.answers import Output
-    from launcher.predict import predict_from
-    from launcher.routes import artifact_folders
+    from launcher.predict.answers import Output
+    from launcher.predict.choose import artifact_folders
+    from launcher.predict.command import predict_from
 
     texts = (words or []) if file is None else []
     folders = artifact_folders(artifact, words or [], file)
@@ -221,7 +221,7 @@ def export(
 ) -> None:
     """Write a trained prompt as another library's folder, with a README.md of how to load it and what differs."""
     loaded = _load(artifact, backbone, debug)
-    from infoprompt.peft_folder import export_to_peft
+    from infoprompt.peft.export import export_to_peft
 
     written = export_to_peft(loaded, folder)
     if json_output:
@@ -250,12 +250,12 @@ def show(
     if settings:
         typer.echo(setting_reference(), nl=False)
     elif sweep_settings:
-        from launcher.sweep_settings import sweep_reference
+        from launcher.sweeps.settings import sweep_reference
 
         typer.echo(sweep_reference(), nl=False)
     elif tasks:
+        from launcher.known_tasks import task_table, tasks_found
         from launcher.report import console
-        from launcher.task_table import task_table, tasks_found
 
         folder = _folder_setting(config, [*(overrides or []), *context.args])
         if json_output:
@@ -275,7 +275,7 @@ def show(
 @guarded
 def doctor(json_output: Json = False, debug: Debug = False) -> None:
     """Check this machine: what works, what would fail, and the way out."""
-    from launcher.doctor import examine, show_checks
+    from launcher.doctor.checks import examine, show_checks
 
     checks = examine()
     show_checks(checks, json_output)
@@ -318,7 +318,7 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Compare methods fairly over tasks, sizes and seeds; started again, it goes on with what is not done."""
-    from launcher.study import start_study
+    from launcher.studies.study import start_study
 
     changes = split_overrides([*(overrides or []), *context.args])
     changes += [f"workers={workers}"] if workers else []
@@ -333,7 +333,7 @@ def table(
     debug: Debug = False,
 ) -> None:
     """Compare finished runs over their seeds: mean and standard deviation of each kind, as Markdown."""
-    from launcher.seed_table import collect, markdown
+    from launcher.results import collect, markdown
 
     results = collect(folders)
     typer.echo(json.dumps(results) + "\n" if json_output else markdown(results), nl=False)

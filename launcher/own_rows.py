@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infoprompt.config import ConfigError
-from infoprompt.data.parts import find_parts
 from infoprompt.data.places import RowSource, given_sources, present
+from infoprompt.data.task_files import find_parts
 from infoprompt.data.tasks import TASKS, known_task
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from infoprompt.config import RunConfig
-from infoprompt.pretrain import Epoch, PretrainResult, pretrain
+from infoprompt.pretraining.pretrain import Epoch, PretrainResult, pretrain
 from launcher.report import console, relative, tool
 
 

@@ -18,7 +18,7 @@ from launcher.exits import guarded
 from launcher.overrides import split_overrides
 from launcher.processes import prepare_environment
 from launcher.report import configure_logging, console
-from launcher.sweep_plan import load_sweep
+from launcher.sweeps.plan import load_sweep
 
 
 class SweepFailed(RuntimeError):
@@ -49,9 +49,9 @@ def start_sweep(
     sweep = load_sweep(path, overrides, home)
     prepare_environment(sweep.settings.workers_per_trial)
     configure_logging(quiet=False, debug=debug)
-    from launcher.ray_run import run_sweep
-    from launcher.sweep_outcome import report_sweep
-    from launcher.sweep_view import View
+    from launcher.sweeps.outcome import report_sweep
+    from launcher.sweeps.ray_driver import run_sweep
+    from launcher.sweeps.view import View
 
     view = View(screen, live=screen.is_terminal and not quiet)
     folder = Path(sweep.settings.output_dir)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 MEMORIES: dict[tuple[str, str], Any] = {
-    ("infoprompt.model.kept_backbone", "_kept"): {},
+    ("infoprompt.model.backbone.cache", "_kept"): {},
     ("infoprompt.kernels.implementation", "_said"): set(),
     ("infoprompt.model.unprompted", "_distrust"): 0,  # of a cached function: how many calls it remembers
     ("infoprompt.stopping", "_heard"): {

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from launcher.sweep_crews import Job
-from launcher.sweep_dispatch import Dispatcher, Event
-from launcher.sweep_plan import Sweep
-from launcher.sweep_search import Search
-from launcher.sweep_settings import SweepSettings
-from launcher.sweep_space import expand
-from launcher.sweep_state import TrialState, load_trials
+from launcher.sweeps.dispatcher import Dispatcher, Event
+from launcher.sweeps.journal import TrialState, load_trials
+from launcher.sweeps.plan import Sweep
+from launcher.sweeps.search import Search
+from launcher.sweeps.settings import SweepSettings
+from launcher.sweeps.space import expand
+from launcher.sweeps.worker_groups import Job
 
 Values = dict[str, Any]
 

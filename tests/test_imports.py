@@ -27,34 +27,33 @@ ORDER = [
     "infoprompt.kernels",
     "infoprompt.data",
     "infoprompt.objective",
+    "infoprompt.peft.read",
     "infoprompt.model",
     "infoprompt.predictions",
     "infoprompt.metrics",
     "infoprompt.engine",
     "infoprompt.tracking",
     "infoprompt.figures",
-    "infoprompt.study_figures",
     "infoprompt.checkpoint",
     "infoprompt.mlmodel",
     "infoprompt.example",
     "infoprompt.artifact",
     "infoprompt.artifact_set",
     "infoprompt.pyfunc",
-    "infoprompt.peft_host",
-    "infoprompt.peft_readme",
-    "infoprompt.peft_folder",
+    "infoprompt.peft",
     "infoprompt.evaluate",
-    "infoprompt.tested",
+    "infoprompt.test_predictions",
     "infoprompt.setup",
+    "infoprompt.training_state",
     "infoprompt.course",
     "infoprompt.train",
-    "infoprompt.pretrain",
+    "infoprompt.pretraining",
     "infoprompt.__init__",
     "launcher",
 ]
 WRAPPED = {
     "deepspeed": "infoprompt/engine/deepspeed_",
-    "ray": "launcher/ray_",
+    "ray": "launcher/sweeps/ray_",
     "triton": "infoprompt/kernels/",
     "mlflow": "infoprompt/tracking",
 }
@@ -62,9 +61,9 @@ WRAPPED = {
 
 def rank(module: str) -> int:
     module = "infoprompt.__init__" if module == "infoprompt" else module
-    places = [i for i, part in enumerate(ORDER) if module == part or module.startswith((f"{part}.", f"{part}_"))]
+    places = [i for i, part in enumerate(ORDER) if module == part or module.startswith(f"{part}.")]
     assert places, f"{module} has no place in ORDER"
-    return places[0]
+    return max(places, key=lambda place: len(ORDER[place]))
 
 
 def imports(path: Path) -> list[str]:

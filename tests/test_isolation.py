@@ -39,7 +39,7 @@ def _leave_folder(tmp_path):
 
 def _load_backbone(tiny_bert):
     from infoprompt.config import BackboneSettings
-    from infoprompt.model.kept_backbone import kept_backbone
+    from infoprompt.model.backbone.cache import kept_backbone
 
     kept_backbone(BackboneSettings(name=tiny_bert), torch.device("cpu"), needs=frozenset(), lm_head=False)
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
-from infoprompt.data.forms import adapter
 from infoprompt.data.infer import infer_task, kind_of, majority
 from infoprompt.data.labels import label_notes, merged_spellings
 from infoprompt.data.part import Part, SkippedRow, doubling_notes, settle
-from infoprompt.data.parts import Parts, find_parts, no_rows
 from infoprompt.data.places import RowSource, source_name
+from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Example
 from infoprompt.data.sources import Dialect
 from infoprompt.data.task import KINDS, Source, Task
+from infoprompt.data.task_files import Parts, find_parts, no_rows
 from infoprompt.data.tasks import TASKS, known_task
 
 

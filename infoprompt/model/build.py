@@ -4,7 +4,7 @@ import torch
 
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.tasks import Task
-from infoprompt.model.backbone import Backbone
+from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.gaussian import GaussianLayer
 from infoprompt.model.heads.kind import HeadContext, head_kind
 from infoprompt.model.member import Member

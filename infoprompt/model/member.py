@@ -6,7 +6,7 @@ Shapes: B examples (or their choices), D hidden width, E embedding width, L posi
 from torch import Tensor, nn
 
 from infoprompt.data.batch import Batch
-from infoprompt.model.backbone import Backbone
+from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.gaussian import GaussianLayer
 from infoprompt.model.heads.kind import Head, Reading
 from infoprompt.model.insert import pool

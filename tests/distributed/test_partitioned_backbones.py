@@ -12,7 +12,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
-from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
 from infoprompt.objective.encoding import Encoding

@@ -24,9 +24,9 @@ def said(config, **named) -> str:
 
 def run_into_trouble(settings: dict) -> list[str]:
     """One rank: the disk is full at the second state, then at the results; then all states are damaged."""
-    from infoprompt import course, train
+    from infoprompt import train, training_state
 
-    save, finish, config = course.save_resume_state, train.save_artifact, build_config(settings)
+    save, finish, config = training_state.save_resume_state, train.save_artifact, build_config(settings)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(call, *arguments, **named):
@@ -39,9 +39,9 @@ def run_into_trouble(settings: dict) -> list[str]:
     def save_once(folder, state, keep):
         return full(save, folder, state, keep) if state.values["step"] == 2 else save(folder, state, keep)
 
-    course.save_resume_state = save_once
+    training_state.save_resume_state = save_once
     endings = [said(config)]
-    course.save_resume_state = save
+    training_state.save_resume_state = save
     train.save_artifact = lambda *arguments, **named: full(finish, *arguments, **named)
     endings.append(said(config, resume="auto"))
     train.save_artifact = finish

@@ -29,9 +29,9 @@ from make import make_backbone
 from infoprompt.artifact import Artifact, ArtifactError, predicting_config, read_card
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config
-from infoprompt.course import _usable_state, check_same_run
 from infoprompt.engine.adamw import check_state
-from infoprompt.model.backbone import Backbone, load_backbone
+from infoprompt.model.backbone.load import Backbone, load_backbone
+from infoprompt.training_state import _usable_state, check_same_run
 
 EARLIER = Path(__file__).resolve().parents[1] / "earlier"
 STATE = "step-00000006"

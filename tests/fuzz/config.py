@@ -20,10 +20,10 @@ from types import FrameType
 from infoprompt.config import ConfigError, dump_config, flatten, load_config, setting_keys
 from launcher.overrides import split_overrides
 from launcher.report import describe
-from launcher.study_plan import load_study
-from launcher.study_settings import StudyConfig
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_settings import SweepSettings
+from launcher.studies.plan import load_study
+from launcher.studies.settings import StudyConfig
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.settings import SweepSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROUND_SECONDS = 10.0

@@ -13,7 +13,7 @@ def make_artifact(tmp_path):
     from infoprompt.artifact import Artifact, save_artifact
     from infoprompt.config import build_config
     from infoprompt.data.task import Task
-    from infoprompt.model.backbone import load_backbone
+    from infoprompt.model.backbone.load import load_backbone
     from infoprompt.model.build import backbone_needs, build_member
 
     def make(backbone: str, /, name: str = "artifact", task: dict | None = None, seed: int = 0, **sections) -> Artifact:

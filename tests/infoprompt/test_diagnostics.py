@@ -5,10 +5,10 @@ import json
 import pytest
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.forms import adapter
-from infoprompt.data.parts import find_parts
+from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Example, read_examples
 from infoprompt.data.splits import load_splits
+from infoprompt.data.task_files import find_parts
 from infoprompt.data.tasks import TASKS
 from infoprompt.evaluate import evaluate_artifact
 from infoprompt.metrics import score

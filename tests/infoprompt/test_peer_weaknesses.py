@@ -91,8 +91,8 @@ from infoprompt.config import BackboneSettings, ConfigError, build_config
 from infoprompt.data.rows import Example
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import start_ranks
-from infoprompt.model import language_model
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone import backbone as language_model
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 
 ROOT = Path(__file__).parents[2]

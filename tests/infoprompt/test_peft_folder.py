@@ -20,10 +20,10 @@ from infoprompt.artifact import Artifact, ArtifactError
 from infoprompt.config import ConfigError, build_config
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
-from infoprompt.model.peft_prompt import flat_prefix
-from infoprompt.peft_folder import export_to_peft
+from infoprompt.peft.export import export_to_peft
+from infoprompt.peft.read import flat_prefix
 from launcher.cli import app
 
 TEXT = "the film was good and they have cash"

@@ -11,9 +11,9 @@ from matplotlib.text import Text
 
 from infoprompt.figures import MAX_CLASSES, MAX_POINTS, confusion_matrix, learning_curves
 from infoprompt.picture import Picture, save_picture, shown
-from infoprompt.study_figures import information_over_steps, learning_bands, scores_by_seed
-from launcher.sweep_figures import importance_bars, learning_curves_of_trials, parallel_coordinates, score_by_setting
-from launcher.sweep_statistics import TrialScores
+from launcher.studies.figures import information_over_steps, learning_bands, scores_by_seed
+from launcher.sweeps.figures import importance_bars, learning_curves_of_trials, parallel_coordinates, score_by_setting
+from launcher.sweeps.statistics import TrialScores
 
 ODD = [
     "under $5",

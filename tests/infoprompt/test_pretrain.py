@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError, build_config
 from infoprompt.data.splits import load_splits
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
-from infoprompt.pretrain import pretrain
+from infoprompt.pretraining.pretrain import pretrain
 from infoprompt.train import run
 
 PROMPT = {"kind": "ipt", "length": 8, "template": "front", "init": "random"}

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from infoprompt.study_figures import information_over_steps, learning_bands, scores_by_seed
+from launcher.studies.figures import information_over_steps, learning_bands, scores_by_seed
 
 CURVES = {"a": [[(4, 0.5), (8, 0.7)], [(4, 0.7), (8, 0.9)]], "b": [[(4, 0.6), (8, 0.6)]], "never_finished": []}
 

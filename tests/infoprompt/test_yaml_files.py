@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, build_config, load_config, override_config, parse_override, read_settings
-from launcher.study_settings import read_study
-from launcher.sweep_plan import load_sweep
+from launcher.studies.settings import read_study
+from launcher.sweeps.plan import load_sweep
 
 TEXTS = ("no", "0", "010", "1e3", "2024", "2024-01-31", "null_", "~x", "1_000", "0x10", "12:30", "true", ".5", "007")
 

@@ -12,8 +12,8 @@ from infoprompt.credentials import full_uri, shown_uri, without_credentials
 from infoprompt.tracking import tracking_uri
 from launcher.cli import main
 from launcher.processes import _credentials
-from launcher.sweep_outcome import outcome_of, write_files
-from launcher.sweep_plan import load_sweep
+from launcher.sweeps.outcome import outcome_of, write_files
+from launcher.sweeps.plan import load_sweep
 
 CANARY = "hunter2canary"
 URI = f"http://bob:{CANARY}@127.0.0.1:9/?token={CANARY}"

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from launcher import doctor
-from launcher.doctor import Check, _kernels, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
+from launcher.doctor import checks as doctor
+from launcher.doctor.checks import Check, _kernels, _mlflow, _ninja, _no_answer, _ray, _safely, show_checks
 from launcher.processes import held_port
 
 

@@ -6,8 +6,8 @@ import yaml
 from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError, build_config
 from infoprompt.folder_lock import beside, held, inside
-from infoprompt.peft_folder import export_to_peft
-from infoprompt.pretrain import pretrain
+from infoprompt.peft.export import export_to_peft
+from infoprompt.pretraining.pretrain import pretrain
 from launcher.comparison import train_all
 from launcher.sweep import start_sweep
 

@@ -6,7 +6,7 @@ import pytest
 from infoprompt.config import ConfigError
 from infoprompt.data.columns import ColumnNames
 from infoprompt.data.rows import Example, Span
-from launcher.inputs import parse_given, parse_line, read_given
+from launcher.predict.inputs import parse_given, parse_line, read_given
 
 
 class Terminal(io.StringIO):

@@ -11,14 +11,14 @@ from rich.console import Console
 from infoprompt.bar import ProgressBar
 from infoprompt.config import load_config
 from infoprompt.progress import Progress
-from launcher import sweep_view
 from launcher.comparison import Outcome
-from launcher.doctor import Check, show_checks
+from launcher.doctor.checks import Check, show_checks
 from launcher.report import console, describe, next_steps, summary
-from launcher.study_plan import Method, Study
-from launcher.study_report import plan_table
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_state import RunState, TrialState
+from launcher.studies.plan import Method, Study
+from launcher.studies.screen import plan_table
+from launcher.sweeps import view
+from launcher.sweeps.journal import RunState, TrialState
+from launcher.sweeps.plan import load_sweep
 
 RESULT = {"steps": 4, "steps_to_95": 2, "seconds": 1.5, "trained_parameters": 12, "artifact": ""}
 CANARY = "[bold]x[/red] :smile: [link=a]"
@@ -63,11 +63,11 @@ def test_a_sweep_is_literal(tmp_path, tiny_config):
     for ours in (True, False):
         screen = console() if ours else Console(soft_wrap=True)
         screen.file, screen.width = io.StringIO(), 250
-        view = sweep_view.View(screen, live=False)
-        view.begin(sweep, 1, [])
+        shown = view.View(screen, live=False)
+        shown.begin(sweep, 1, [])
         trial = TrialState(0, {"prompt.text": CANARY}, [RunState(0, curve=[(2, 0.5)])])
-        view.update(SimpleNamespace(events=[], changed={0: trial}, crews={"crew": "trial 0 seed 0"}, exhausted=None))
-        screen.print(view.table())
+        shown.update(SimpleNamespace(events=[], changed={0: trial}, crews={"crew": "trial 0 seed 0"}, exhausted=None))
+        screen.print(shown.table())
         assert screen.file.getvalue().count(CANARY) == 2  # the sweep's name, and a trial
 
 

@@ -14,7 +14,7 @@ import typer.testing
 from infoprompt.config import build_config
 from infoprompt.train import run
 from launcher.cli import app
-from launcher.predict import in_parts
+from launcher.predict.command import in_parts
 
 CONTROL = "a\u2028film\x85was\x0cgood"
 

@@ -7,17 +7,17 @@ from infoprompt.artifact import Prediction
 from infoprompt.config import ConfigError
 from infoprompt.data.problems import RowError
 from infoprompt.data.rows import Example
-from launcher import predicted
-from launcher.routes import Asked
-from launcher.task_table import task_table, tasks_found
+from launcher.known_tasks import task_table, tasks_found
+from launcher.predict import show
+from launcher.predict.choose import Asked
 
 
 def as_line(example, prediction, top, name=None):
-    return predicted.as_line(Asked(example.text, name, example), prediction, top)
+    return show.as_line(Asked(example.text, name, example), prediction, top)
 
 
 def as_json(example, prediction, name=None):
-    return predicted.as_json(Asked(example.text, name, example), prediction)
+    return show.as_json(Asked(example.text, name, example), prediction)
 
 
 def test_the_most_probable_labels_come_first():
@@ -63,7 +63,7 @@ def test_the_other_columns_of_a_row_are_kept_under_names_of_their_own():
     row = {"Text": "x", "id": 7, "label": "gold", "use": "a", "far": float("nan"), "half": "\ud83d"}
     asked = Asked(row, "a", Example("x"), shown=frozenset({"Text"}), route="use")
     prediction = Prediction("b", {"a": 0.25, "b": 0.75})
-    shown = predicted.as_json(asked, prediction)
+    shown = show.as_json(asked, prediction)
     assert shown.isascii()
     assert json.loads(shown) == {
         "prompt": "a",
@@ -79,7 +79,7 @@ def test_the_other_columns_of_a_row_are_kept_under_names_of_their_own():
 
 def test_a_table_has_the_same_columns_in_every_row():
     stream = io.StringIO()
-    table = predicted.Table(stream, "csv", 1)
+    table = show.Table(stream, "csv", 1)
     table.write(Asked({"text": "x", "id": 1}, example=Example("x")), Prediction("b", {"b": 1.0}))
     table.write(Asked({"text": "", "id": 2}, problem=RowError("row 2", "empty", "row 2 is empty")), None)
     assert stream.getvalue() == "label,probability,text,id\nb,1,x,1\n,,,2\n"

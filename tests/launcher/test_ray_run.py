@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.processes import held_port
-from launcher.sweep_plan import load_sweep
+from launcher.sweeps.plan import load_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 STUB = """
 import sys
 from pathlib import Path
-from launcher.ray_crew import TrialStopped
-from launcher.ray_run import run_sweep
+from launcher.sweeps.ray_worker import TrialStopped
+from launcher.sweeps.ray_driver import run_sweep
 from launcher.report import console
-from launcher.sweep_outcome import report_sweep
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_view import View
+from launcher.sweeps.outcome import report_sweep
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.view import View
 
 def main():
     def train(config, parent_run_id, tags, report):
@@ -232,10 +232,10 @@ import json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from launcher.ray_run import run_sweep
+from launcher.sweeps.ray_driver import run_sweep
 from launcher.report import console
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_view import View
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.view import View
 
 def main():
     def train(config, parent_run_id, tags, report):
@@ -377,7 +377,7 @@ def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_s
 def test_a_sweep_that_stands_still_says_what_it_waits_for(tiny_sweep, monkeypatch):
     import ray
 
-    from launcher.ray_run import _why_stalled
+    from launcher.sweeps.ray_driver import _why_stalled
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})

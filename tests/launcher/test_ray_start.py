@@ -2,11 +2,11 @@
 
 import pytest
 
-from launcher import ray_start
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
 from launcher.processes import held_port
-from launcher.ray_start import RayNotStarted, start_ray
+from launcher.sweeps import ray_start
+from launcher.sweeps.ray_start import RayNotStarted, start_ray
 
 LOCAL = [
     (TimeoutError("The current node timed out during startup. This could happen because the raylet failed"), "is busy"),

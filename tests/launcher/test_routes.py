@@ -7,8 +7,8 @@ import pytest
 from infoprompt.artifact import Artifact
 from infoprompt.config import ConfigError
 from infoprompt.data.rows import Example
-from launcher.inputs import read_given
-from launcher.routes import Router, artifact_folders
+from launcher.predict.choose import Router, artifact_folders
+from launcher.predict.inputs import read_given
 
 
 @pytest.fixture

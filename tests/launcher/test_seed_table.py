@@ -5,7 +5,7 @@ import json
 import pytest
 
 from infoprompt.config import ConfigError
-from launcher.seed_table import collect, markdown
+from launcher.results import collect, markdown
 
 
 def write(folder, score, name=None, state="finished", metric="accuracy"):

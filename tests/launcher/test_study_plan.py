@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from infoprompt.config import ConfigError
-from launcher.study_jobs import cells, num_planned
-from launcher.study_markdown import budget_lines
-from launcher.study_plan import grid_settings, load_study
+from launcher.studies.jobs import cells, num_planned
+from launcher.studies.markdown import budget_lines
+from launcher.studies.plan import grid_settings, load_study
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "configs/studies").glob("*.yaml"))
 

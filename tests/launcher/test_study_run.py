@@ -17,11 +17,11 @@ import yaml
 from infoprompt.config import ConfigError, build_config, dump_config
 from infoprompt.folder_lock import held, inside
 from infoprompt.train import RunResult
-from launcher.study import StudyFailed, start_study
-from launcher.study_jobs import cells
-from launcher.study_plan import load_study
-from launcher.study_run import train_study
-from launcher.study_worker import Order, Worker, WorkerDied, _train
+from launcher.studies.jobs import cells
+from launcher.studies.loop import train_study
+from launcher.studies.plan import load_study
+from launcher.studies.study import StudyFailed, start_study
+from launcher.studies.worker import Order, Worker, WorkerDied, _train
 
 HEAD = {"prompt": {"kind": "none"}, "objective": {"head_weight": 0, "representation_weight": 0}}
 STATIC = {"prompt": {"kind": "static", "length": 2}, "objective": {"representation_weight": 0}}
@@ -69,7 +69,7 @@ def pretended(order: Order) -> str | None:
 @pytest.fixture
 def workers(monkeypatch) -> type[HereWorker]:
     """Has studies trained by `HereWorker`."""
-    monkeypatch.setattr("launcher.study_run.Worker", HereWorker)
+    monkeypatch.setattr("launcher.studies.loop.Worker", HereWorker)
     monkeypatch.setattr(HereWorker, "started", [], raising=False)
     monkeypatch.setattr(HereWorker, "train", staticmethod(really), raising=False)
     return HereWorker
@@ -79,7 +79,7 @@ def workers(monkeypatch) -> type[HereWorker]:
 def pretending(workers, monkeypatch) -> type[HereWorker]:
     """Has studies pretend to train, and draw nothing."""
     monkeypatch.setattr(HereWorker, "train", staticmethod(pretended))
-    monkeypatch.setattr("launcher.study_pictures.draw", lambda *arguments: [])
+    monkeypatch.setattr("launcher.studies.draw.draw", lambda *arguments: [])
     return workers
 
 

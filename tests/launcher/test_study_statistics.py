@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.study_statistics import (
+from launcher.studies.statistics import (
     Spread,
     Wins,
     area_under,

@@ -10,10 +10,10 @@ import pytest
 from sweep_simulator import Toy, World, luck, toy_sweep
 
 from infoprompt.config import ConfigError
-from launcher.sweep_dispatch import MOST_IDLE_STARTS, Dispatcher
-from launcher.sweep_resume import check_same_sweep
-from launcher.sweep_search import Search
-from launcher.sweep_state import load_trials, save_trial
+from launcher.sweeps.dispatcher import MOST_IDLE_STARTS, Dispatcher
+from launcher.sweeps.journal import load_trials, save_trial
+from launcher.sweeps.resume import check_same_sweep
+from launcher.sweeps.search import Search
 
 GRID = {"lr": {"grid": [0.1, 0.3, 0.2]}, "depth": {"grid": [1, 2]}}
 RANGES = {"lr": {"uniform": [0, 1]}, "depth": {"choice": [1, 2, 3]}}

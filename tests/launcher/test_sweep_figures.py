@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from infoprompt.figures import COLOURS
-from launcher.sweep_figures import (
+from launcher.sweeps.figures import (
     GAP,
     importance_bars,
     learning_curves_of_trials,
     parallel_coordinates,
     score_by_setting,
 )
-from launcher.sweep_statistics import TrialScores
+from launcher.sweeps.statistics import TrialScores
 
 LONG = ["backbone.name", "objective.representation_estimator", "prompt.generator.bottleneck_dimension", "optim.betas"]
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from launcher.sweep_outcome import MOST_ROWS, SweepOutcome, outcome_of, report_sweep, trial_table, write_files
-from launcher.sweep_plan import Sweep, load_sweep
-from launcher.sweep_state import RunState, TrialState
+from launcher.sweeps.journal import RunState, TrialState
+from launcher.sweeps.outcome import MOST_ROWS, SweepOutcome, outcome_of, report_sweep, trial_table, write_files
+from launcher.sweeps.plan import Sweep, load_sweep
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_picture_that_fails_leaves_record_and_the_other_pictures(sweep, tmp_pa
     def broken(*arguments, **named):
         raise ValueError("ParseException")
 
-    monkeypatch.setattr("launcher.sweep_figures.parallel_coordinates", broken)
+    monkeypatch.setattr("launcher.sweeps.figures.parallel_coordinates", broken)
     files = write_files(sweep, outcome(sweep, finished(0, 0.25), finished(1, 0.75)))
     names = {path.name for path in files}
     assert {"sweep.json", "best.yaml", "learning_curves.png", "score_by_setting.png"} <= names

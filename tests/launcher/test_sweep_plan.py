@@ -5,7 +5,7 @@ import yaml
 
 from infoprompt.config import ConfigError
 from launcher.sweep import job_home
-from launcher.sweep_plan import SweepSettings, concurrent_trials, load_sweep
+from launcher.sweeps.plan import SweepSettings, concurrent_trials, load_sweep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))

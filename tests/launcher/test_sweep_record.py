@@ -11,9 +11,10 @@ from sweep_simulator import Toy, World, toy_sweep
 from infoprompt.config import TrackingSettings, build_config
 from infoprompt.tracking import Tracker, connect, describe_run, register_artifact, start_parent_run
 from infoprompt.tracking import client as tracking_client
-from launcher import mlflow_parent, sweep_record
-from launcher.sweep_record import recorded
-from launcher.sweep_state import RunState, TrialState, save_trial
+from launcher import mlflow_parent
+from launcher.sweeps import mlflow_runs
+from launcher.sweeps.journal import RunState, TrialState, save_trial
+from launcher.sweeps.mlflow_runs import recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -132,11 +133,11 @@ def test_a_server_that_goes_away_is_left_alone_and_nobody_waits_for_it(tmp_path,
         calls.append(time.monotonic())
         raise ConnectionError("refused")
 
-    monkeypatch.setattr(sweep_record, "connect", hangs)
+    monkeypatch.setattr(mlflow_runs, "connect", hangs)
     monkeypatch.setattr(mlflow_parent, "prepare_tracking", lambda tracking: "0")
-    for module in (mlflow_parent, sweep_record):
+    for module in (mlflow_parent, mlflow_runs):
         monkeypatch.setattr(module, "start_parent_run", lambda *_, **__: hangs() if len(calls) > 5 else "parent")
-    monkeypatch.setattr(sweep_record, "end_run", lambda *_: None)
+    monkeypatch.setattr(mlflow_runs, "end_run", lambda *_: None)
     folder = tmp_path / "sweep"
     folder.mkdir()
     sweep = with_config(toy_sweep(folder, {"lr": {"grid": [0.5, 1.5, 1.0]}}, seeds=[0, 1]))

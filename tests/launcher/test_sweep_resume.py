@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, build_config, changed_setting, dump_config, override_config
-from launcher.sweep_plan import Sweep, load_sweep
-from launcher.sweep_resume import earlier_trials
-from launcher.sweep_state import RunState, TrialState, save_trial
+from launcher.sweeps.journal import RunState, TrialState, save_trial
+from launcher.sweeps.plan import Sweep, load_sweep
+from launcher.sweeps.resume import earlier_trials
 
 BASE = "data: {train: rows.jsonl}\noptim: {epochs: 3}\n"
 

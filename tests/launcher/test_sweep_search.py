@@ -6,9 +6,9 @@ import math
 import pytest
 from sweep_simulator import toy_sweep
 
-from launcher.sweep_search import Search
-from launcher.sweep_space import is_point
-from launcher.sweep_state import RunState, TrialState
+from launcher.sweeps.journal import RunState, TrialState
+from launcher.sweeps.search import Search
+from launcher.sweeps.space import is_point
 
 SPACE = {
     "objective.preset": {"grid": ["paper", "analytic", None]},

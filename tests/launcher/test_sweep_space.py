@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from infoprompt.config import ConfigError
-from launcher.sweep_space import (
+from launcher.sweeps.space import (
     Dimension,
     check_conditions,
     corners,

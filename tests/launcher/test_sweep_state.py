@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from launcher.sweep_state import JOURNAL_NAME, RunState, TrialState, load_trials, save_trial
+from launcher.sweeps.journal import JOURNAL_NAME, RunState, TrialState, load_trials, save_trial
 
 
 def trial(number: int, **more) -> TrialState:

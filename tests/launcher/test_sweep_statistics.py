@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.sweep_statistics import (
+from launcher.sweeps.statistics import (
     TrialScores,
     as_text,
     group_mean,
@@ -304,6 +304,6 @@ def test_importance_leaves_nothing_behind_and_does_not_depend_on_the_order(capfd
 
 
 def test_importing_the_module_loads_neither_optuna_nor_scipy():
-    code = "import sys, launcher.sweep_statistics; print(*{'optuna', 'scipy', 'numpy'}.intersection(sys.modules))"
+    code = "import sys, launcher.sweeps.statistics; print(*{'optuna', 'scipy', 'numpy'}.intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["numpy"]

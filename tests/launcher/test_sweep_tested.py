@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infoprompt.tested import score_later
+from infoprompt.test_predictions import score_later
 from infoprompt.train import run
-from launcher.sweep_outcome import outcome_of, trial_table
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_state import RunState, TrialState, load_trials
-from launcher.sweep_tested import score_best
+from launcher.sweeps.journal import RunState, TrialState, load_trials
+from launcher.sweeps.outcome import outcome_of, trial_table
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.test_scores import score_best
 
 
 @pytest.fixture

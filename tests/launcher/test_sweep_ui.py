@@ -20,13 +20,13 @@ import infoprompt.train
 from infoprompt.config import build_config
 from infoprompt.tracking import connect
 from launcher.processes import held_port
-from launcher.sweep_dispatch import Dispatcher, Job
-from launcher.sweep_figures import parallel_coordinates
-from launcher.sweep_outcome import SweepOutcome, outcome_of
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_record import Record, recorded
-from launcher.sweep_search import Search
-from launcher.sweep_statistics import TrialScores
+from launcher.sweeps.dispatcher import Dispatcher, Job
+from launcher.sweeps.figures import parallel_coordinates
+from launcher.sweeps.mlflow_runs import Record, recorded
+from launcher.sweeps.outcome import SweepOutcome, outcome_of
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.search import Search
+from launcher.sweeps.statistics import TrialScores
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (

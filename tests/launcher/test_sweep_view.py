@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 from sweep_simulator import Toy, World, toy_sweep
 
-from launcher.sweep_dispatch import Event
-from launcher.sweep_state import RunState, TrialState
-from launcher.sweep_view import MOST_ROWS, View
+from launcher.sweeps.dispatcher import Event
+from launcher.sweeps.journal import RunState, TrialState
+from launcher.sweeps.view import MOST_ROWS, View
 
 
 def sweep(folder, **settings):

@@ -36,7 +36,7 @@ from typing import Any, Literal
 import yaml
 
 from infoprompt.tracking.environment import git_commit
-from launcher.sweep_state import RunState, TrialState, load_trials
+from launcher.sweeps.journal import RunState, TrialState, load_trials
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from infoprompt.config import build_config
-from infoprompt.model import kept_backbone
-from infoprompt.model.backbone import EMBEDDED, backbone_source
+from infoprompt.model.backbone import cache
+from infoprompt.model.backbone.load import EMBEDDED, backbone_source
 from infoprompt.train import run
 
 RUNS = 7
@@ -59,7 +59,7 @@ def main() -> None:
         make_backbone(place / "backbone")
         anew, kept = [], []
         for number in range(RUNS + 1):
-            kept_backbone.forget()
+            cache.forget()
             anew.append(seconds_beside_training(place, f"anew_{number}"))
             kept.append(seconds_beside_training(place, f"kept_{number}"))
         for name, seconds in (("read anew", anew), ("kept", kept)):

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import psutil
 import yaml
 
-from launcher.ray_run import run_sweep
 from launcher.report import console
-from launcher.sweep_plan import load_sweep
-from launcher.sweep_view import View
+from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.ray_driver import run_sweep
+from launcher.sweeps.view import View
 
 STEPS = 9
 EVERY = 100

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from infoprompt.config import BackboneSettings, ConfigError, build_config, override_config
-from infoprompt.model import kept_backbone
+from infoprompt.model.backbone import cache
 from infoprompt.train import run
 
 NO_TERMS = ["objective.head_weight=0", "objective.representation_weight=0"]
@@ -29,9 +29,9 @@ def loads(monkeypatch) -> list[str]:
         names.append(settings.name)
         return load_backbone(settings, *given, **named)
 
-    load_backbone = kept_backbone.load_backbone
-    monkeypatch.setattr(kept_backbone, "load_backbone", load)
-    monkeypatch.setattr(kept_backbone, "_kept", {})
+    load_backbone = cache.load_backbone
+    monkeypatch.setattr(cache, "load_backbone", load)
+    monkeypatch.setattr(cache, "_kept", {})
     return names
 
 
@@ -48,13 +48,13 @@ def test_runs_after_others_end_as_alone_and_the_weights_are_read_once(engine, to
     changes = f"engine.kind={engine}".split()
     alone = {}
     for name, kind in KINDS.items():
-        kept_backbone.forget()
+        cache.forget()
         alone[name] = trained(toy_settings, tmp_path / f"alone_{name}", *changes, *kind)
     assert len(loads) == len(KINDS)
     for name in (*KINDS, "instance"):
         assert trained(toy_settings, tmp_path / f"after_{name}", *changes, *KINDS[name]) == alone[name], name
     assert len(loads) == len(KINDS)
-    ((backbone, _),) = kept_backbone._kept.values()
+    ((backbone, _),) = cache._kept.values()
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in backbone.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
 
@@ -63,12 +63,12 @@ def test_another_backbone_takes_the_place_and_a_fine_tuned_one_is_never_shared(
     toy_settings, tiny_backbones, tmp_path, loads
 ):
     trained(toy_settings, tmp_path / "a")
-    (first,) = kept_backbone._kept
+    (first,) = cache._kept
     trained(toy_settings, tmp_path / "b", "backbone.frozen=false", "prompt.kind=none", *NO_TERMS)
-    assert not kept_backbone._kept
+    assert not cache._kept
     trained(toy_settings, tmp_path / "c", f"backbone.name={tiny_backbones['roberta']}")
-    assert len(kept_backbone._kept) == 1
-    assert first not in kept_backbone._kept
+    assert len(cache._kept) == 1
+    assert first not in cache._kept
     assert len(loads) == 3
 
 
@@ -81,8 +81,8 @@ def test_a_model_that_was_written_anew_is_read_anew(toy_settings, tiny_bert, tmp
 
 def test_what_the_family_cannot_do_is_refused_also_of_a_kept_one(tiny_bert, loads):
     settings, device = BackboneSettings(name=tiny_bert), torch.device("cpu")
-    read = kept_backbone.kept_backbone(settings, device, needs=frozenset({"label_words"}), lm_head=True)
-    assert read is kept_backbone.kept_backbone(settings, device, needs=frozenset(), lm_head=True)
+    read = cache.kept_backbone(settings, device, needs=frozenset({"label_words"}), lm_head=True)
+    assert read is cache.kept_backbone(settings, device, needs=frozenset(), lm_head=True)
     with pytest.raises(ConfigError, match="cannot offer"):
-        kept_backbone.kept_backbone(settings, device, needs=frozenset({"label_texts"}), lm_head=True)
+        cache.kept_backbone(settings, device, needs=frozenset({"label_texts"}), lm_head=True)
     assert len(loads) == 1

@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load_file
 
 from infoprompt.config import ConfigError, build_config, override_config
-from infoprompt.course import take_over
 from infoprompt.progress import LeftOff
 from infoprompt.train import run
+from infoprompt.training_state import take_over
 
 CHANGES = ["optim.max_steps=8", "evaluation.every_steps=2"]
 

@@ -10,7 +10,7 @@ from infoprompt import Artifact, ArtifactSet
 from infoprompt.artifact import write_manifest
 from infoprompt.config import ConfigError, build_config, load_config, override_config
 from infoprompt.data.rows import Example, Span
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.train import run
 
 NO_INFORMATION = {"head_weight": 0, "representation_weight": 0}

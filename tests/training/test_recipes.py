@@ -6,7 +6,7 @@ import pytest
 
 from infoprompt.artifact import Artifact
 from infoprompt.config import load_config
-from infoprompt.pretrain import pretrain
+from infoprompt.pretraining.pretrain import pretrain
 from infoprompt.train import run
 
 ROOT = Path(__file__).parents[2]

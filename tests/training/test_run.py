@@ -238,7 +238,7 @@ def test_a_metric_that_is_not_the_tasks_own_can_choose_the_best_state(toy_settin
 
 
 def test_a_head_that_the_family_cannot_serve_is_refused_before_its_weights_are_read(toy_settings, monkeypatch):
-    monkeypatch.setattr("infoprompt.model.backbone.AutoTokenizer", None)  # read right before the weights
+    monkeypatch.setattr("infoprompt.model.backbone.load.AutoTokenizer", None)  # read right before the weights
     toy_settings |= {"prompt": {"kind": "static"}, "head": {"kind": "text"}}
     with pytest.raises(ConfigError, match=r"head\.kind needs the probability of label texts, .* cannot offer"):
         run(build_config(toy_settings))

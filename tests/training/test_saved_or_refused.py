@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infoprompt import course
+from infoprompt import training_state
 from infoprompt.artifact import Artifact
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config, override_config
@@ -100,14 +100,14 @@ DAMAGES = {
 def test_a_state_that_is_not_whole_is_passed_over_and_none_at_all_is_refused(paused, damage, caplog):
     output_dir = Path(paused.run.output_dir)
     DAMAGES[damage](states(paused)[-1])
-    saved = course._usable_state(output_dir)
+    saved = training_state._usable_state(output_dir)
     assert saved.values["step"] == 2
     assert "step-00000003 is damaged (" in caplog.text
     assert [path.name for path in states(paused)] == ["step-00000001", "step-00000002"]  # set aside, so kept states are
     for folder in states(paused):
         DAMAGES[damage](folder)
     with pytest.raises(ConfigError, match=r"none of the 2 there can be used .* --resume never"):
-        course._usable_state(output_dir)
+        training_state._usable_state(output_dir)
 
 
 def test_states_that_are_gone_are_refused_and_a_run_that_never_saved_one_starts_anew(paused, config):
@@ -137,18 +137,18 @@ def test_a_state_of_another_model_names_tensor_and_shapes(paused):
 
 def test_a_file_that_the_manifest_does_not_name_is_not_read(paused):
     shutil.copy(states(paused)[-1] / "trained.safetensors", states(paused)[-1] / "running_means.safetensors")
-    assert "running_means" not in course._usable_state(Path(paused.run.output_dir)).tensors
+    assert "running_means" not in training_state._usable_state(Path(paused.run.output_dir)).tensors
 
 
 def test_a_full_disk_at_a_state_stops_the_run_with_the_way_out_and_keeps_the_states_before(config, monkeypatch):
     every = override_config(config, ["checkpoint.every_steps=1"])
-    save = course.save_resume_state
+    save = training_state.save_resume_state
 
     def save_on_full_disk(folder, state, keep):
         with full_disk(3000 if state.values["step"] == 3 else 2**30):
             return save(folder, state, keep)
 
-    monkeypatch.setattr(course, "save_resume_state", save_on_full_disk)
+    monkeypatch.setattr(training_state, "save_resume_state", save_on_full_disk)
     with pytest.raises(TrainingStopped, match=r"update 3 could not be written to .* go on with --resume auto"):
         run(every)
     folder = Path(config.run.output_dir) / "checkpoints"

@@ -22,7 +22,7 @@ from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.encoding import Latent
 
 if TYPE_CHECKING:
-    from infoprompt.model.language_model import Backbone
+    from infoprompt.model.backbone.backbone import Backbone
 
 WHOLE_TEXTS: frozenset[Kind] = frozenset({"single", "pair", "relation", "span", "answer"})
 """Kinds of task whose examples have one class each, out of the same classes."""

@@ -16,7 +16,7 @@ from infoprompt.model.heads.label_tokens import label_token_ids
 from infoprompt.model.prompts.kind import DeepPrompt
 
 if TYPE_CHECKING:
-    from infoprompt.model.language_model import Backbone
+    from infoprompt.model.backbone.backbone import Backbone
 
 
 class TextHead(Head):

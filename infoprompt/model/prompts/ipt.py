@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from infoprompt.config import ConfigError, PromptSettings
 from infoprompt.data.batch import Batch
+from infoprompt.model.prompt_table import build_encoder, load_table
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
 from infoprompt.model.prompts.prefix import PrefixPrompt, start_table
-from infoprompt.model.table_encoders import build_encoder, load_table
 
 PREFIX_SCALE = 0.05
 

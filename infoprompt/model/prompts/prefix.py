@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.peft_prompt import prefix_start
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.peft.read import prefix_start
 
 START_STD = 0.02
 

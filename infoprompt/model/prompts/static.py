@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.peft_prompt import input_start
 from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
 from infoprompt.model.prompts.start import start_vectors
+from infoprompt.peft.read import input_start
 
 
 class StaticPrompt(Prompt):

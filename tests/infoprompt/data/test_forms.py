@@ -6,7 +6,7 @@ import pytest
 
 from infoprompt.config import ConfigError
 from infoprompt.data.ace import entity_rows, relation_rows
-from infoprompt.data.forms import adapter
+from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Example, Span, example_from_mapping
 from infoprompt.data.tasks import TASKS
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.parts import BUNDLED, find_parts
 from infoprompt.data.splits import load_splits
+from infoprompt.data.task_files import BUNDLED, find_parts
 from infoprompt.data.tasks import TASKS
 
 ROWS = [{"text_a": f"a {n}", "text_b": "b", "label": ("entailment", "not_entailment")[n % 2]} for n in range(40)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from infoprompt.data.forms import adapter
 from infoprompt.data.loader import Rows
-from infoprompt.data.parts import FOLDER_VARIABLE, find_parts
+from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import read_examples
+from infoprompt.data.task_files import FOLDER_VARIABLE, find_parts
 from infoprompt.data.tasks import TASKS
 from infoprompt.data.template import Template
 

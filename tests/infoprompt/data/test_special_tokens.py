@@ -5,8 +5,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from infoprompt.config import ConfigError
-from infoprompt.data.parts import bundled_file
 from infoprompt.data.rows import Example, Span, read_examples
+from infoprompt.data.task_files import bundled_file
 from infoprompt.data.template import Template
 from infoprompt.data.tokens import special_tokens, tokenize
 

@@ -6,9 +6,9 @@ import pytest
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.infer import infer_task
-from infoprompt.data.parts import BUNDLED, bundled_file
 from infoprompt.data.rows import Example, Span, read_examples
 from infoprompt.data.task import Task, words_of
+from infoprompt.data.task_files import BUNDLED, bundled_file
 from infoprompt.data.tasks import TASKS, known_task
 
 

@@ -11,7 +11,7 @@ from infoprompt.config import BackboneSettings, ConfigError, build_config
 from infoprompt.data.loader import Rows
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 from infoprompt.model.insert import insert_prompt, pool
 

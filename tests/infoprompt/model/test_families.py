@@ -26,8 +26,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 
 from infoprompt.config import BackboneSettings, ConfigError
 from infoprompt.data.batch import Batch
-from infoprompt.model.backbone import load_backbone
-from infoprompt.model.families import FAMILIES, NEEDS, capability_table, check_family
+from infoprompt.model.backbone.families import FAMILIES, NEEDS, capability_table, check_family
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
 
@@ -699,7 +699,7 @@ def test_layer_prompts_are_refused_where_a_convolution_mixes_neighbours(tiny_bac
 
 def test_the_table_of_backbones_is_kept_true():
     file = Path(__file__).parents[3] / "configs" / "BACKBONES.md"
-    assert file.read_text() == capability_table(), "write it with capability_table() of infoprompt.model.families"
+    assert file.read_text() == capability_table(), "write it with capability_table()"
 
 
 # ---- pooling

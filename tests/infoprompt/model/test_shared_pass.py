@@ -11,7 +11,7 @@ from infoprompt.data.loader import Rows, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.engine.ranks import Ranks
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.shared import shared_pass

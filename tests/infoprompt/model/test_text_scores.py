@@ -5,7 +5,7 @@ import torch
 
 from infoprompt.config import BackboneSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.insert import insert_prompt
 
 LABELS = [[40], [33, 51, 62], [33, 47]]

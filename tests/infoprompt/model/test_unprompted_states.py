@@ -15,7 +15,7 @@ from infoprompt.data.loader import Rows, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 from infoprompt.model.unprompted import cache_dir, with_other_states, with_unprompted_states
 

@@ -14,7 +14,7 @@ from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
 from infoprompt.kernels.estimators.registry import ESTIMATORS
-from infoprompt.model.backbone import load_backbone
+from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 from infoprompt.model.unprompted import with_unprompted_states
 from infoprompt.objective.encoding import Latent

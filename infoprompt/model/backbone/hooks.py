@@ -1,0 +1,162 @@
+"""What happens at the doors of a model's layers: prompts that enter below the input, slots that nobody sees yet.
+
+Everything is done by hooks that live as long as one forward pass and change a layer's arguments from outside, so a
+layer that is computed again in backward gets the same arguments, and passes of different prompts do not mix.
+
+Letters: B examples, L positions, P prompt vectors, D hidden width, H heads.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from infoprompt.data.batch import Batch
+from infoprompt.model.backbone.attention import Prefix
+from infoprompt.model.backbone.deberta import Distances
+from infoprompt.model.insert import insert_prompt
+from infoprompt.model.prompts.kind import DeepPrompt
+
+
+@contextmanager
+def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Batch, causal: bool) -> Iterator[None]:
+    """While open, the layers of the model are passed with the prompt.
+
+    Args:
+        layers: in the order in which they run; one module may stand for several (ALBERT).
+        deep: the prompt; None for none.
+        batch: as long as the states.
+        causal: whether a position sees only those before it.
+    """
+    if deep is None:
+        yield
+        return
+    visit = iter(range(1_000_000))
+
+    def enter(arguments: dict[str, Any]) -> None:
+        layer = next(visit)
+        if layer in deep.layers:
+            arguments["hidden_states"] = _placed(arguments["hidden_states"], layer, deep, batch)
+        if layer < deep.first_layer:
+            arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
+        if deep.prefix:
+            seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
+            _hand_on(arguments, "prefix", (*deep.prefix[layer], *seen))
+        if deep.apart:
+            seen = () if deep.apart_seen_BP is None else (deep.apart_seen_BP,)
+            _hand_on(arguments, "apart", (*deep.apart[layer], *seen))
+
+    with _at_doors(layers, enter):
+        yield
+
+
+@contextmanager
+def position_bias(layers: Sequence[Any], position_BL: Tensor) -> Iterator[None]:
+    """While open, T5's bias is computed of positions, not of indices, so that slots and left padding move no token."""
+
+    def enter(arguments: dict[str, Any]) -> None:
+        attention = layers[0].layer[0].SelfAttention
+        bucket_BLL = attention._relative_position_bucket(
+            position_BL[:, None, :] - position_BL[:, :, None],
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=attention.relative_attention_max_distance,
+        )
+        arguments["position_bias"] = attention.relative_attention_bias(bucket_BLL).permute(0, 3, 1, 2)
+
+    with _at_doors(layers[:1], enter):
+        yield
+
+
+@contextmanager
+def distances(layers: Sequence[nn.Module], position_BL: Tensor) -> Iterator[None]:
+    """While open, DeBERTa's distances are those of positions; `deberta.take_distances` has been called."""
+
+    def enter(arguments: dict[str, Any]) -> None:
+        arguments["relative_pos"] = Distances(position_BL)
+
+    with _at_doors(layers, enter):
+        yield
+
+
+@contextmanager
+def learned_positions(table: nn.Module, position_BL: Tensor) -> Iterator[None]:
+    """While open, BART's table of positions is read at ours instead of at indices."""
+    handles = [
+        table.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "position_ids": position_BL}), with_kwargs=True
+        ),
+        table.register_forward_hook(lambda module, args, output: output.squeeze(0)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def recompute_in_backward(layers: Sequence[nn.Module]) -> None:
+    """Have each layer keep only its input for backward, and compute the rest again there.
+
+    transformers' own checkpointing is on in training mode only, in which a frozen model would drop units; and ALBERT
+    has none. Hooks stay outside, as there.
+    """
+    for layer in dict.fromkeys(layers):
+        layer.forward = _checkpointed(layer.forward)
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return checkpointed
+
+
+@contextmanager
+def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Families differ in which arguments they pass by name.
+        bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+        enter(bound.arguments)
+        return bound.args[1:], bound.kwargs
+
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in dict.fromkeys(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hand_on(arguments: dict[str, Any], name: Literal["prefix", "apart"], prefix: Prefix) -> None:
+    told = arguments.get("relative_pos")
+    if isinstance(told, Distances):
+        arguments["relative_pos"] = replace(told, prefix=prefix) if name == "prefix" else replace(told, apart=prefix)
+    else:
+        arguments.setdefault("kwargs", {})[f"prompt_{name}"] = prefix
+
+
+def _placed(states_BLD: Tensor, layer: int, deep: DeepPrompt, batch: Batch) -> Tensor:
+    vectors_BPD = deep.layers[layer](states_BLD, batch)
+    placed_BLD = insert_prompt(states_BLD, vectors_BPD, batch.slot_BL)
+    if not deep.adds:
+        return placed_BLD
+    return torch.where((batch.slot_BL >= 0).unsqueeze(-1), states_BLD + placed_BLD, states_BLD)
+
+
+def _without_slots(mask: Tensor | None, slot_BL: Tensor, causal: bool) -> Tensor:
+    seen_B11L = (slot_BL < 0)[:, None, None, :]
+    if mask is not None:
+        return mask & seen_B11L
+    if not causal:
+        return seen_B11L.expand(-1, -1, slot_BL.shape[1], -1)
+    length = slot_BL.shape[1]
+    return seen_B11L & torch.ones(length, length, dtype=torch.bool, device=slot_BL.device).tril()

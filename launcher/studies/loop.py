@@ -1,0 +1,108 @@
+"""The loop that trains what is left of a study, on several workers, and survives what they do not."""
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from infoprompt.tracking import end_for
+from launcher.studies.jobs import Cell, Job
+from launcher.studies.worker import Order, Worker, WorkerDied, ready
+
+log = logging.getLogger(__name__)
+
+Change = Callable[[Sequence[Job], Job | None], None]
+"""Called with the runs in progress and, if one has just ended, that one."""
+
+
+def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Change) -> None:
+    """Train every run that is not done: of each cell the search, then the final runs.
+
+    A run that fails is remembered as failed. One whose process dies is tried once more.
+    """
+    queue = deque(job for cell in cells for job in _first_jobs(cell))
+    running: dict[Worker, Job] = {}
+    idle: list[Worker] = []
+    died: set[Job] = set()
+    try:
+        while queue or running:
+            while queue and len(running) < cells[0].study.config.workers:
+                one = idle.pop() if idle else Worker()
+                running[one] = job = queue.popleft()
+                _start(one, job, parent_run_id)
+                changed(list(running.values()), None)
+            for one in ready(running):
+                job = running.pop(one)
+                try:
+                    failure = one.finish()
+                    idle.append(one)
+                except WorkerDied as error:
+                    one.join()
+                    _end_record(job, "FAILED")
+                    if job not in died:
+                        died.add(job)
+                        queue.appendleft(job)
+                        continue
+                    failure = f"Twice, {error}"
+                _ended(job, failure)
+                queue.extendleft(reversed(_next_jobs(job)))
+                changed(list(running.values()), job)
+    finally:
+        for one in (*idle, *running):
+            one.stop()
+        for one in (*idle, *running):
+            one.join()
+        for job in running.values():  # one that was stopped early on could not say so itself
+            _end_record(job, "KILLED")
+
+
+def forget_failures(cells: Sequence[Cell]) -> None:
+    """What failed before is tried again; a failed run of the search may else have decided what was chosen."""
+    for cell in cells:
+        for job in (*cell.final_jobs, *cell.search_jobs):
+            job.forget_failure()
+
+
+def _first_jobs(cell: Cell) -> list[Job]:
+    """What of a cell can start at once."""
+    left = [job for job in cell.search_jobs if job.result() is None]
+    return left or _left(cell.final_jobs)
+
+
+def _next_jobs(job: Job) -> list[Job]:
+    """The final runs, once the last run of the search has ended."""
+    done = job.phase == "search" and all(other.ended for other in job.cell.search_jobs)
+    return _left(job.cell.final_jobs) if done else []
+
+
+def _left(jobs: Sequence[Job]) -> list[Job]:
+    for job in jobs:  # of a setting that was not chosen at the start
+        job.forget_failure()
+    return [job for job in jobs if job.result() is None]
+
+
+def _start(worker: Worker, job: Job, parent_run_id: str | None) -> None:
+    _end_record(job, "KILLED")
+    job.clear()
+    task, size, method = job.cell.place
+    study = job.cell.study.config.study_name
+    tags = {"study": study, "study.task": task, "study.size": size, "study.method": method, "study.phase": job.phase}
+    tags["recipe"] = method
+    worker.start(Order(job.config, parent_run_id, tags))
+
+
+def _ended(job: Job, failure: str | None) -> None:
+    if failure is None and job.result() is None:
+        failure = f"It ended without an error, but left no result of its settings in {job.folder}."
+    if failure is not None:
+        log.warning("%s failed: %s", job.name, failure)
+        job.fail(failure)
+    elif job.phase == "search":
+        shutil.rmtree(job.folder / "artifacts", ignore_errors=True)  # figures of a run that nobody will look at
+
+
+def _end_record(job: Job, status: Literal["FAILED", "KILLED"]) -> None:
+    """End in MLflow what an earlier start of the run, or its dead process, could not."""
+    if not (job.folder / "result.json").exists():
+        end_for(job.folder, job.config.tracking, status)

@@ -1,0 +1,139 @@
+"""Runs a study file: trains what is left of it, and keeps its tables and figures up to date."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infoprompt.config import ConfigError
+from infoprompt.folder_lock import held, inside
+from launcher.processes import prepare_environment
+from launcher.report import configure_logging, console, relative
+from launcher.studies.jobs import Cell, Job, cells
+from launcher.studies.markdown import markdown
+from launcher.studies.plan import Study, load_study
+from launcher.studies.progress import StudyProgress
+from launcher.studies.results import RunRow, TableRow, run_rows, table_rows, write_csv
+from launcher.studies.screen import plan_as_json, plan_table, result_table
+
+LEAST_PAUSE_SECONDS = 20.0  # between two writings of the tables
+SHARE_OF_TIME = 20  # a writing that takes a second is followed by a pause of so many
+
+
+class StudyFailed(RuntimeError):
+    """No final run finished."""
+
+
+def start_study(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    plan_only: bool = False,
+    json_output: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
+    """Run a study file, or go on with it, and show what came out.
+
+    Args:
+        path: the study file.
+        overrides: see `load_study`.
+        plan_only: only show what would be trained.
+        json_output: one JSON object as the last line of standard output.
+        quiet: no line of progress.
+        debug: more log lines.
+    Raises:
+        ConfigError: see `load_study`; a task's rows cannot be read; another process works on the same study.
+        StudyFailed: no final run finished.
+    """
+    configure_logging(quiet=quiet, debug=debug)
+    study = load_study(path, overrides)
+    table = cells(study)
+    screen = console(json_output)
+    if plan_only:
+        values = plan_as_json(study, table)
+        screen.print(plan_table(study, values), soft_wrap=False)
+        _print_json(values, json_output)
+        return
+    with held(inside(study.folder), f"output_dir is {study.folder}", "a study"):
+        plan = json.dumps(plan_as_json(study, table), indent=1)
+        (study.folder / "plan.json").write_text(plan, encoding="utf-8")
+        check_tasks(study, table)
+        rows = _train(study, table, quiet=quiet, json_output=json_output)
+    screen.print(result_table(study, rows), soft_wrap=False)
+    for name in ("table.md", "table.csv", "runs.csv", "figures"):
+        screen.print(f"{name:<10}{relative(str(study.folder / name))}")
+    _print_json({"output_dir": str(study.folder), "rows": [vars(row) for row in rows]}, json_output)
+    if not any(row.seeds for row in rows):
+        raise StudyFailed(f"No final run finished. {relative(str(study.folder / 'table.md'))} names each failure.")
+
+
+def check_tasks(study: Study, table: Sequence[Cell]) -> None:
+    """Read each task's rows at each size once; raises ConfigError before anything is trained."""
+    from infoprompt.data.splits import load_splits
+
+    for cell in {cell.place[:2]: cell for cell in table}.values():
+        config = study.run_config(cell.method, cell.task, cell.size, cell.settings[0], study.config.seeds[0], {})
+        try:
+            splits = load_splits(config.data, config.data_seed)
+        except ConfigError as error:
+            raise ConfigError(f"tasks.{cell.task} at {cell.place[1]}: {error}") from None
+        if not splits.test:
+            raise ConfigError(f"tasks.{cell.task} has no test rows to compare methods on. Give data.test there.")
+
+
+def _train(study: Study, table: Sequence[Cell], *, quiet: bool, json_output: bool) -> list[TableRow]:
+    prepare_environment(study.config.workers)
+    from launcher.studies.draw import draw
+    from launcher.studies.loop import forget_failures, train_study
+    from launcher.studies.mlflow_run import recorded
+
+    forget_failures(table)
+    writer = _Writer(study, table)
+    any_run = study.run_config(table[0].method, table[0].task, table[0].size, {}, study.config.seeds[0], {})
+    with recorded(study, any_run.tracking) as run_id:
+        try:
+            with StudyProgress(table, console(json_output), quiet=quiet) as shown:
+
+                def changed(running: Sequence[Job], ended: Job | None) -> None:
+                    shown.update(running, ended)
+                    if ended:
+                        writer.write_if_due()
+
+                train_study(table, parent_run_id=run_id, changed=changed)
+        finally:  # what was trained is in the tables, also of a study that was stopped
+            rows = writer.write()
+        draw(table, study.folder / "figures")
+    return rows
+
+
+class _Writer:
+    """Writes the tables, and not so often that it would slow the study down."""
+
+    def __init__(self, study: Study, table: Sequence[Cell]) -> None:
+        self._study = study
+        self._table = table
+        self._next = 0.0
+
+    def write_if_due(self) -> None:
+        if time.monotonic() >= self._next:
+            start = time.monotonic()
+            self.write()
+            end = time.monotonic()
+            self._next = end + max(LEAST_PAUSE_SECONDS, SHARE_OF_TIME * (end - start))
+
+    def write(self) -> list[TableRow]:
+        folder = self._study.folder
+        rows, runs = table_rows(self._table), run_rows(self._table)
+        write_csv(folder / "table.csv", rows, TableRow)
+        write_csv(folder / "runs.csv", runs, RunRow)
+        (folder / "table.md").write_text(markdown(self._study, rows, runs), encoding="utf-8")
+        return rows
+
+
+def _print_json(values: dict[str, Any], json_output: bool) -> None:
+    if json_output:
+        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""`infoprompt sweep`: many trials on Ray. The dispatcher and what it uses know nothing of Ray, but for `ray_*`."""

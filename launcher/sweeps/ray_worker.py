@@ -1,0 +1,273 @@
+"""What runs in Ray's processes: the board that hands out work, and the loop of a crew's workers."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.train
+
+from infoprompt.config import ConfigError, RunConfig, build_config
+from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict
+from infoprompt.stopping import Preempted, hear, is_noting
+from launcher.exits import explain
+from launcher.report import configure_logging
+from launcher.sweeps.dispatcher import Answer, Dispatcher, Event, Job
+from launcher.sweeps.journal import TrialState
+from launcher.sweeps.plan import Sweep
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0
+ASK_SECONDS = 0.1
+
+TrainFunction = Callable[[RunConfig, str | None, dict[str, str], Report], dict[str, Any]]
+"""Config, MLflow parent, MLflow tags and a report function in; a `RunResult` as plain values out."""
+
+
+class CrewToldToEnd(RuntimeError):
+    """A worker was told to end, as a node is before it is taken away; the run has saved its state."""
+
+
+class TrialStopped(RuntimeError):
+    """A run cannot go on, on any rank, and trying again would not help."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every crew is told; travels to other nodes."""
+
+    board: Any
+    environment: dict[str, str]
+    """Variables of every worker."""
+    train: TrainFunction
+
+
+@dataclass(frozen=True)
+class News:
+    """What the driver has not seen yet."""
+
+    events: list[Event]
+    changed: dict[int | None, TrialState]
+    """The trials of these events, as they are now."""
+    crews: dict[str, str]
+    done: bool
+    stalled_seconds: float
+    exhausted: str | None
+
+
+class Board:
+    """The dispatcher as an actor; its methods are those of `Dispatcher`, and what the driver looks at."""
+
+    def __init__(self, sweep: Sweep, past: Sequence[TrialState], parent_run_id: str | None, group_runs: bool) -> None:
+        """Begin, or go on with `past`."""
+        from launcher.sweeps.search import Search
+
+        search = Search(sweep)
+        search.restore(past)
+        self._dispatcher = Dispatcher(sweep, search, past, parent_run_id=parent_run_id, group_runs=group_runs)
+
+    def tell(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Call a method of the dispatcher."""
+        return getattr(self._dispatcher, method)(*arguments, **named)
+
+    def look(self, gone_nodes: set[str], silent_seconds: float) -> None:
+        """Give the runs of lost crews to others."""
+        for crew in self._dispatcher.on(gone_nodes):
+            self._dispatcher.lost(crew, "its node is gone")
+        for crew in self._dispatcher.silent(silent_seconds):
+            self._dispatcher.lost(crew, f"nothing was heard of it for {silent_seconds:.0f} s")
+
+    def news(self, seen: int) -> News:
+        """Everything since event number `seen`."""
+        one = self._dispatcher
+        events = one.events[seen:]
+        numbers = {event.trial for event in events if event.trial is not None}
+        changed: dict[int | None, TrialState] = {number: one.trials[number] for number in numbers}
+        return News(events, changed, one.crews(), one.done, one.stalled_seconds, one.exhausted)
+
+    def trials(self) -> list[TrialState]:
+        """All trials, by number."""
+        return [trial for _, trial in sorted(self._dispatcher.trials.items())]
+
+
+def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str], report: Report) -> dict[str, Any]:
+    """Train a run; every rank calls it."""
+    from infoprompt.train import run
+
+    try:
+        # After a restart of the workers the folder has a resume state; at first it is empty. The sweep holds its own
+        # folder, and gives a run to one crew at a time: the next one need not wait for a sign of life of the last.
+        owner = f"sweep {tags.get('sweep')}"
+        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner)
+    except (TrainingStopped, ConfigError) as error:
+        raise TrialStopped(str(error)) from None
+    return result.as_json()
+
+
+def crew_loop(config: dict[str, Any]) -> None:
+    """One rank of a crew: take run after run until told to leave."""
+    work, crew = config["work"], config["crew"]
+    context = ray.train.get_context()
+    os.environ.update(work.environment)
+    configure_logging(quiet=True, debug=False, rank=context.get_world_rank())
+    _warm_up()
+    member = _Member(work, crew, context.get_world_rank(), context.get_world_size())
+    with member.beating():
+        while (answer := member.next()) != "leave":
+            if isinstance(answer, Job):
+                member.do(answer)
+            elif answer == "again":
+                member.enlist()
+            else:
+                time.sleep(ASK_SECONDS)
+
+
+def note_sigterm() -> None:
+    """In the main thread of a worker: SIGTERM is noted while a run trains, in a thread of Ray Train's."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if is_noting():
+            hear(number, only_note=True)
+        elif callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _warm_up() -> None:
+    """Import what every run needs, while the crew would wait anyway."""
+    import infoprompt.train  # noqa: F401
+
+
+class _Member:
+    """A rank of a crew, and how it talks with the board and the others."""
+
+    def __init__(self, work: Work, crew: str, rank: int, world_size: int) -> None:
+        self._work, self._crew, self._rank, self._world_size = work, crew, rank, world_size
+        self._group: Any = None
+        if world_size > 1:
+            import torch.distributed as dist
+
+            self._group = dist.new_group(backend="gloo")  # for words: NCCL would need the GPU for them
+        self._places = self._from_all(ray.get_runtime_context().get_node_id())
+        self._incarnation = 0
+        self.enlist()
+
+    def enlist(self) -> None:
+        """Tell the board of this crew, as a new incarnation of it."""
+        self._incarnation = self._from_first(time.time_ns())
+        if self._rank == 0:
+            self._tell("hello", self._crew, self._incarnation, self._places)
+
+    def next(self) -> Answer:
+        """What the board wants the crew to do."""
+        answer = self._tell("next", self._crew, self._incarnation) if self._rank == 0 else None
+        result: Answer = self._from_first(answer)
+        return result
+
+    def do(self, job: Job) -> None:
+        """Do a run. Raises where only new workers can go on."""
+        config = build_config(job.config)
+
+        def report(progress: Progress, scores: dict[str, float]) -> Verdict:
+            verdict = None
+            if self._rank == 0:
+                verdict = self._tell("report", job.token, progress.step, scores, last=progress.done)
+            agreed: Verdict = self._from_first(verdict)
+            return agreed
+
+        try:
+            if job.take_over is not None:
+                self._take_over(config, job.take_over)
+            result = self._work.train(config, job.parent_run_id, job.tags, report)
+        except LeftOff as left:
+            self._say("left_off", job.token, left.verdict)
+        except Preempted as left:  # on every rank
+            why = f"a worker was told to end by {left.cause}"
+            self._say("lost", self._crew, why)
+            raise CrewToldToEnd(f"{why} after update {left.step}") from None
+        except TrialStopped as error:  # on every rank
+            self._say("raised", job.token, 0, str(error), connection=False, ends_group=False)
+        except Exception as error:
+            # the others are in the middle of something, and only hear of it when this process ends
+            alone = self._world_size == 1
+            text = f"{type(error).__name__}: {explain(error)}".partition("\n")[0]
+            text = text if alone else f"rank {self._rank}: {text}"
+            from infoprompt.engine.watch import is_connection
+
+            connection = is_connection(error)
+            self._tell("raised", job.token, self._rank, text, connection=connection, ends_group=not alone)
+            if not alone:
+                raise
+        else:
+            self._say("finished", job.token, result)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Within, the board hears every two seconds that the crew is alive."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                self._work.board.tell.remote("beat", self._crew, self._incarnation)
+
+        thread = threading.Thread(target=beat, daemon=True, name="crew-beat")
+        if self._rank == 0:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _take_over(self, config: RunConfig, source: str) -> None:
+        from infoprompt.training_state import take_over
+
+        problem = None
+        if self._rank == 0:
+            try:
+                take_over(config, Path(source))
+            except (ConfigError, OSError) as error:
+                problem = str(error)
+        problem = self._from_first(problem)
+        if problem:
+            raise TrialStopped(problem)
+
+    def _say(self, method: str, *arguments: Any, **named: Any) -> None:
+        """Once for the crew."""
+        if self._rank == 0:
+            self._tell(method, *arguments, **named)
+
+    def _tell(self, method: str, *arguments: Any, **named: Any) -> Any:
+        try:
+            return ray.get(self._work.board.tell.remote(method, *arguments, **named))
+        except ray.exceptions.ActorDiedError:
+            # The sweep has ended and this process is about to: to the run that is what Ctrl-C is, not a failure.
+            raise KeyboardInterrupt from None
+
+    def _from_first(self, value: Any) -> Any:
+        if self._group is None:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def _from_all(self, value: Any) -> list[Any]:
+        if self._group is None:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self._world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values

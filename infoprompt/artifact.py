@@ -6,7 +6,7 @@
     manifest.json        sizes and checksums
     MLmodel              what MLflow loads it by, with three small files, see mlmodel.py
 
-Letters: B examples, C classes.
+Shapes: B examples, C classes.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from infoprompt.config import (
     saved_values,
 )
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.data.loader import EncodedDataset, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
@@ -167,7 +167,7 @@ class Artifact:
         rows = self.read(examples)
         return self.predictions(rows, self._scores(rows, batch_size))
 
-    def read(self, examples: Iterable[Example | str]) -> Rows:
+    def read(self, examples: Iterable[Example | str]) -> EncodedDataset:
         """What `predict` makes of its input: the examples, checked and tokenized, without labels."""
         given = [self._example(example) for example in examples]
         for number, example in enumerate(given, 1):
@@ -184,7 +184,7 @@ class Artifact:
                 f"{what} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
             )
 
-    def predictions(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> list[Prediction]:
+    def predictions(self, rows: EncodedDataset, scores: Iterable[tuple[Batch, Tensor]]) -> list[Prediction]:
         """What is predicted for each row, from batches of them, in any order, with the model's scores."""
         if self.task.kind in ("tags", "regression"):
             return [self._other_prediction(target) for target in self._targets(rows, scores)]
@@ -204,15 +204,15 @@ class Artifact:
         rows = self.encode([example.unlabelled() for example in examples])
         return self._probabilities(rows, self._scores(rows, batch_size))
 
-    def encode(self, examples: Sequence[Example]) -> Rows:
+    def encode(self, examples: Sequence[Example]) -> EncodedDataset:
         """Tokenized examples, with their labels where they have any."""
-        return Rows.encode(examples, self.task.labels, self._template, "given", self.task.scale)
+        return EncodedDataset.encode(examples, self.task.labels, self._template, "given", self.task.scale)
 
-    def predicted(self, rows: Rows, batch_size: int = 64) -> list[Target]:
+    def predicted(self, rows: EncodedDataset, batch_size: int = 64) -> list[Target]:
         """Class index, value or tag indices of each row, in the rows' order."""
         return self._targets(rows, self._scores(rows, batch_size))
 
-    def _targets(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> list[Target]:
+    def _targets(self, rows: EncodedDataset, scores: Iterable[tuple[Batch, Tensor]]) -> list[Target]:
         known = targets(rows, self.task)
         found: list[Target] = [-1] * len(rows)
         for batch, logits_BC in scores:
@@ -220,13 +220,13 @@ class Artifact:
                 found[row] = completed(prediction, known[row], self.task)
         return found
 
-    def _probabilities(self, rows: Rows, scores: Iterable[tuple[Batch, Tensor]]) -> Tensor:
+    def _probabilities(self, rows: EncodedDataset, scores: Iterable[tuple[Batch, Tensor]]) -> Tensor:
         result_BC = torch.zeros(len(rows), len(self.task.labels))
         for batch, logits_BC in scores:
             result_BC[batch.examples] = logits_BC.softmax(1)
         return result_BC
 
-    def _scores(self, rows: Rows, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+    def _scores(self, rows: EncodedDataset, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
         """Batches and the model's scores of them, float32 on the CPU."""
         plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
         device = next(self.model.backbone.parameters()).device
@@ -235,16 +235,16 @@ class Artifact:
             with torch.inference_mode():
                 if needs_unprompted_states(self.config, self.task, training=False):
                     states = self._plain_states(plain, batch.examples)
-                    moved = replace(moved, first_BD=states.first_BD, pooled_BD=states.pooled_BD)
+                    moved = replace(moved, summary_BD=states.summary_BD, pooled_BD=states.pooled_BD)
                     if self.config.prompt.source == "other":
                         others = [(row - 1) % len(rows) for row in batch.examples]
-                        moved = replace(moved, first_BD=self._plain_states(plain, others).first_BD)
+                        moved = replace(moved, summary_BD=self._plain_states(plain, others).summary_BD)
                 logits_BC = self.model(moved).logits_BC.float().cpu()
             yield batch, logits_BC
 
-    def _plain_states(self, plain: Rows, rows: Sequence[int]) -> Encoding:
+    def _plain_states(self, plain: EncodedDataset, rows: Sequence[int]) -> Encoding:
         device = next(self.model.backbone.parameters()).device
-        return self.model(replace(plain.batch(rows), plain=True).to(device))
+        return self.model(replace(plain.batch(rows), unprompted=True).to(device))
 
     def _example(self, given: Example | str) -> Example:
         if not isinstance(given, str):

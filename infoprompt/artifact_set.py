@@ -1,6 +1,6 @@
 """Several artifacts over one backbone, and batches whose rows use different ones.
 
-Letters: B rows, C classes.
+Shapes: B rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from infoprompt.artifact import (
 )
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs
@@ -120,7 +120,9 @@ class ArtifactSet:
         mixes = model.prompt is not None and not model.head.passes_itself
         return mixes and self[name].config.prompt.source != "other"
 
-    def _mixed_scores(self, rows: Mapping[str, Rows], batch_size: int) -> dict[str, list[tuple[Batch, Tensor]]]:
+    def _mixed_scores(
+        self, rows: Mapping[str, EncodedDataset], batch_size: int
+    ) -> dict[str, list[tuple[Batch, Tensor]]]:
         """For each artifact its part of every batch, with the scores, float32 on the CPU."""
         order = [(part.length(row), name, row) for name, part in rows.items() for row in range(len(part))]
         order.sort()
@@ -137,7 +139,7 @@ class ArtifactSet:
         return found
 
     def _batches(
-        self, rows: Mapping[str, Rows], plain: Mapping[str, Rows], own: Mapping[str, list[int]]
+        self, rows: Mapping[str, EncodedDataset], plain: Mapping[str, EncodedDataset], own: Mapping[str, list[int]]
     ) -> dict[str, Batch]:
         """Each artifact's batch of its own rows, with the unprompted states where it reads them; one pass for all."""
         device = next(self[next(iter(own))].model.parameters()).device
@@ -145,10 +147,10 @@ class ArtifactSet:
         reading = [name for name in own if name in plain]
         if reading:
             states = self._encodings(
-                {name: replace(plain[name].batch(own[name]), plain=True).to(device) for name in reading}
+                {name: replace(plain[name].batch(own[name]), unprompted=True).to(device) for name in reading}
             )
             for name, found in states.items():
-                batches[name] = replace(batches[name], first_BD=found.first_BD, pooled_BD=found.pooled_BD)
+                batches[name] = replace(batches[name], summary_BD=found.summary_BD, pooled_BD=found.pooled_BD)
         return batches
 
     @torch.inference_mode()
@@ -160,7 +162,7 @@ class ArtifactSet:
         return needs_unprompted_states(self[name].config, self[name].task, training=False)
 
 
-def _without_prompt(rows: Rows) -> Rows:
+def _without_prompt(rows: EncodedDataset) -> EncodedDataset:
     return replace(rows, texts=[text.without_prompt() for text in rows.texts])
 
 

@@ -1,6 +1,6 @@
 """Scoring a model on labelled rows.
 
-Letters: N rows.
+Shapes: N rows.
 """
 
 import logging
@@ -14,12 +14,12 @@ from infoprompt.artifact import Artifact
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows, evaluation_batches, num_batches
-from infoprompt.data.part import Part
+from infoprompt.data.loader import EncodedDataset, evaluation_batches, num_batches
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Adapter, Example, Kind
 from infoprompt.data.sources import FOUND_OUT, Dialect
+from infoprompt.data.split_rows import SplitRows
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
@@ -43,7 +43,12 @@ class Evaluation:
 
 
 def evaluate(
-    infer: Callable[[Batch], Encoding], rows: Rows, task: Task, peers: Peers, batch_size: int, name: str = "given"
+    infer: Callable[[Batch], Encoding],
+    rows: EncodedDataset,
+    task: Task,
+    peers: Peers,
+    batch_size: int,
+    name: str = "given",
 ) -> Evaluation:
     """Score every row once; all ranks take part and all get the result. `name`: of the rows, for people."""
     parts: list[tuple[list[int], list[Target], list[float]]] = []
@@ -120,7 +125,7 @@ def _read(
 ) -> list[Example]:
     """Rows of the task, labels as it spells them; raises ConfigError for all that are not."""
     kind: Kind | None = "regression" if task.kind == "regression" else None
-    part = Part.read("given", source, columns, adapt, dialect, kind)
+    part = SplitRows.read("given", source, columns, adapt, dialect, kind)
     if part.examples:
         part.check(task, known_task=False, owner=task.name)
     if part.problems:

@@ -1,6 +1,6 @@
 """From scores to what is predicted, for every kind of task, and what it is compared with.
 
-Letters: B examples, C classes or choices, W words.
+Shapes: B examples, C classes or choices, W words.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.task import Task
 
 Target = int | float | list[int]
@@ -39,7 +39,7 @@ def predicted(logits_BC: Tensor, batch: Batch, task: Task) -> list[Target]:
     return classes
 
 
-def targets(rows: Rows, task: Task) -> list[Target]:
+def targets(rows: EncodedDataset, task: Task) -> list[Target]:
     """What `predicted` is compared with, in the rows' order."""
     if rows.values is not None and task.scale is not None:
         low, high = task.scale
@@ -47,7 +47,7 @@ def targets(rows: Rows, task: Task) -> list[Target]:
     return [*rows.tags] if rows.tags is not None else [*rows.labels]
 
 
-def compared(rows: Rows, task: Task, found: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
+def compared(rows: EncodedDataset, task: Task, found: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions as metrics read them, in the rows' order.
 
     Of candidate answers, for each question: a list of its right answers, and the text of its best scored candidate.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Verdict = Literal["go", "pause", "stop"]
+Decision = Literal["go", "pause", "stop"]
 """What becomes of a run: it goes on, keeps its state and leaves its place to another, or is not worth finishing."""
 
 
@@ -37,16 +37,16 @@ def due(every: int, progress: Progress) -> bool:
     return progress.step > 0 and (progress.step % every == 0 or progress.done)
 
 
-Report = Callable[[Progress, dict[str, float]], Verdict | None]
-"""Called on every rank after an evaluation; the verdict must be the same on all, None means `go`."""
+Report = Callable[[Progress, dict[str, float]], Decision | None]
+"""Called on every rank after an evaluation; the decision must be the same on all, None means `go`."""
 
 
 class LeftOff(Exception):
-    """The report's verdict was not to go on. A paused run goes on with `resume="auto"`; a stopped one has its end."""
+    """The report's decision was not to go on. A paused run goes on with `resume="auto"`; a stopped one has its end."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(f"The run was told to {verdict}.")
-        self.verdict = verdict
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(f"The run was told to {decision}.")
+        self.decision = decision
 
 
 class TrainingStopped(RuntimeError):

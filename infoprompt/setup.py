@@ -10,9 +10,9 @@ from infoprompt.artifact import make_template, needs_unprompted_states
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
-from infoprompt.data.loader import Rows, TrainLoader
-from infoprompt.data.part import write_skipped
+from infoprompt.data.loader import EncodedDataset, TrainLoader
 from infoprompt.data.rows import Example
+from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.tasks import Task
 from infoprompt.engine.deepspeed_config import accumulation_steps
@@ -43,8 +43,8 @@ class Setup:
     engine: Engine
     prompt: Prompt | None
     train: TrainLoader
-    dev: Rows
-    test: Rows
+    dev: EncodedDataset
+    test: EncodedDataset
     fingerprint: str
     class_weight_C: Tensor | None = None
     """See `data.class_weights`."""
@@ -84,7 +84,7 @@ class Setup:
         real = [[i for i, slot in zip(text.input_ids, text.slots, strict=True) if slot < 0] for text in texts]
         return sum(parameter.numel() for parameter in self.prompt.parameters()) - self.prompt.touched_parameters(real)
 
-    def evaluate(self, rows: Rows) -> Evaluation:
+    def evaluate(self, rows: EncodedDataset) -> Evaluation:
         """Scores on rows; all ranks take part."""
         name = "test" if rows is self.test else "dev"
         return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size, name)
@@ -114,8 +114,8 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     model = build_member(config, backbone, task)
     engine = build_engine(model, config, ranks)
 
-    def encode(examples: list[Example], name: str) -> Rows:
-        return Rows.encode(examples, task.labels, template, name, task.scale)
+    def encode(examples: list[Example], name: str) -> EncodedDataset:
+        return EncodedDataset.encode(examples, task.labels, template, name, task.scale)
 
     test = splits.test if config.evaluation.test else []
     rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
@@ -162,7 +162,7 @@ def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     return backbone, backbone.fingerprint()
 
 
-def start_head(setup: Setup, head: Head, labels: Rows) -> None:
+def start_head(setup: Setup, head: Head, labels: EncodedDataset) -> None:
     """Start a head from the label texts' own states, where its kind and the settings say so; every rank calls it."""
     if not head_kind(setup.config.head.kind).reads_labels(setup.config, setup.task):
         return

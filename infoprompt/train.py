@@ -24,13 +24,13 @@ from infoprompt.metrics import class_scores, steps_to_share, why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
-from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict, due
+from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped, due
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.stopping import Preempted, Terminated, noting
 from infoprompt.test_predictions import keep_predictions
 from infoprompt.tracking import Tracker
-from infoprompt.training_state import Course, save_course, saved_state, start_course
+from infoprompt.training_state import TrainingState, save_training_state, saved_state, start_training_state
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def run(
         resume: `auto` goes on from the newest resume state in the output folder, if there is one.
         parent_run_id: MLflow run of the sweep that this run is part of.
         tags: further MLflow tags.
-        report: called on every rank after each evaluation with progress and dev scores; see `Verdict`.
+        report: called on every rank after each evaluation with progress and dev scores; see `Decision`.
         show_progress: whether the first rank shows a progress bar.
         splits: the rows, where they were read before; read here if not given.
         owner: names the run; a start of the same name takes the output folder over from one that was killed on another
@@ -128,7 +128,7 @@ def _run(
     show_progress: bool,
 ) -> RunResult:
     config, ranks = setup.config, setup.ranks
-    course = start_course(setup, saved)
+    state = start_training_state(setup, saved)
     text = dump_config(config)
     on_first(ranks, lambda: write_first_file(Path(config.run.output_dir) / "config.yaml", text))
 
@@ -136,25 +136,25 @@ def _run(
         return Tracker.open(
             config,
             first=ranks.is_first,
-            run_id=course.run_id,
+            run_id=state.run_id,
             parent_run_id=parent_run_id,
             tags={**setup.tags(), **tags},
-            last_logged_step=course.progress.step if saved else -1,
+            last_logged_step=state.progress.step if saved else -1,
         )
 
     tracker = on_first(ranks, open_tracker) or open_tracker()
-    course.run_id = ranks.broadcast_object(tracker.run_id)
+    state.run_id = ranks.broadcast_object(tracker.run_id)
     trained = False
     try:
-        with ProgressBar(show_progress and ranks.is_first, config.run_name, course.progress) as bar, noting():
-            train(setup, course, tracker, bar, report)
+        with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
+            train(setup, state, tracker, bar, report)
             ranks.barrier()  # agrees on a signal that came since the last update
             if ranks.wishes.leave:
-                leave(setup, course, ranks.wishes.leave)
+                leave(setup, state, ranks.wishes.leave)
         trained = True
-        result = _finish(setup, course, tracker)
+        result = _finish(setup, state, tracker)
     except LeftOff as left:
-        tracker.close(None if left.verdict == "pause" else "FINISHED")
+        tracker.close(None if left.decision == "pause" else "FINISHED")
         setup.engine.close()
         raise
     except Terminated as told:
@@ -162,7 +162,7 @@ def _run(
         if isinstance(told, Preempted):
             ranks.barrier()  # a launcher ends the others as soon as one has left
         elif trained:
-            raise _preempted(setup, course, told.number) from None
+            raise _preempted(setup, state, told.number) from None
         raise
     except KeyboardInterrupt:
         tracker.close("KILLED")
@@ -175,8 +175,8 @@ def _run(
     return result
 
 
-def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
-    """The training loop; on return `course` holds the best state.
+def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
+    """The training loop; on return `state` holds the best state.
 
     Raises:
         LeftOff: `report` says so.
@@ -185,9 +185,9 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
     config, engine, wishes = setup.config, setup.engine, setup.ranks.wishes
     evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
     save_every = config.checkpoint.every_steps or evaluate_every
-    clock = _Clock(course.seconds, config.checkpoint.every_minutes)
-    while not course.progress.done and not _out_of_patience(setup, course):
-        progress = course.progress
+    clock = _Clock(state.seconds, config.checkpoint.every_minutes)
+    while not state.progress.done and not _out_of_patience(setup, state):
+        progress = state.progress
         lr = learning_rate(config.optim, progress)
         engine.set_lr(lr)
         parts: list[LossTerms] = []
@@ -199,33 +199,33 @@ def train(setup: Setup, course: Course, tracker: Tracker, bar: ProgressBar, repo
                 terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
-        course.progress = progress = progress.after(config.data.batch_size)
+        state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
         told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `_step`
         clock.count(config.data.batch_size)
         if due(config.tracking.every_steps, progress):
             metrics = {**mean_metrics(parts), "train/grad_norm": grad_norm or 0.0}
             metrics = {**setup.ranks.mean(metrics), "train/lr": lr, "train/epoch": progress.epoch}
-            course.add(metrics)
+            state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
         bar.update(progress)
-        verdict: Verdict = "go"
+        decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
-            scores = _evaluate_dev(setup, course)
+            scores = _evaluate_dev(setup, state)
             tracker.log({f"dev/{name}": value for name, value in scores.items()}, progress.step)
             bar.update(progress, score=scores[setup.metric])
             if report:
-                verdict = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
-        course.seconds = clock.seconds
-        if verdict == "pause" or (config.checkpoint.enabled and save):  # all ranks take part
-            save_course(setup, course)
+                decision = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
+        state.seconds = clock.seconds
+        if decision == "pause" or (config.checkpoint.enabled and save):  # all ranks take part
+            save_training_state(setup, state)
             clock.saved()
-        if verdict != "go":
-            raise LeftOff(verdict)
+        if decision != "go":
+            raise LeftOff(decision)
         if told:
-            leave(setup, course, told)
-    course.seconds = clock.seconds
+            leave(setup, state, told)
+    state.seconds = clock.seconds
 
 
 def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
@@ -240,87 +240,87 @@ def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
         ) from None
 
 
-def leave(setup: Setup, course: Course, number: int) -> NoReturn:
+def leave(setup: Setup, state: TrainingState, number: int) -> NoReturn:
     """Save the state, where states are saved, and raise `Preempted`; every rank calls it."""
     if setup.config.checkpoint.enabled:
-        save_course(setup, course)
-    raise _preempted(setup, course, number)
+        save_training_state(setup, state)
+    raise _preempted(setup, state, number)
 
 
-def _preempted(setup: Setup, course: Course, number: int) -> Preempted:
+def _preempted(setup: Setup, state: TrainingState, number: int) -> Preempted:
     config = setup.config
-    return Preempted(number, course.progress.step, config.run.output_dir, saved=config.checkpoint.enabled)
+    return Preempted(number, state.progress.step, config.run.output_dir, saved=config.checkpoint.enabled)
 
 
-def _evaluate_dev(setup: Setup, course: Course) -> dict[str, float]:
+def _evaluate_dev(setup: Setup, state: TrainingState) -> dict[str, float]:
     evaluated = setup.evaluate(setup.dev)
     scores = evaluated.scores
     undefined = why_undefined(setup.metric, setup.task, evaluated.labels, evaluated.predictions)
-    if undefined and undefined not in course.told and setup.ranks.is_first:
+    if undefined and undefined not in state.told and setup.ranks.is_first:
         log.info(
             "dev/%s is undefined, for %s; as long as it is, the lower dev loss is better.", setup.metric, undefined
         )
-        course.told.add(undefined)
-    course.add({f"dev/{name}": value for name, value in scores.items()})
-    if _is_better(scores[setup.metric], evaluated.loss if undefined else None, setup, course):
-        course.best_scores, course.best_step = scores, course.progress.step
-        course.best_loss = evaluated.loss if undefined else None
-        course.best_state = setup.engine.trained_state()
-        course.evaluations_since_best = 0
+        state.told.add(undefined)
+    state.add({f"dev/{name}": value for name, value in scores.items()})
+    if _is_better(scores[setup.metric], evaluated.loss if undefined else None, setup, state):
+        state.best_scores, state.best_step = scores, state.progress.step
+        state.best_loss = evaluated.loss if undefined else None
+        state.best_state = setup.engine.trained_state()
+        state.evaluations_since_best = 0
     else:
-        course.evaluations_since_best += 1
+        state.evaluations_since_best += 1
     return scores
 
 
-def _is_better(score: float, loss: float | None, setup: Setup, course: Course) -> bool:
+def _is_better(score: float, loss: float | None, setup: Setup, state: TrainingState) -> bool:
     """Whether a state is the best so far; `loss` is given where the score is undefined, and parts two of those."""
-    if not course.best_scores:
+    if not state.best_scores:
         return True
-    best = course.best_scores[setup.metric]
-    if score == best and loss is not None and course.best_loss is not None:
-        return loss < course.best_loss
+    best = state.best_scores[setup.metric]
+    if score == best and loss is not None and state.best_loss is not None:
+        return loss < state.best_loss
     return score > best
 
 
-def _out_of_patience(setup: Setup, course: Course) -> bool:
+def _out_of_patience(setup: Setup, state: TrainingState) -> bool:
     patience = setup.config.evaluation.patience
-    return patience is not None and course.evaluations_since_best >= patience
+    return patience is not None and state.evaluations_since_best >= patience
 
 
-def _finish(setup: Setup, course: Course, tracker: Tracker) -> RunResult:
+def _finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
     config, ranks = setup.config, setup.ranks
     output_dir = Path(config.run.output_dir)
-    if not course.best_state:  # max_steps came before the first evaluation
-        _evaluate_dev(setup, course)
-    setup.engine.load_trained_state(course.best_state)
+    if not state.best_state:  # max_steps came before the first evaluation
+        _evaluate_dev(setup, state)
+    setup.engine.load_trained_state(state.best_state)
     tested = setup.evaluate(setup.test) if len(setup.test) else None
     test = tested.scores if tested else {}
-    curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in course.history if f"dev/{setup.metric}" in row]
-    trained_parameters = sum(tensor.numel() for tensor in course.best_state.values())
-    passes = _encoder_passes(setup, course.progress)
+    curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in state.history if f"dev/{setup.metric}" in row]
+    trained_parameters = sum(tensor.numel() for tensor in state.best_state.values())
+    passes = _encoder_passes(setup, state.progress)
     result = RunResult(
         test=test,
-        dev=course.best_scores,
-        steps=course.progress.step,
-        best_step=course.best_step,
+        dev=state.best_scores,
+        steps=state.progress.step,
+        best_step=state.best_step,
         steps_to_95=steps_to_share(curve),
-        seconds=round(course.seconds, 3),
+        seconds=round(state.seconds, 3),
         trained_parameters=trained_parameters,
         touched_parameters=trained_parameters - setup.untouched_parameters(),
-        encoder_passes=passes / max(course.progress.examples, 1),
+        encoder_passes=passes / max(state.progress.examples, 1),
         total_encoder_passes=passes,
         metric=setup.metric,
         artifact=str(output_dir / "artifact") if config.run.save_artifact else "",
         output_dir=str(output_dir),
-        run_id=course.run_id,
+        run_id=state.run_id,
         classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
     )
-    on_first(ranks, lambda: _write_results(setup, course, tracker, tested, result))
+    on_first(ranks, lambda: _write_results(setup, state, tracker, tested, result))
     return result
 
 
 def _write_results(
-    setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | None, result: RunResult
+    setup: Setup, state: TrainingState, tracker: Tracker, tested: Evaluation | None, result: RunResult
 ) -> None:
     """Write what came out, `result.json` last; raises TrainingStopped if the disk does not take it."""
     config, output_dir = setup.config, Path(result.output_dir)
@@ -328,10 +328,10 @@ def _write_results(
     try:
         if result.artifact:
             artifact, fingerprint = Path(result.artifact), setup.fingerprint
-            save_artifact(artifact, course.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
-        replace_file(output_dir / "history.json", json.dumps([finite(row) for row in course.history]))
+            save_artifact(artifact, state.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
+        replace_file(output_dir / "history.json", json.dumps([finite(row) for row in state.history]))
         tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
-        tracker.log({f"best/dev_{name}": value for name, value in course.best_scores.items()}, result.steps)
+        tracker.log({f"best/dev_{name}": value for name, value in state.best_scores.items()}, result.steps)
         if result.artifact:  # behind its scores, which MLflow shows beside it
             tracker.log_artifacts(Path(result.artifact), "artifact")
         if tested:
@@ -345,11 +345,11 @@ def _write_results(
             f"The run has come to its end, but its results could not be written to {output_dir}: {error}. Make room, "
             f"or get the right to write there. {kept if config.checkpoint.enabled else lost}"
         ) from None
-    _draw(setup, course, tracker, tested)
+    _draw(setup, state, tracker, tested)
 
 
-def _draw(setup: Setup, course: Course, tracker: Tracker, tested: Evaluation | None) -> None:
-    tracker.log_figure("learning_curves.png", lambda: learning_curves(course.history))
+def _draw(setup: Setup, state: TrainingState, tracker: Tracker, tested: Evaluation | None) -> None:
+    tracker.log_figure("learning_curves.png", lambda: learning_curves(state.history))
     if tested and setup.task.classifies:
         labels, predictions = tested.labels.tolist(), tested.predictions.tolist()
         tracker.log_figure("confusion_matrix.png", lambda: confusion_matrix(labels, predictions, setup.task.labels))

@@ -1,4 +1,4 @@
-"""The course of a run, as the loop changes it and as a resume state keeps it."""
+"""How far a run has come: the state that the loop changes and that a resume state keeps."""
 
 import logging
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ SAVED_NAME = "resume.json"
 
 
 @dataclass
-class Course:
-    """The course of a run so far: what the loop adds to, and what a resume state keeps besides the tensors."""
+class TrainingState:
+    """How far a run has come: what the loop adds to, and what a resume state keeps besides the tensors."""
 
     progress: Progress
     history: list[dict[str, float]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Course:
 
 
 class _Values(BaseModel):
-    """What `save_course` writes beside the tensors; a later version may add to it."""
+    """What `save_training_state` writes beside the tensors; a later version may add to it."""
 
     model_config = ConfigDict(strict=True)
 
@@ -80,8 +80,8 @@ def saved_state(config: RunConfig, ranks: Ranks) -> ResumeState | None:
     return saved
 
 
-def start_course(setup: Setup, saved: ResumeState | None) -> Course:
-    """The course of a new run, or the one that a resume state keeps, whose tensors are loaded into the engine.
+def start_training_state(setup: Setup, saved: ResumeState | None) -> TrainingState:
+    """The state of a new run, or what a resume state keeps of it; its tensors are loaded into the engine.
 
     Raises:
         ConfigError: the state is of another backbone.
@@ -91,7 +91,7 @@ def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
     progress = Progress(steps_per_epoch, total)
     if saved is None:
-        return Course(progress)
+        return TrainingState(progress)
     values = saved.values
     if values["fingerprint"] != setup.fingerprint:
         raise ConfigError(
@@ -103,7 +103,7 @@ def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     if setup.ranks.is_first:
         log.info("Going on from update %d of %d.", values["step"], total)
     set_running_means(setup.engine.model, saved.tensors.get("running_means", {}))
-    return Course(
+    return TrainingState(
         progress=replace(progress, step=values["step"], examples=values["examples"]),
         best_state=dict(saved.tensors.get("best", {})),
         best_loss=values.get("best_loss"),
@@ -114,31 +114,31 @@ def start_course(setup: Setup, saved: ResumeState | None) -> Course:
     )
 
 
-def save_course(setup: Setup, course: Course) -> None:
+def save_training_state(setup: Setup, state: TrainingState) -> None:
     """Write a resume state; every rank calls it, the first one writes, and a failure to write stops them all."""
     engine, ranks = setup.engine, setup.ranks
     tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
-    if course.best_state:
-        tensors["best"] = course.best_state
+    if state.best_state:
+        tensors["best"] = state.best_state
     if means := running_means(engine.model):
         tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in means.items()}
     values = {
-        "step": course.progress.step,
-        "examples": course.progress.examples,
-        "history": course.history,
-        "best_scores": course.best_scores,
-        "best_step": course.best_step,
-        "best_loss": course.best_loss,
-        "evaluations_since_best": course.evaluations_since_best,
-        "seconds": course.seconds,
-        "run_id": course.run_id,
+        "step": state.progress.step,
+        "examples": state.progress.examples,
+        "history": state.history,
+        "best_scores": state.best_scores,
+        "best_step": state.best_step,
+        "best_loss": state.best_loss,
+        "evaluations_since_best": state.evaluations_since_best,
+        "seconds": state.seconds,
+        "run_id": state.run_id,
         "fingerprint": setup.fingerprint,
         "config": saved_values(setup.config),
     }
     on_first(ranks, lambda: _write(setup.config, ResumeState(tensors, values)))
 
 
-def take_over(config: RunConfig, source: Path) -> None:
+def copy_state(config: RunConfig, source: Path) -> None:
     """Make another run's newest state the one that `run(config, resume="auto")` goes on from; one process calls it.
 
     The prompt, the optimiser's moments, the position in the data and the best state are the other run's, the settings

@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from infoprompt.data.task import Source, Task
-from infoprompt.data.task_files import data_folder, find_parts
+from infoprompt.data.task_files import data_folder, find_task_files
 from infoprompt.data.tasks import TASKS
 from launcher.literal_table import LiteralTable
 
@@ -21,7 +21,7 @@ def tasks_found(folder: str | None) -> list[dict[str, Any]]:
 
 def _row(task: Task, folder: str | None) -> dict[str, Any]:
     source = task.source or Source()
-    parts = find_parts(task, folder)
+    parts = find_task_files(task, folder)
     origin = parts.origin if parts is not None else ""
     bundled = ["bundled"] if origin == "bundled" else []
     hub = [f"hub {source.hub}"] if source.hub else []

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from infoprompt.config import ConfigError
 from infoprompt.data.places import RowSource, given_sources, present
-from infoprompt.data.task_files import find_parts
+from infoprompt.data.task_files import find_task_files
 from infoprompt.data.tasks import TASKS, known_task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def rows_of_training(artifact: "Artifact", folder: Path, task: str | None) -> Ro
             _check_there(data.test)
         return data.test
     known = known_task(task) if task is not None else TASKS.get(data.task or "")
-    parts = find_parts(known, data.folder) if known is not None else None
+    parts = find_task_files(known, data.folder) if known is not None else None
     if parts is not None and parts.test is not None:
         return parts.test
     if task is not None:

@@ -1,4 +1,4 @@
-"""Sweeps without processes: crews that train a toy in any order, with a clock, a disk and deaths of our choosing."""
+"""Sweeps without processes: groups that train a toy in any order, with a clock, a disk and deaths of our choosing."""
 
 import itertools
 import math
@@ -87,12 +87,12 @@ class State:
 
 @dataclass
 class World:
-    """A dispatcher, its crews and the disk."""
+    """A dispatcher, its groups and the disk."""
 
     sweep: ToySweep
     toy: Toy = Toy()
     seed: int = 0
-    num_crews: int = 3
+    num_groups: int = 3
     group_runs: bool = False
     disk: dict[str, dict[int, State]] = field(default_factory=dict)
     updates: Counter[tuple[int, int, int]] = field(default_factory=Counter)
@@ -101,7 +101,7 @@ class World:
     clock: float = 0.0
     max_ticks: int = 200_000
     lose: bool = False
-    """Whether crews that were lost may go on without being heard, beside those that took over their runs."""
+    """Whether groups that were lost may go on without being heard, beside those that took over their runs."""
     parent_run_id: str | None = "sweep"
     open_run: Callable[[TrialState], str | None] = lambda trial: f"run-{trial.number}"
     """MLflow, asked for the run of a trial of several seeds."""
@@ -111,7 +111,7 @@ class World:
     def __post_init__(self) -> None:
         """Start, or go on with what the journal has."""
         self.random = random.Random(self.seed)
-        self.incarnations = itertools.count(1)
+        self.generations = itertools.count(1)
         self.begin()
 
     def begin(self) -> None:
@@ -129,26 +129,26 @@ class World:
         )
         self.seen = 0
         self.ticks = 0
-        self.crews: dict[str, Generator[None, None, None]] = {}
+        self.groups: dict[str, Generator[None, None, None]] = {}
         self.at: dict[str, Job] = {}
-        for index in range(self.num_crews):
-            self.start(f"crew-{index}")
+        for index in range(self.num_groups):
+            self.start(f"group-{index}")
 
     def start(self, name: str) -> None:
-        """New workers of a crew; those before, if any, are dead."""
+        """New workers of a group; those before, if any, are dead."""
         self.at.pop(name, None)
-        self.crews[name] = self._crew(name)
+        self.groups[name] = self._name(name)
 
     def die(self, name: str, *raised: tuple[int, str, bool]) -> None:
-        """The workers of a crew are killed and started again; `raised`: what ranks could still say."""
+        """The workers of a group are killed and started again; `raised`: what ranks could still say."""
         for rank, text, connection in raised:
             self.dispatcher.raised(self.at[name].token, rank, text, connection=connection, ends_group=True)
         self.start(name)
 
     def go(self, chaos: Callable[["World"], None] | None = None, ticks: float = math.inf) -> "World":
-        """Let crews do things in random order until all have left, or for so many ticks."""
+        """Let groups do things in random order until all have left, or for so many ticks."""
         end = self.ticks + ticks
-        while self.crews and self.ticks < end:
+        while self.groups and self.ticks < end:
             self.tick()
             if chaos is not None:
                 chaos(self)
@@ -166,16 +166,16 @@ class World:
             self.listen(event, trial)
 
     def tick(self) -> None:
-        """One crew does one thing."""
+        """One group does one thing."""
         self.ticks += 1
-        assert self.ticks < self.max_ticks, f"nobody comes to an end: {self.dispatcher.crews()}"
+        assert self.ticks < self.max_ticks, f"nobody comes to an end: {self.dispatcher.groups()}"
         self.clock += 1.0
         self.hear()
-        name = self.random.choice(list(self.crews))
+        name = self.random.choice(list(self.groups))
         try:
-            next(self.crews[name])
+            next(self.groups[name])
         except StopIteration:
-            del self.crews[name]
+            del self.groups[name]
 
     @property
     def trials(self) -> list[TrialState]:
@@ -203,16 +203,16 @@ class World:
             for trial in self.trials
         ]
 
-    # ---- a crew
+    # ---- a group
 
-    def _crew(self, name: str) -> Generator[None, None, None]:
-        incarnation = next(self.incarnations)
-        self.dispatcher.hello(name, incarnation, [f"node-of-{name}"])
+    def _name(self, name: str) -> Generator[None, None, None]:
+        generation = next(self.generations)
+        self.dispatcher.register(name, generation, [f"node-of-{name}"])
         yield
-        while (answer := self.dispatcher.next(name, incarnation)) != "leave":
+        while (answer := self.dispatcher.next(name, generation)) != "leave":
             if isinstance(answer, Job):
                 twice = [one for one in self.at.values() if (one.trial, one.seed) == (answer.trial, answer.seed)]
-                assert not twice or self.lose, "two crews train the same run"
+                assert not twice or self.lose, "two groups train the same run"
                 assert self.dispatcher.trials[answer.trial].status == "open"
                 self.at[name] = answer
                 yield from self._train(answer, lambda: self.at.get(name) is answer)
@@ -222,8 +222,8 @@ class World:
     def _train(self, job: Job, heard: Callable[[], bool]) -> Generator[None, None, None]:
         told, toy, config = self.dispatcher, self.toy, job.config
         values, seed, name = config["values"], job.seed, config["name"]
-        if job.take_over is not None:
-            source = "/".join(Path(job.take_over).parts[-2:])
+        if job.copy_from is not None:
+            source = "/".join(Path(job.copy_from).parts[-2:])
             self.disk[name] = {max(self.disk[source]): self.disk[source][max(self.disk[source])]}
             yield
         states = self.disk.get(name, {})
@@ -241,13 +241,13 @@ class World:
                 continue
             score = toy.score(state.level, step)
             state = State(step, state.level, max(state.best, score) if not math.isnan(score) else score)
-            verdict = told.report(job.token, step, dict.fromkeys(toy.names, score), last=step == toy.steps)
+            decision = told.report(job.token, step, dict.fromkeys(toy.names, score), last=step == toy.steps)
             yield  # killed here, its newest state is the one before
             if heard():
                 self.disk.setdefault(name, {})[step] = state
             yield  # killed here, the dispatcher does not know that it has left off
-            if verdict != "go":
-                told.left_off(job.token, verdict)
+            if decision != "go":
+                told.left_off(job.token, decision)
                 return
         scores = dict.fromkeys((one for one in toy.names if one != "score"), state.best)
         told.finished(job.token, {"dev": scores, "metric": toy.names[0], "steps": state.step, "seconds": 0.0})

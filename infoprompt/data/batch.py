@@ -1,6 +1,6 @@
 """One micro-batch as the model reads it.
 
-Letters: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, Z latent width.
+Shapes: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, Z latent width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ class Batch:
     row_B: Tensor
     """Input of the data set (its row, or of multiple choice one of the row's), int64; -1 for a filler that must not be
     counted."""
-    first_BD: Tensor | None = None
+    summary_BD: Tensor | None = None
     """First-token state of the unprompted pass, float32."""
     pooled_BD: Tensor | None = None
     """Pooled state of the unprompted pass, float32."""
@@ -79,8 +79,8 @@ class Batch:
     """Target of a regression, float32, scaled to [0, 1]."""
     num_choices: int = 1
     """Rows that stand next to each other for one example of multiple choice; `label_B` is then the same on each."""
-    plain: bool = False
-    """Whether this is the unprompted pass, which makes `first_BD` and `pooled_BD`; there are no slots then."""
+    unprompted: bool = False
+    """Whether this is the unprompted pass, which makes `summary_BD` and `pooled_BD`; there are no slots then."""
 
     @property
     def attended_BL(self) -> Tensor:

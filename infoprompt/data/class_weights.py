@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.task import KINDS, Task
 
 
-def class_weights(settings: DataSettings, task: Task, rows: Rows) -> Tensor | None:
+def class_weights(settings: DataSettings, task: Task, rows: EncodedDataset) -> Tensor | None:
     """Weight of each class, [C], float32; None where all count alike.
 
         balanced: w_c = N / (K * N_c)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rows:
+class EncodedDataset:
     """A tokenized data set; the unprompted states are filled in by `model.unprompted`.
 
     Of multiple choice, an example's inputs stand next to each other in `texts` and in the states.
@@ -33,7 +33,7 @@ class Rows:
     labels: list[int]
     """Class index of each example, -1 where unknown or where it has none."""
     pad_id: int
-    first_ND: Tensor | None = None
+    summary_ND: Tensor | None = None
     pooled_ND: Tensor | None = None
     num_choices: int = 1
     """Inputs per example."""
@@ -52,7 +52,7 @@ class Rows:
         template: Template,
         name: str,
         scale: tuple[float, float] | None = None,
-    ) -> "Rows":
+    ) -> "EncodedDataset":
         """Tokenize; says once how many texts were cut.
 
         Args:
@@ -107,7 +107,7 @@ class Rows:
             mask_index_B=torch.tensor([text.mask_index for text in texts]),
             label_B=torch.tensor([self.labels[row] for row in known]).repeat_interleave(count),
             row_B=torch.tensor([-1 if row < 0 else row * count + choice for row in rows for choice in range(count)]),
-            first_BD=None if self.first_ND is None else self.first_ND[index_B],
+            summary_BD=None if self.summary_ND is None else self.summary_ND[index_B],
             pooled_BD=None if self.pooled_ND is None else self.pooled_ND[index_B],
             entity_B2=None if None in entities else torch.tensor(entities),
             num_choices=count,
@@ -167,7 +167,7 @@ Draw = Callable[[int, int], Noise]
 class TrainLoader:
     """The training batches of one rank."""
 
-    rows: Rows
+    rows: EncodedDataset
     batch_size: int
     """Examples per update, over all ranks."""
     accumulation: int
@@ -200,7 +200,7 @@ class TrainLoader:
         return np.take(order, range(index * self.batch_size, (index + 1) * self.batch_size), mode="wrap").tolist()
 
 
-def evaluation_batches(rows: Rows, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+def evaluation_batches(rows: EncodedDataset, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
     """Every row once over all ranks, short rows together, the same number of batches on each rank."""
     by_length = sorted(range(len(rows)), key=lambda row: (rows.length(row), row))
     chunk = batch_size * world_size
@@ -210,6 +210,6 @@ def evaluation_batches(rows: Rows, batch_size: int, rank: int, world_size: int) 
         yield rows.batch(part[rank::world_size])
 
 
-def num_batches(rows: Rows, batch_size: int, world_size: int) -> int:
+def num_batches(rows: EncodedDataset, batch_size: int, world_size: int) -> int:
     """How many batches each rank gets of `evaluation_batches`."""
     return -(-len(rows) // (batch_size * world_size))

@@ -7,13 +7,13 @@ from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
 from infoprompt.data.infer import infer_task, kind_of, majority
 from infoprompt.data.labels import label_notes, merged_spellings
-from infoprompt.data.part import Part, SkippedRow, doubling_notes, settle
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Example
 from infoprompt.data.sources import Dialect
+from infoprompt.data.split_rows import SkippedRow, SplitRows, doubling_notes, settle
 from infoprompt.data.task import KINDS, Source, Task
-from infoprompt.data.task_files import Parts, find_parts, no_rows
+from infoprompt.data.task_files import TaskFiles, find_task_files, no_rows
 from infoprompt.data.tasks import TASKS, known_task
 
 
@@ -91,11 +91,11 @@ def _unbalanced_text(rows: Sequence[Example], task: Task, settings: DataSettings
     return f"; {share:.0%} of the training rows are {label}, so macro_f1 chooses (evaluation.metric=accuracy to differ)"
 
 
-def _parts(settings: DataSettings) -> Parts:
+def _parts(settings: DataSettings) -> TaskFiles:
     if settings.task is not None and settings.task not in KINDS:
         _check_trainable(known_task(settings.task))
     if settings.train is not None:
-        return Parts(settings.train, settings.test, origin="given")
+        return TaskFiles(settings.train, settings.test, origin="given")
     if settings.task is None or settings.task in KINDS:
         if settings.task in KINDS:
             raise ConfigError(f"data.task is {settings.task}, a kind of task, so data.train must name its rows.")
@@ -104,7 +104,7 @@ def _parts(settings: DataSettings) -> Parts:
             f"{', '.join(TASKS)}."
         )
     task = known_task(settings.task)
-    parts = find_parts(task, settings.folder)
+    parts = find_task_files(task, settings.folder)
     if parts is None:
         raise no_rows(task, settings)
     return replace(parts, test=settings.test or parts.test)
@@ -125,9 +125,9 @@ def _check_trainable(task: Task) -> None:
         )
 
 
-def _read(name: str, source: RowSource, settings: DataSettings, parts: Parts) -> Part:
+def _read(name: str, source: RowSource, settings: DataSettings, parts: TaskFiles) -> SplitRows:
     task = known_task(settings.task) if settings.task is not None and settings.task not in KINDS else None
-    part = Part.read(name, source, settings.columns, adapter(task), dialect_of(settings), kind_of(settings))
+    part = SplitRows.read(name, source, settings.columns, adapter(task), dialect_of(settings), kind_of(settings))
     from_hub = parts.origin == "hub" and source in (parts.train, parts.validation, parts.test)
     if part.problems and task is not None and from_hub:
         problem = part.problems.error(source_name(source))
@@ -135,7 +135,7 @@ def _read(name: str, source: RowSource, settings: DataSettings, parts: Parts) ->
     return part
 
 
-def _checked(train: Part, others: Sequence[Part], settings: DataSettings) -> tuple[Task, list[SkippedRow]]:
+def _checked(train: SplitRows, others: Sequence[SplitRows], settings: DataSettings) -> tuple[Task, list[SkippedRow]]:
     """The task of the training rows, and the rows that were left out; all parts keep the rows that fit it.
 
     Raises:

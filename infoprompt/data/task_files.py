@@ -23,7 +23,7 @@ _SETS = Path(__file__).with_name("sets")
 
 
 @dataclass(frozen=True)
-class Parts:
+class TaskFiles:
     """The files or hub splits of a task."""
 
     train: RowSource | None
@@ -36,7 +36,7 @@ class Parts:
     """`bundled`, `folder` or `hub`."""
 
 
-def find_parts(task: Task, folder: str | None) -> Parts | None:
+def find_task_files(task: Task, folder: str | None) -> TaskFiles | None:
     """The parts of a known task, from the first of: the package, `folder`, the hub; None where none is named.
 
     A benchmark that keeps its test labels private is reported on its validation rows, which then choose nothing: the
@@ -47,23 +47,23 @@ def find_parts(task: Task, folder: str | None) -> Parts | None:
         folder: `data.folder`; the environment's INFOPROMPT_DATA if not given.
     """
     if bundled := bundled_file(task.name, "train"):
-        return Parts(bundled, bundled_file(task.name, "test"), origin="bundled")
+        return TaskFiles(bundled, bundled_file(task.name, "test"), origin="bundled")
     source = task.source or Source()
     place = data_folder(folder)
-    if place is not None and (own := _own_folder(place, source.folder)) and (found := _folder_parts(own, task)):
+    if place is not None and (own := _own_folder(place, source.folder)) and (found := _folder_files(own, task)):
         return found
-    return _hub_parts(source)
+    return _hub_files(source)
 
 
-def _hub_parts(source: Source) -> Parts | None:
+def _hub_files(source: Source) -> TaskFiles | None:
     if source.hub is None:
         return None
     if source.tests:
-        return Parts(None, f"{source.hub}:{source.hub_test}", None, "hub")
+        return TaskFiles(None, f"{source.hub}:{source.hub_test}", None, "hub")
     validation = f"{source.hub}:{source.hub_validation}" if source.hub_validation else None
     if source.hub_test is None:
-        return Parts(f"{source.hub}:train", validation, None, "hub")
-    return Parts(f"{source.hub}:train", f"{source.hub}:{source.hub_test}", validation, "hub")
+        return TaskFiles(f"{source.hub}:train", validation, None, "hub")
+    return TaskFiles(f"{source.hub}:train", f"{source.hub}:{source.hub_test}", validation, "hub")
 
 
 def data_folder(folder: str | None) -> Path | None:
@@ -106,19 +106,19 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _folder_parts(folder: Path, task: Task) -> Parts | None:
+def _folder_files(folder: Path, task: Task) -> TaskFiles | None:
     train, validation = _file(folder, "train"), _file(folder, *_VALIDATION)
     diagnostic = (folder.name, "diagnostic-full") if (task.source or Source()).tests else ()
     test = _file(folder, "test", *diagnostic)
     if test is not None and not _is_labelled(test, task):
         test = None
     if diagnostic:
-        return Parts(None, test, None, "folder") if test else None
+        return TaskFiles(None, test, None, "folder") if test else None
     if train is None:
         # FewGLUE's rows stand in where the full training rows are not there; dev32 are training rows too.
         few = _file(folder, "train32")
-        return Parts(few, test or validation, _file(folder, "dev32"), "folder") if few else None
-    return Parts(train, test or validation, validation if test else None, "folder")
+        return TaskFiles(few, test or validation, _file(folder, "dev32"), "folder") if few else None
+    return TaskFiles(train, test or validation, validation if test else None, "folder")
 
 
 def _is_labelled(path: str, task: Task) -> bool:

@@ -6,7 +6,7 @@ trainer's own. `gathered_mean` weighs the l_r so that the trainer's mean or sum 
 mean over all rows. Every function here is collective: all ranks call it in one order, forward and backward, with the
 same inputs requiring gradients.
 
-Letters: N queries and M keys of this rank, D width, A keys or rows of all ranks.
+Shapes: N queries and M keys of this rank, D width, A keys or rows of all ranks.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.gaussian import GaussianLayer
 from infoprompt.model.heads.kind import HeadContext, head_kind
 from infoprompt.model.member import Member
-from infoprompt.model.prompts.kind import Surroundings, prompt_kind
+from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
@@ -50,7 +50,7 @@ def build_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:
         pooled_size = backbone.hidden_size * (2 if pooling == "entities" else 1)
         prompt = None
         if config.prompt.kind != "none":
-            around = Surroundings(
+            context = PromptContext(
                 vocabulary,
                 backbone.hidden_size,
                 backbone.num_layers,
@@ -59,7 +59,7 @@ def build_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:
                 backbone.summary,
                 generator,
             )
-            prompt = prompt_kind(config.prompt.kind).build(config.prompt, around)
+            prompt = prompt_kind(config.prompt.kind).build(config.prompt, context)
         of_head = head_kind(config.head.kind)
         head = of_head.build(config, HeadContext(vocabulary, task, pooled_size, generator))
         latent = of_head.latent or objective.representation_weight > 0

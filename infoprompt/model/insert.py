@@ -1,6 +1,6 @@
 """Putting the prompt into the input, and reading states of real tokens out of the output.
 
-Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width.
+Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width.
 """
 
 import torch

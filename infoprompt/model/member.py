@@ -49,7 +49,7 @@ class Member(nn.Module):
 
     def make_prompt(self, batch: Batch) -> PromptParts:
         """The prompt of each example; none of the unprompted pass."""
-        if self.prompt is None or batch.plain:
+        if self.prompt is None or batch.unprompted:
             return PromptParts()
         made: PromptParts = self.prompt(batch)
         return made
@@ -58,9 +58,9 @@ class Member(nn.Module):
         """The encoding of a pass."""
         batch = own.batch
         pooled_BD = pool(own.states_BLD, batch, self.pooling)
-        if batch.plain:
+        if batch.unprompted:
             summary_BD = pool(own.states_BLD, batch, self.backbone.summary)
-            return Encoding(pooled_BD.new_zeros(len(batch), 1), pooled_BD, first_BD=summary_BD)
+            return Encoding(pooled_BD.new_zeros(len(batch), 1), pooled_BD, summary_BD=summary_BD)
         latent = None if self.gaussian is None else self.gaussian(pooled_BD)
         logits_BC = own.logits_BC
         if logits_BC is None:

@@ -1,6 +1,6 @@
 """Small networks between looked-up table rows and prompt vectors, and the folder that pretraining leaves.
 
-Letters: B examples, F features, P prompt vectors, V vocabulary, W width of a table row.
+Shapes: B examples, F features, P prompt vectors, V vocabulary, W width of a table row.
 """
 
 import hashlib

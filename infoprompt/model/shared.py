@@ -43,9 +43,9 @@ class Pass:
 def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[Encoding]:
     """The encoding of each batch by its member, as the member alone gives it but for rounding.
 
-    Unprompted batches (`Batch.plain`) share a pass, and so do prompted ones, but for those whose head makes a pass of
-    its own. Where prompts of kind `lpt` enter at unlike layers it takes a pass for each: below its layer nobody may see
-    a prompt's slots, and the backbone takes one such layer a pass. Kept states that are all that is read take none.
+    Unprompted batches share a pass. So do prompted ones, but for those whose head makes a pass of its own. Prompts of
+    kind `lpt` that enter at unlike layers take a pass for each layer: below it nobody may see a prompt's slots. Kept
+    states that are all that is read take none.
 
     Args:
         members: over one backbone, all in training or all in evaluation.
@@ -68,7 +68,7 @@ def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[E
 
 def _pass_of(index: int, member: "Member", batch: Batch, made: PromptParts) -> Hashable:
     """Batches of equal value share a pass."""
-    if batch.plain:
+    if batch.unprompted:
         return "plain"
     if member.prompt is None and batch.pooled_BD is not None:
         return "none"
@@ -87,7 +87,7 @@ def _passed(first: "Member", batches: Sequence[Batch], made: Sequence[PromptPart
     if vectors_BPE is not None:
         inputs_BLE = insert_prompt(embeddings_BLE, vectors_BPE, joined.slot_BL)
     deep, logits_BC = _deep(batches, made), None
-    if head.passes_itself and not batches[0].plain:
+    if head.passes_itself and not batches[0].unprompted:
         logits_BC, states_BLD = head.score_pass(backbone, inputs_BLE, joined, deep)
     else:
         states_BLD = backbone(inputs_BLE, joined, deep)
@@ -131,9 +131,9 @@ def _deep(batches: Sequence[Batch], made: Sequence[PromptParts]) -> DeepPrompt |
     if len(batches) == 1 or first is None:
         return first
     prefix, prefix_seen_BP = _prefixes(batches, [() if deep is None else deep.prefix for deep in deeps])
-    apart, apart_seen_BP = _prefixes(batches, [() if deep is None else deep.apart for deep in deeps])
+    adapter_kv, adapter_seen_BP = _prefixes(batches, [() if deep is None else deep.adapter_kv for deep in deeps])
     layers = _layers(batches, deeps)
-    return DeepPrompt(prefix, prefix_seen_BP, apart, apart_seen_BP, layers, first_layer=first.first_layer)
+    return DeepPrompt(prefix, prefix_seen_BP, adapter_kv, adapter_seen_BP, layers, first_layer=first.first_layer)
 
 
 _Layers = tuple[tuple[Tensor, Tensor], ...]

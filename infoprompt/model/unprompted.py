@@ -2,7 +2,7 @@
 
 The frozen backbone's unprompted pass is a constant of the data set, so a training step needs one encoder pass.
 
-Letters: B examples, D hidden width, N rows of the data set.
+Shapes: B examples, D hidden width, N rows of the data set.
 """
 
 import functools
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from infoprompt.bar import track
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import Rows, evaluation_batches, num_batches
+from infoprompt.data.loader import EncodedDataset, evaluation_batches, num_batches
 from infoprompt.files import whole_file
 from infoprompt.objective.encoding import Encoding
 from infoprompt.tensor_file import read_tensors, save_tensors
@@ -61,9 +61,9 @@ def cache_dir() -> Path:
 
 
 def with_unprompted_states(
-    rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, *, backbone_key: str, batch_size: int
-) -> Rows:
-    """The rows with `first_ND` and `pooled_ND` filled in, read from the cache where it has them.
+    rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, *, backbone_key: str, batch_size: int
+) -> EncodedDataset:
+    """The rows with `summary_ND` and `pooled_ND` filled in, read from the cache where it has them.
 
     Args:
         rows: tokenized data set.
@@ -82,47 +82,49 @@ def with_unprompted_states(
         if peers.local_rank == 0:
             _write(path, states)
     assert states is not None
-    return replace(rows, first_ND=states["first"], pooled_ND=states["pooled"])
+    return replace(rows, summary_ND=states["first"], pooled_ND=states["pooled"])
 
 
-def with_other_states(rows: Rows) -> Rows:
-    """The rows with `first_ND` of the example before, the first with that of the last: a control.
+def with_other_states(rows: EncodedDataset) -> EncodedDataset:
+    """The rows with `summary_ND` of the example before, the first with that of the last: a control.
 
     Of multiple choice, each choice gets the state of the choice in its place.
     """
-    if rows.first_ND is None:
+    if rows.summary_ND is None:
         return rows
-    return replace(rows, first_ND=rows.first_ND.roll(rows.num_choices, dims=0))
+    return replace(rows, summary_ND=rows.summary_ND.roll(rows.num_choices, dims=0))
 
 
-def text_states(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:
+def text_states(rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:
     """Pooled states of a few plain texts, [N, D], not kept; every rank takes part."""
     plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
     return _compute(plain, infer, peers, batch_size)["pooled"]
 
 
-def _compute(rows: Rows, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> dict[str, Tensor]:
+def _compute(
+    rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int
+) -> dict[str, Tensor]:
     parts: list[tuple[Sequence[int], Tensor, Tensor]] = []
     batches = evaluation_batches(rows, batch_size, peers.rank, peers.world_size)
     for batch in track(batches, num_batches(rows, batch_size, peers.world_size), "states of the plain texts, batches"):
-        encoding = infer(replace(batch, plain=True))
-        assert encoding.first_BD is not None
-        parts.append((batch.row_B.tolist(), encoding.first_BD.cpu(), encoding.pooled_BD.cpu()))
-    _, first_BD, pooled_BD = parts[0]  # both entities' states are twice as wide as the first token's
+        encoding = infer(replace(batch, unprompted=True))
+        assert encoding.summary_BD is not None
+        parts.append((batch.row_B.tolist(), encoding.summary_BD.cpu(), encoding.pooled_BD.cpu()))
+    _, summary_BD, pooled_BD = parts[0]  # both entities' states are twice as wide as the first token's
     states = {
         name: torch.zeros(len(rows.texts), part_BD.shape[1])
-        for name, part_BD in (("first", first_BD), ("pooled", pooled_BD))
+        for name, part_BD in (("first", summary_BD), ("pooled", pooled_BD))
     }
     for rank_parts in peers.gather_objects(parts):
-        for indices, first_BD, pooled_BD in rank_parts:
+        for indices, summary_BD, pooled_BD in rank_parts:
             known = [i for i, row in enumerate(indices) if row >= 0]
             target = [indices[i] for i in known]
-            states["first"][target] = first_BD[known]
+            states["first"][target] = summary_BD[known]
             states["pooled"][target] = pooled_BD[known]
     return states
 
 
-def _content_hash(rows: Rows, backbone_key: str) -> str:
+def _content_hash(rows: EncodedDataset, backbone_key: str) -> str:
     digest = hashlib.sha256(backbone_key.encode())
     for text in rows.texts:
         read_at = text.entities if backbone_key.endswith(" entities") else text.mask_index

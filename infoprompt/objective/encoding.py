@@ -26,7 +26,7 @@ class Encoding:
     """Label scores, float32."""
     pooled_BD: Tensor
     """Pooled state of the prompted pass, float32 (of the unprompted pass where there is no prompt)."""
-    first_BD: Tensor | None = None
+    summary_BD: Tensor | None = None
     """The state that stands for a text (`Backbone.summary`), float32; only of the unprompted pass."""
     prompt_BPE: Tensor | None = None
     """Prompt vectors, float32."""

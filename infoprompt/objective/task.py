@@ -1,6 +1,6 @@
 """The task's own loss.
 
-Letters: B examples, C classes or choices, W words.
+Shapes: B examples, C classes or choices, W words.
 """
 
 from typing import Literal

@@ -11,7 +11,7 @@ A class is read off the looked-up rows alone: table -> encoder's features -> lin
 The rows must not be those that a later run is tested on, nor, where it is to show what a few examples can do, other
 rows of the same task: what the table has seen, the run has seen.
 
-Letters: B examples, C classes, N rows of the data set, P looked-up tokens, V vocabulary, W width of a table row.
+Shapes: B examples, C classes, N rows of the data set, P looked-up tokens, V vocabulary, W width of a table row.
 """
 
 import logging
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from infoprompt.artifact import make_template
 from infoprompt.config import ConfigError, RunConfig
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.places import source_name
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
@@ -45,7 +45,7 @@ from infoprompt.model.prompt_table import (
     vocabulary_hash,
 )
 from infoprompt.model.prompts import ipt
-from infoprompt.model.prompts.kind import Surroundings
+from infoprompt.model.prompts.kind import PromptContext
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.pretraining.classifier import TableClassifier, TableOptimizer
 from infoprompt.progress import Progress, TrainingStopped
@@ -184,7 +184,7 @@ def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part
     template = make_template(config, backbone)
 
     def part(examples: list[Example], name: str) -> _Part:
-        rows = Rows.encode(examples, splits.task.labels, template, name)
+        rows = EncodedDataset.encode(examples, splits.task.labels, template, name)
         starts = range(0, len(rows), ENCODE_ROWS)
         batches = (rows.batch(range(start, min(start + ENCODE_ROWS, len(rows)))) for start in starts)
         ids_NP = torch.cat([ipt.first_ids(batch, config.prompt.length, rows.pad_id) for batch in batches])
@@ -195,7 +195,7 @@ def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part
 
 def _build(config: RunConfig, task: Task, backbone: Backbone) -> TableClassifier:
     """Started as the random table of kind ipt is with the same seed."""
-    around = Surroundings(
+    context = PromptContext(
         Vocabulary(backbone.embedding_table(), backbone.tokenizer, task.label_texts),
         backbone.hidden_size,
         backbone.num_layers,
@@ -204,7 +204,7 @@ def _build(config: RunConfig, task: Task, backbone: Backbone) -> TableClassifier
         backbone.summary,
         torch.Generator().manual_seed(config.seed),
     )
-    prompt = ipt.build(config.prompt.model_copy(update={"table": None}), around)
+    prompt = ipt.build(config.prompt.model_copy(update={"table": None}), context)
     encoder = prompt.encoder
     if encoder is None:
         encoder = FeedForwardEncoder(prompt.table_VW.shape[1], length=1)  # only its features count: the mean row

@@ -62,12 +62,12 @@ class Tracker:
         self._spool = spool
         self._ledger = ledger
         self._logged: dict[str, set[int]] = {}
-        self._courier: _Courier | None = None
+        self._delivery: _DeliveryThread | None = None
         if spool is not None:
             for record in spool.read()[0]:
                 self._new(record.metrics, record.step)
         if spool is not None and ledger is not None:
-            self._courier = _Courier(Delivery(uri, ledger, spool, reopen=True), shown_uri(uri), folder)
+            self._delivery = _DeliveryThread(Delivery(uri, ledger, spool, reopen=True), shown_uri(uri), folder)
 
     @classmethod
     def open(
@@ -177,17 +177,17 @@ class Tracker:
         """
         if self._spool is not None and self._spool.waiting:
             logger.warning("%s lacks the last %d records.", self._spool.path, len(self._spool.waiting))
-        if self._courier is None or self._ledger is None:
+        if self._delivery is None or self._ledger is None:
             return
         if status is not None:
             self._ledger.update(status=status)
-        self._courier.finish(wait_seconds)
-        self._courier = None
+        self._delivery.finish(wait_seconds)
+        self._delivery = None
 
     def _start(self) -> None:
-        if self._courier:
-            self._courier.start()
-            self._courier.tried.wait(OPEN_SECONDS)
+        if self._delivery:
+            self._delivery.start()
+            self._delivery.tried.wait(OPEN_SECONDS)
 
     def _new(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         new = {key: value for key, value in metrics.items() if step not in self._logged.get(key, ())}
@@ -211,7 +211,7 @@ class Tracker:
             self._ledger.add_artifact(path, to)
 
 
-class _Courier(threading.Thread):
+class _DeliveryThread(threading.Thread):
     """Delivers once a second; a daemon, so that no server can keep a process from ending."""
 
     def __init__(self, delivery: Delivery, shown: str, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Pictures of a study: learning curves with bands, scores by seed, information terms. Pure functions, as in `figures`.
 
-Letters: R runs of a method (one per seed), S steps that all of them recorded.
+Shapes: R runs of a method (one per seed), S steps that all of them recorded.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a study's table is computed from. Pure functions of numbers.
 
-Letters: N paired observations, V different values among them, R resamples.
+Shapes: N paired observations, V different values among them, R resamples.
 """
 
 import statistics

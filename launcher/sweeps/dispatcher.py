@@ -1,10 +1,10 @@
 """Which worker group does what next, and what becomes of a run at each evaluation. Knows nothing of Ray or processes.
 
-    propose -> runs, one per seed -> ready -> a crew asks for work -> reports -> comparison -> go, pause or stop
+    propose -> runs, one per seed -> ready -> a worker group asks for work -> reports -> comparison -> go, pause or stop
 
-A *crew* is a group of workers that takes one run after another. At a scheduler's steps the runs of a trial wait for
+A worker group is workers that take one run after another. At a scheduler's steps the runs of a trial wait for
 each other: the last to arrive goes on at once if the mean is worth it, the others were paused and go on from their
-states, on whichever crew is free. A sweep is resumed by giving the journal's trials to a new dispatcher.
+states, on whichever group is free. A sweep is resumed by giving the journal's trials to a new dispatcher.
 """
 
 import math
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from infoprompt.progress import Verdict
+from infoprompt.progress import Decision
 from launcher.sweeps.journal import RunState, RunStatus, TrialState, save_trial
 from launcher.sweeps.plan import Sweep
-from launcher.sweeps.population import awaited, exchange, exchange_step
+from launcher.sweeps.population import exploit, is_donor, perturbation_step
 from launcher.sweeps.space import show_values
-from launcher.sweeps.worker_groups import Answer, Crew, Crews, Job
+from launcher.sweeps.worker_groups import Answer, Job, WorkerGroup, WorkerGroups
 
 MOST_IDLE_STARTS = 6
-"""After so many starts of a crew without coming to ask for work, it is given up."""
+"""After so many starts of a group without coming to ask for work, it is given up."""
 
 
 LOST = -1
-"""The incarnation of a crew that was taken for lost."""
+"""The generation of a group that was taken for lost."""
 
 
 class Searching(Protocol):
@@ -36,7 +36,7 @@ class Searching(Protocol):
 
     def propose(self) -> tuple[int, dict[str, Any]] | None: ...
 
-    def worth(self, number: int, step: int, score: float) -> bool: ...
+    def keep_going(self, number: int, step: int, score: float) -> bool: ...
 
     def end(self, number: int, ending: Literal["finished", "stopped", "failed"], score: float | None) -> None: ...
 
@@ -45,7 +45,7 @@ class Searching(Protocol):
 class Event:
     """Something people, or MLflow, are told."""
 
-    kind: Literal["opened", "started", "resumed", "scored", "compared", "ended", "crew"]
+    kind: Literal["opened", "started", "resumed", "scored", "compared", "ended", "group"]
     trial: int | None
     text: str
     step: int | None = None
@@ -80,7 +80,7 @@ class Dispatcher:
         self._parent_run_id, self._group_runs, self._now = parent_run_id, group_runs, now
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
-        self._crews = Crews()
+        self._groups = WorkerGroups()
         self._ready: deque[tuple[int, int]] = deque()
         self._num_jobs = 0
         self._searched = False
@@ -88,33 +88,37 @@ class Dispatcher:
         self._started_at = self._progress_at = now()
         for trial in past:
             self._take_up(trial)
-        self._exchange_if_all_came()
+        self._exploit_if_all_came()
         if sweep.settings.scheduler.kind == "pbt":  # who is compared with whom must not depend on who came first
             while self._propose():
                 pass
 
-    # ---- what crews say
+    # ---- what groups say
 
-    def hello(self, crew: str, incarnation: int, places: Sequence[str]) -> None:
-        """A crew's workers have started, for the first time or again after they were killed."""
-        one = self._crews[crew]
+    def register(self, group: str, generation: int, places: Sequence[str]) -> None:
+        """A group's workers have started, for the first time or again after they were killed."""
+        one = self._groups[group]
         self._return_job(one, "its workers were killed", counts=True)
-        one.incarnation, one.places, one.heard = incarnation, list(places), self._now()
+        one.generation, one.places, one.heard = generation, list(places), self._now()
         one.idle_starts += 1
         if one.idle_starts > MOST_IDLE_STARTS and not one.given_up:
             one.given_up = True
-            self._say("crew", None, f"crew {crew} started {MOST_IDLE_STARTS} times and never asked for work; given up")
+            self._say(
+                "group",
+                None,
+                f"worker group {group} started {MOST_IDLE_STARTS} times and never asked for work; given up",
+            )
 
-    def beat(self, crew: str, incarnation: int) -> None:
-        """A crew is alive."""
-        self._crews.beat(crew, incarnation, self._now())
+    def heartbeat(self, group: str, generation: int) -> None:
+        """A group is alive."""
+        self._groups.heartbeat(group, generation, self._now())
 
-    def next(self, crew: str, incarnation: int) -> Answer:
-        """What a crew shall do now."""
-        one = self._crews[crew]
-        if one.incarnation == LOST and not self.done:
-            return "again"
-        if one.incarnation != incarnation or one.given_up or self.done:
+    def next(self, group: str, generation: int) -> Answer:
+        """What a group shall do now."""
+        one = self._groups[group]
+        if one.generation == LOST and not self.done:
+            return "re-register"
+        if one.generation != generation or one.given_up or self.done:
             return "leave"
         one.heard, one.idle_starts = self._now(), 0
         while not self._ready and not self._opening() and self._propose():
@@ -126,9 +130,9 @@ class Dispatcher:
         one.take(job, self._now())
         return job
 
-    def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Verdict:
+    def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Decision:
         """A run has evaluated; `last`: it is about to end by itself."""
-        one = self._crews.with_token(token)
+        one = self._groups.with_token(token)
         if one is None:
             return "stop"
         trial, run = self._at(one)
@@ -140,12 +144,12 @@ class Dispatcher:
         run.curve = [pair for pair in run.curve if pair[0] < step] + [(step, scores[metric])]
         run.takes_over, run.ending = False, last
         self._say("scored", trial.number, f"seed {run.seed}", step, scores[metric])
-        verdict: Verdict = "stop" if trial.over else "go" if last else self._compare(trial, run)
-        if verdict == "go" and not last and self.exhausted:
-            verdict = "pause"
+        decision: Decision = "stop" if trial.over else "go" if last else self._compare(trial, run)
+        if decision == "go" and not last and self.exhausted:
+            decision = "pause"
         # before the run saves its state: a resume must not take it for less far than that
         save_trial(self._folder, trial)
-        return verdict
+        return decision
 
     def finished(self, token: str, result: dict[str, Any]) -> None:
         """A run came to its end."""
@@ -162,19 +166,19 @@ class Dispatcher:
         if not trial.over:
             self._compare(trial, run)
         self._maybe_finish(trial)
-        self._exchange_if_all_came()
+        self._exploit_if_all_came()
         save_trial(self._folder, trial)
 
-    def left_off(self, token: str, verdict: Verdict) -> None:
+    def left_off(self, token: str, decision: Decision) -> None:
         """A run did as its report was told: it keeps its state, or has its end."""
         found = self._release(token)
         if found is None:
             return
         trial, run = found
-        run.status = "stopped" if trial.over or verdict == "stop" else "paused"
+        run.status = "stopped" if trial.over or decision == "stop" else "paused"
         if run.status == "paused" and self._may_go_on(trial, run):  # it has been decided meanwhile
             self._make_ready(trial, run)
-        self._exchange_if_all_came()
+        self._exploit_if_all_came()
         save_trial(self._folder, trial)
 
     def raised(self, token: str, rank: int, text: str, *, connection: bool, ends_group: bool) -> None:
@@ -185,9 +189,9 @@ class Dispatcher:
             rank: which one.
             text: what people are told.
             connection: only the connection to another rank broke; that one has the reason, or was killed.
-            ends_group: the crew's workers end with it, and the next `hello` settles what becomes of the run.
+            ends_group: the group's workers end with it, and the next `register` settles what becomes of the run.
         """
-        one = self._crews.with_token(token)
+        one = self._groups.with_token(token)
         if one is None:
             return
         one.raised.append((text, connection))
@@ -209,26 +213,26 @@ class Dispatcher:
         self._enqueue_all(trial)
         save_trial(self._folder, trial)
 
-    def lost(self, crew: str, why: str) -> None:
-        """A crew's node is gone, or nothing was heard of it: others go on with its run."""
-        one = self._crews[crew]
+    def lost(self, group: str, why: str) -> None:
+        """A group's node is gone, or nothing was heard of it: others go on with its run."""
+        one = self._groups[group]
         if one.job:
-            self._say("crew", one.job.trial, f"crew {crew} was lost ({why}); its run goes on elsewhere")
+            self._say("group", one.job.trial, f"worker group {group} was lost ({why}); its run goes on elsewhere")
             self._return_job(one, why, counts=False)
-            one.incarnation = LOST  # should it be alive after all, nothing it says of its run is heard
+            one.generation = LOST  # should it be alive after all, nothing it says of its run is heard
 
     def silent(self, seconds: float) -> list[str]:
-        """Crews with work that nothing was heard of for so long."""
-        return self._crews.silent(seconds, self._now())
+        """Worker groups with work that nothing was heard of for so long."""
+        return self._groups.silent(seconds, self._now())
 
     def on(self, nodes: set[str]) -> list[str]:
-        """Crews with work that have a rank on one of these nodes."""
-        return self._crews.on(nodes)
+        """Worker groups with work that have a rank on one of these nodes."""
+        return self._groups.on(nodes)
 
     @property
     def done(self) -> bool:
         """Whether nothing is left that may be done."""
-        return not self._crews.busy and (not self._left() or self.exhausted is not None)
+        return not self._groups.busy and (not self._left() or self.exhausted is not None)
 
     @property
     def exhausted(self) -> str | None:
@@ -247,7 +251,7 @@ class Dispatcher:
     def device_hours(self) -> float:
         """Hours of work times workers, over all starts."""
         seconds = sum(run.wall_seconds for trial in self.trials.values() for run in trial.runs)
-        seconds += sum(self._now() - one.asked for one in self._crews.busy)
+        seconds += sum(self._now() - one.asked for one in self._groups.busy)
         return seconds * self._settings.workers_per_trial / 3600
 
     @property
@@ -255,9 +259,9 @@ class Dispatcher:
         """Time since anything was reported."""
         return self._now() - self._progress_at
 
-    def crews(self) -> dict[str, str]:
-        """What each crew is at."""
-        return self._crews.shown()
+    def groups(self) -> dict[str, str]:
+        """What each group is at."""
+        return self._groups.shown()
 
     # ---- trials
 
@@ -277,7 +281,7 @@ class Dispatcher:
         proposal = self._search.propose()
         if proposal is None:
             self._searched = True
-            self._say("crew", None, f"every point of the space was tried: the sweep has {len(self.trials)} trials")
+            self._say("group", None, f"every point of the space was tried: the sweep has {len(self.trials)} trials")
             return False
         number, values = proposal
         trial = TrialState(number, values, [RunState(seed) for seed in self._sweep.seeds_of(values)])
@@ -316,7 +320,7 @@ class Dispatcher:
         """Take the next run from those that are ready."""
         trials = list(self.trials.values())
         for pair in self._ready:
-            if not awaited(trials, self.trials[pair[0]], pair[1]):
+            if not is_donor(trials, self.trials[pair[0]], pair[1]):
                 self._ready.remove(pair)
                 return pair
         return None
@@ -324,8 +328,8 @@ class Dispatcher:
     def _run(self, number: int, seed: int) -> RunState:
         return next(run for run in self.trials[number].runs if run.seed == seed)
 
-    def _at(self, one: Crew) -> tuple[TrialState, RunState]:
-        """What a crew is at."""
+    def _at(self, one: WorkerGroup) -> tuple[TrialState, RunState]:
+        """What a group is at."""
         assert one.job is not None
         return self.trials[one.job.trial], self._run(one.job.trial, one.job.seed)
 
@@ -350,17 +354,17 @@ class Dispatcher:
                 "sweep.kind": "seed" if len(trial.runs) > 1 else "trial",
                 "recipe": Path(trial.current.get("base", self._settings.base)).stem,
             },
-            take_over=None if source is None else str(self._folder / "trials" / f"{source:04d}" / f"seed_{run.seed}"),
+            copy_from=None if source is None else str(self._folder / "trials" / f"{source:04d}" / f"seed_{run.seed}"),
         )
 
-    def _compare(self, trial: TrialState, run: RunState) -> Verdict:
+    def _compare(self, trial: TrialState, run: RunState) -> Decision:
         """What becomes of a run that has evaluated or ended, and of those that waited for it."""
         if self._settings.scheduler.kind == "pbt":  # the exchange is when all have left off
             return "go" if self._may_go_on(trial, run) else "pause"
-        verdict: Verdict = "go"
+        decision: Decision = "go"
         while (step := self._comparison(trial)) is not None and (run.ended or run.step >= step):
             if any(not other.ended and other.step < step for other in trial.runs):
-                verdict = "pause"
+                decision = "pause"
                 break
             if all(other.ended for other in trial.runs):
                 break
@@ -368,13 +372,13 @@ class Dispatcher:
             trial.scores.append((step, score))
             trial.stage += 1
             self._say("compared", trial.number, f"mean of {len(trial.runs)}", step, score)
-            if not math.isfinite(score) or not self._search.worth(trial.number, step, score):
+            if not math.isfinite(score) or not self._search.keep_going(trial.number, step, score):
                 self._end(trial, "stopped", f"at update {step} with a mean of {score:.4f}")
                 return "stop"
         for other in trial.runs:
             if other is not run and other.status == "paused" and self._may_go_on(trial, other):
                 self._make_ready(trial, other)
-        return verdict
+        return decision
 
     def _comparison(self, trial: TrialState) -> int | None:
         """The step of a trial's next comparison; None where there is no scheduler."""
@@ -383,7 +387,7 @@ class Dispatcher:
             return grace * int(scheduler.reduction_factor**trial.stage)
         if scheduler.kind == "median":
             return grace * (trial.stage + 1)
-        return exchange_step(self._settings, trial) if scheduler.kind == "pbt" else None
+        return perturbation_step(self._settings, trial) if scheduler.kind == "pbt" else None
 
     def _may_go_on(self, trial: TrialState, run: RunState) -> bool:
         """Whether a paused run waits for nobody."""
@@ -426,14 +430,14 @@ class Dispatcher:
         self._search.end(trial.number, ending, trial.score)
         self._say("ended", trial.number, reason or "", score=trial.score)
         save_trial(self._folder, trial)
-        self._exchange_if_all_came()
+        self._exploit_if_all_came()
 
-    def _exchange_if_all_came(self) -> None:
+    def _exploit_if_all_came(self) -> None:
         """When every run of a population has come to its exchange, all go on."""
         if self._settings.scheduler.kind != "pbt":
             return
         population = [trial for trial in self.trials.values() if not trial.over]
-        while (pairs := exchange(self._settings, population)) is not None:
+        while (pairs := exploit(self._settings, population)) is not None:
             for taker, donor in pairs:
                 text = f"takes over from trial {donor.number} with {show_values(taker.current)}, having"
                 self._say("compared", taker.number, text, *taker.scores[-1])
@@ -446,8 +450,8 @@ class Dispatcher:
     # ---- jobs
 
     def _release(self, token: str) -> tuple[TrialState, RunState] | None:
-        """Take the job from its crew, which asks for the next one; the time it took counts for the run."""
-        one = self._crews.with_token(token)
+        """Take the job from its group, which asks for the next one; the time it took counts for the run."""
+        one = self._groups.with_token(token)
         if one is None:
             return None
         trial, run = self._at(one)
@@ -455,7 +459,7 @@ class Dispatcher:
         self._progress_at = self._now()
         return trial, run
 
-    def _return_job(self, one: Crew, why: str, *, counts: bool) -> None:
+    def _return_job(self, one: WorkerGroup, why: str, *, counts: bool) -> None:
         """Settle the job of workers that are gone: the trial's own failure, or a run that goes on."""
         if one.job is None:
             return

@@ -18,7 +18,7 @@ from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.settings import SweepSettings
 from launcher.sweeps.space import show_value, show_values
-from launcher.sweeps.statistics import TrialScores, group_mean, importance, interval, ranking, told_apart
+from launcher.sweeps.statistics import TrialScores, compare_best, group_mean, importance, interval, ranking
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,7 +79,7 @@ class SweepOutcome:
         """Whether the best two can be told apart."""
         if len(self.ranked) < 2:
             return None
-        return told_apart(self.ranked[0], self.ranked[1], self.settings.direction).sentence
+        return compare_best(self.ranked[0], self.ranked[1], self.settings.direction).sentence
 
     @property
     def examples(self) -> int:

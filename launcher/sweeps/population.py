@@ -14,12 +14,12 @@ from launcher.sweeps.settings import SweepSettings
 from launcher.sweeps.space import point_of
 
 
-def exchange_step(settings: SweepSettings, trial: TrialState) -> int:
+def perturbation_step(settings: SweepSettings, trial: TrialState) -> int:
     """The update of a trial's next exchange."""
     return (settings.scheduler.interval_steps or 1) * (trial.stage + 1)
 
 
-def exchange(settings: SweepSettings, population: Sequence[TrialState]) -> list[tuple[TrialState, TrialState]] | None:
+def exploit(settings: SweepSettings, population: Sequence[TrialState]) -> list[tuple[TrialState, TrialState]] | None:
     """Bring those that are furthest behind past their exchange, if every run of theirs has come to it.
 
     A trial that is tried again after it failed passes the exchanges that it missed; it takes over only from a trial
@@ -35,7 +35,7 @@ def exchange(settings: SweepSettings, population: Sequence[TrialState]) -> list[
         return None
     stage = min(trial.stage for trial in population)
     here = [trial for trial in population if trial.stage == stage]
-    step = exchange_step(settings, here[0])
+    step = perturbation_step(settings, here[0])
     if not all(_came(run, step) for trial in here for run in trial.runs):
         return None
     scores = {trial.number: _score(trial, step, settings.sign) for trial in population}
@@ -57,7 +57,7 @@ def exchange(settings: SweepSettings, population: Sequence[TrialState]) -> list[
     return pairs
 
 
-def awaited(trials: Sequence[TrialState], donor: TrialState, seed: int) -> bool:
+def is_donor(trials: Sequence[TrialState], donor: TrialState, seed: int) -> bool:
     """Whether a run has to stay as it is until another one has taken over its state."""
     return any(
         run.takes_over
@@ -86,13 +86,13 @@ def _has_gone_on(donor: TrialState, step: int, stage: int) -> bool:
 
 def _take_over(settings: SweepSettings, taker: TrialState, donor: TrialState, step: int) -> None:
     source = random.Random(f"{settings.sample_seed} {step} {taker.number}")
-    taker.taken_over.append({"step": step, "from": donor.number, "values": explored(settings, donor.current, source)})
+    taker.taken_over.append({"step": step, "from": donor.number, "values": explore(settings, donor.current, source)})
     for run, other in zip(taker.runs, donor.runs, strict=True):
         run.curve, run.takes_over = list(other.curve), True
         run.status, run.result, run.ending = "paused", None, False  # also of one that had finished early
 
 
-def explored(settings: SweepSettings, values: dict[str, Any], source: random.Random) -> dict[str, Any]:
+def explore(settings: SweepSettings, values: dict[str, Any], source: random.Random) -> dict[str, Any]:
     """Settings near those of a donor; a condition that is met anew has its settings drawn."""
     resample = settings.scheduler.resample
     return point_of(

@@ -1,11 +1,11 @@
 """Runs a sweep on Ray: the one file that imports it, with `ray_worker.py`.
 
-    run_sweep (driver) -> a TorchTrainer per crew -> its workers, warm from run to run -> infoprompt.train.run
-                       -> the board, an actor around `Dispatcher`, which crews ask for work and report to
+    run_sweep (driver) -> a TorchTrainer per worker group -> its workers, warm from run to run -> infoprompt.train.run
+                       -> the coordinator, an actor around `Dispatcher`, which groups ask for work and report to
 
-A crew is as many worker groups as fit side by side; each takes run after run, so that processes are started, modules
-imported and process groups made once a crew, not once a trial. A crew whose workers are killed is started again by Ray
-Train and goes on with its run from the run's own resume state; one whose node is gone loses its run to another crew.
+There are as many worker groups as fit side by side. Each takes run after run: processes are started, modules imported
+and process groups made once a worker group, not once a trial. A group whose workers are killed is started again by Ray
+Train, and goes on with its run from the run's own resume state. One whose node is gone loses its run to another group.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from launcher.sweeps.mlflow_runs import Record, recorded
 from launcher.sweeps.outcome import SweepOutcome, outcome_of
 from launcher.sweeps.plan import Sweep, concurrent_trials
 from launcher.sweeps.ray_start import start_ray
-from launcher.sweeps.ray_worker import Board, TrainFunction, Work, crew_loop, note_sigterm, train_one
+from launcher.sweeps.ray_worker import Coordinator, TrainFunction, Work, note_sigterm, train_one, worker_loop
 from launcher.sweeps.resume import earlier_trials
 from launcher.sweeps.settings import SweepSettings, resources
 from launcher.sweeps.test_scores import score_best
@@ -42,17 +42,17 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
 SILENT_SECONDS = 60.0
-"""A crew with work that is not heard of for so long is taken for lost; its workers say something every two."""
+"""A group with work that is not heard of for so long is taken for lost; its workers say something every two."""
 NODES_EVERY_SECONDS = 2.0
-WAIT_FOR_CREWS_SECONDS = 20.0
-"""At the end, for the crews to leave by themselves."""
+WAIT_FOR_GROUPS_SECONDS = 20.0
+"""At the end, for the groups to leave by themselves."""
 
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a killed worker is noticed
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    # each is one more process or poll a crew, and nobody here listens to it
+    # each is one more process or poll a group, and nobody here listens to it
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -62,7 +62,7 @@ SETTINGS_NAME = "sweep.yaml"
 
 
 @dataclass
-class _Crews:
+class _WorkerGroups:
     """The worker groups: a task of Ray waits for each. (A thread of the driver could not be ended by Ctrl-C.)"""
 
     work: Work
@@ -71,22 +71,22 @@ class _Crews:
     tasks: dict[str, Any] = field(default_factory=dict)
 
     def grow(self, number: int) -> None:
-        """Have so many crews; those that there are stay."""
+        """Have so many groups; those that there are stay."""
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": _here()}
         for index in range(len(self.tasks), number):
-            name = f"crew-{index}"
-            task = ray.remote(_train_crew).options(**options)
+            name = f"group-{index}"
+            task = ray.remote(_train_group).options(**options)
             self.tasks[name] = task.remote(self.work, self.sweep, name, self.timeout_seconds)
 
     def left(self, wait_seconds: float = 0.0) -> list[Any]:
-        """Tasks of crews that have left, after waiting for all at most so long."""
+        """Tasks of groups that have left, after waiting for all at most so long."""
         tasks = list(self.tasks.values())
         done: list[Any] = ray.wait(tasks, num_returns=len(tasks), timeout=wait_seconds)[0] if tasks else []
         return done
 
     @property
     def errors(self) -> list[str]:
-        """Why crews could not go on."""
+        """Why groups could not go on."""
         texts = []
         for task in self.left():
             try:
@@ -97,7 +97,7 @@ class _Crews:
         return texts
 
 
-class _CrewBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # which class that is, is Ray's to say
+class _GroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # which class that is, is Ray's to say
     """Torch's process group, and workers that note SIGTERM: a handler can be set in their main threads alone."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -105,21 +105,21 @@ class _CrewBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # which cl
         worker_group.execute(note_sigterm)
 
 
-class _CrewConfig(TorchConfig):
+class _GroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> Any:
-        return _CrewBackend
+        return _GroupBackend
 
 
-def _train_crew(work: Work, sweep: SweepSettings, name: str, timeout_seconds: int) -> None:
-    """Start the workers of a crew, and again when they are killed, until they leave."""
+def _train_group(work: Work, sweep: SweepSettings, name: str, timeout_seconds: int) -> None:
+    """Start the workers of a group, and again when they are killed, until they leave."""
     # Ray Train reads these where the trainer is made, and forwards them to its workers.
     for variable, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     trainer = TorchTrainer(
-        crew_loop,
-        train_loop_config={"work": work, "crew": name},
-        torch_config=_CrewConfig(backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=timeout_seconds),
+        worker_loop,
+        train_loop_config={"work": work, "group": name},
+        torch_config=_GroupConfig(backend="nccl" if sweep.gpus_per_worker else "gloo", timeout_s=timeout_seconds),
         scaling_config=ray.train.ScalingConfig(
             num_workers=sweep.workers_per_trial,
             use_gpu=sweep.gpus_per_worker > 0,
@@ -130,7 +130,7 @@ def _train_crew(work: Work, sweep: SweepSettings, name: str, timeout_seconds: in
             # Ray goes on from an earlier state under the same name, so it must never come again by accident.
             name=f"{name}-{time.time_ns()}",
             storage_path=str(Path(sweep.output_dir) / "ray"),
-            # without limit: the dispatcher counts what a run costs, and gives up a crew that never reports
+            # without limit: the dispatcher counts what a run costs, and gives up a group that never reports
             failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
         ),
     )
@@ -171,16 +171,16 @@ def run_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
     with _connected(sweep, view.say, debug), signals_heard():
-        num_crews = _num_crews(sweep)
+        num_groups = _num_groups(sweep)
         with recorded(sweep, tracking, past) as record:
-            board = _start_board(sweep, past, record)
-            work = Work(board, _worker_environment(uri), train)
-            crews = _Crews(work, settings, int(sweep.first.engine.timeout_seconds))
+            coordinator = _start_coordinator(sweep, past, record)
+            work = Work(coordinator, _worker_environment(uri), train)
+            groups = _WorkerGroups(work, settings, int(sweep.first.engine.timeout_seconds))
             with view:
-                view.begin(sweep, num_crews, past)
-                crews.grow(num_crews)
+                view.begin(sweep, num_groups, past)
+                groups.grow(num_groups)
                 try:
-                    trials = _watch(sweep, board, crews, view, record)
+                    trials = _watch(sweep, coordinator, groups, view, record)
                     record.tested(score_best(sweep, trials, _Scorer(work, settings, view.say), view.say))
                 finally:  # the record ends runs that cannot do so themselves, so nobody may be at them any more
                     ray.shutdown()
@@ -190,35 +190,35 @@ def run_sweep(
     return outcome
 
 
-def _watch(sweep: Sweep, board: Any, crews: _Crews, view: View, record: Record) -> list[TrialState]:
+def _watch(sweep: Sweep, coordinator: Any, groups: _WorkerGroups, view: View, record: Record) -> list[TrialState]:
     """Follow the sweep to its end; the trials as they ended."""
     settings = sweep.settings
     seen, looked_at, warned_at = 0, 0.0, 0.0
     while True:
-        news = ray.get(board.news.remote(seen))
+        news = ray.get(coordinator.news.remote(seen))
         seen += len(news.events)
         for event in news.events:
             if event.kind == "opened":
                 run_id = record.open_trial(news.changed[event.trial])
-                board.tell.remote("opened", event.trial, run_id)
+                coordinator.tell.remote("opened", event.trial, run_id)
             record.note(event, news.changed.get(event.trial))
         view.update(news)
         if news.done:
-            crews.left(wait_seconds=WAIT_FOR_CREWS_SECONDS)
-            return list(ray.get(board.trials.remote()))
-        if len(crews.left()) == len(crews.tasks):
-            reasons = "; ".join(sorted(set(crews.errors))) or "they were given up: they never came to report"
+            groups.left(wait_seconds=WAIT_FOR_GROUPS_SECONDS)
+            return list(ray.get(coordinator.trials.remote()))
+        if len(groups.left()) == len(groups.tasks):
+            reasons = "; ".join(sorted(set(groups.errors))) or "they were given up: they never came to report"
             raise RuntimeError(f"No worker group is left to go on with the sweep ({reasons}). Mend it, then --resume.")
         now = time.monotonic()
         if now - looked_at > NODES_EVERY_SECONDS:
             looked_at = now
             gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-            ray.get(board.look.remote(gone, SILENT_SECONDS))
+            ray.get(coordinator.look.remote(gone, SILENT_SECONDS))
             with contextlib.suppress(ConfigError):  # a node is gone: those that are left go on
-                crews.grow(_num_crews(sweep))
+                groups.grow(_num_groups(sweep))
         if news.stalled_seconds > 60 * settings.stall_minutes and now - warned_at > 60 * settings.stall_minutes:
             warned_at = now
-            view.say(f"no progress for {news.stalled_seconds / 60:.0f} minutes: {_why_stalled(settings, news.crews)}")
+            view.say(f"no progress for {news.stalled_seconds / 60:.0f} minutes: {_why_stalled(settings, news.groups)}")
         time.sleep(TICK_SECONDS)
 
 
@@ -249,9 +249,9 @@ def _score_later(values: dict[str, Any], device: str, environment: dict[str, str
     return score_later(build_config(values), device)
 
 
-def _why_stalled(settings: SweepSettings, crews: Mapping[str, str]) -> str:
+def _why_stalled(settings: SweepSettings, groups: Mapping[str, str]) -> str:
     """What a sweep waits for, with the numbers."""
-    busy = [f"{name} is at {what}" for name, what in crews.items() if what != "idle"]
+    busy = [f"{name} is at {what}" for name, what in groups.items() if what != "idle"]
     if busy:
         return "; ".join(busy) + ". Its next evaluation takes longer than that, or its ranks wait for each other."
     total, free = ray.cluster_resources(), ray.available_resources()
@@ -262,17 +262,17 @@ def _why_stalled(settings: SweepSettings, crews: Mapping[str, str]) -> str:
     )
 
 
-def _num_crews(sweep: Sweep) -> int:
+def _num_groups(sweep: Sweep) -> int:
     """As many as fit, and have something to do."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     return min(concurrent_trials(sweep.settings, total, _largest(nodes)), sweep.num_trials * len(sweep.seeds))
 
 
-def _start_board(sweep: Sweep, past: list[TrialState], record: Record) -> Any:
-    """The board, on this node: it writes the journal, and ends with the driver."""
+def _start_coordinator(sweep: Sweep, past: list[TrialState], record: Record) -> Any:
+    """The coordinator, on this node: it writes the journal, and ends with the driver."""
     options = {"num_cpus": 0, "scheduling_strategy": _here(), "max_concurrency": 1}
-    return ray.remote(Board).options(**options).remote(sweep, past, record.parent_run_id, record.groups)
+    return ray.remote(Coordinator).options(**options).remote(sweep, past, record.parent_run_id, record.groups)
 
 
 def _here() -> NodeAffinitySchedulingStrategy:

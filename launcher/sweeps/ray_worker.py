@@ -1,4 +1,4 @@
-"""What runs in Ray's processes: the board that hands out work, and the loop of a crew's workers."""
+"""What runs in Ray's processes: the coordinator that hands out work, and the loop of a group's workers."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ import ray
 import ray.train
 
 from infoprompt.config import ConfigError, RunConfig, build_config
-from infoprompt.progress import LeftOff, Progress, Report, TrainingStopped, Verdict
+from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped
 from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
 from launcher.report import configure_logging
@@ -26,14 +26,14 @@ from launcher.sweeps.plan import Sweep
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 ASK_SECONDS = 0.1
 
 TrainFunction = Callable[[RunConfig, str | None, dict[str, str], Report], dict[str, Any]]
 """Config, MLflow parent, MLflow tags and a report function in; a `RunResult` as plain values out."""
 
 
-class CrewToldToEnd(RuntimeError):
+class GroupToldToEnd(RuntimeError):
     """A worker was told to end, as a node is before it is taken away; the run has saved its state."""
 
 
@@ -43,9 +43,9 @@ class TrialStopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Work:
-    """What every crew is told; travels to other nodes."""
+    """What every group is told; travels to other nodes."""
 
-    board: Any
+    coordinator: Any
     environment: dict[str, str]
     """Variables of every worker."""
     train: TrainFunction
@@ -58,13 +58,13 @@ class News:
     events: list[Event]
     changed: dict[int | None, TrialState]
     """The trials of these events, as they are now."""
-    crews: dict[str, str]
+    groups: dict[str, str]
     done: bool
     stalled_seconds: float
     exhausted: str | None
 
 
-class Board:
+class Coordinator:
     """The dispatcher as an actor; its methods are those of `Dispatcher`, and what the driver looks at."""
 
     def __init__(self, sweep: Sweep, past: Sequence[TrialState], parent_run_id: str | None, group_runs: bool) -> None:
@@ -80,11 +80,11 @@ class Board:
         return getattr(self._dispatcher, method)(*arguments, **named)
 
     def look(self, gone_nodes: set[str], silent_seconds: float) -> None:
-        """Give the runs of lost crews to others."""
-        for crew in self._dispatcher.on(gone_nodes):
-            self._dispatcher.lost(crew, "its node is gone")
-        for crew in self._dispatcher.silent(silent_seconds):
-            self._dispatcher.lost(crew, f"nothing was heard of it for {silent_seconds:.0f} s")
+        """Give the runs of lost groups to others."""
+        for group in self._dispatcher.on(gone_nodes):
+            self._dispatcher.lost(group, "its node is gone")
+        for group in self._dispatcher.silent(silent_seconds):
+            self._dispatcher.lost(group, f"nothing was heard of it for {silent_seconds:.0f} s")
 
     def news(self, seen: int) -> News:
         """Everything since event number `seen`."""
@@ -92,7 +92,7 @@ class Board:
         events = one.events[seen:]
         numbers = {event.trial for event in events if event.trial is not None}
         changed: dict[int | None, TrialState] = {number: one.trials[number] for number in numbers}
-        return News(events, changed, one.crews(), one.done, one.stalled_seconds, one.exhausted)
+        return News(events, changed, one.groups(), one.done, one.stalled_seconds, one.exhausted)
 
     def trials(self) -> list[TrialState]:
         """All trials, by number."""
@@ -105,7 +105,7 @@ def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str]
 
     try:
         # After a restart of the workers the folder has a resume state; at first it is empty. The sweep holds its own
-        # folder, and gives a run to one crew at a time: the next one need not wait for a sign of life of the last.
+        # folder, and gives a run to one group at a time: the next one need not wait for a sign of life of the last.
         owner = f"sweep {tags.get('sweep')}"
         result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner)
     except (TrainingStopped, ConfigError) as error:
@@ -113,19 +113,19 @@ def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str]
     return result.as_json()
 
 
-def crew_loop(config: dict[str, Any]) -> None:
-    """One rank of a crew: take run after run until told to leave."""
-    work, crew = config["work"], config["crew"]
+def worker_loop(config: dict[str, Any]) -> None:
+    """One rank of a group: take run after run until told to leave."""
+    work, group = config["work"], config["group"]
     context = ray.train.get_context()
     os.environ.update(work.environment)
     configure_logging(quiet=True, debug=False, rank=context.get_world_rank())
     _warm_up()
-    member = _Member(work, crew, context.get_world_rank(), context.get_world_size())
-    with member.beating():
+    member = _Member(work, group, context.get_world_rank(), context.get_world_size())
+    with member.heartbeats():
         while (answer := member.next()) != "leave":
             if isinstance(answer, Job):
                 member.do(answer)
-            elif answer == "again":
+            elif answer == "re-register":
                 member.enlist()
             else:
                 time.sleep(ASK_SECONDS)
@@ -145,33 +145,33 @@ def note_sigterm() -> None:
 
 
 def _warm_up() -> None:
-    """Import what every run needs, while the crew would wait anyway."""
+    """Import what every run needs, while the group would wait anyway."""
     import infoprompt.train  # noqa: F401
 
 
 class _Member:
-    """A rank of a crew, and how it talks with the board and the others."""
+    """A rank of a group, and how it talks with the coordinator and the others."""
 
-    def __init__(self, work: Work, crew: str, rank: int, world_size: int) -> None:
-        self._work, self._crew, self._rank, self._world_size = work, crew, rank, world_size
+    def __init__(self, work: Work, group: str, rank: int, world_size: int) -> None:
+        self._work, self._name, self._rank, self._world_size = work, group, rank, world_size
         self._group: Any = None
         if world_size > 1:
             import torch.distributed as dist
 
             self._group = dist.new_group(backend="gloo")  # for words: NCCL would need the GPU for them
         self._places = self._from_all(ray.get_runtime_context().get_node_id())
-        self._incarnation = 0
+        self._generation = 0
         self.enlist()
 
     def enlist(self) -> None:
-        """Tell the board of this crew, as a new incarnation of it."""
-        self._incarnation = self._from_first(time.time_ns())
+        """Tell the coordinator of this group, as a new generation of it."""
+        self._generation = self._from_first(time.time_ns())
         if self._rank == 0:
-            self._tell("hello", self._crew, self._incarnation, self._places)
+            self._tell("register", self._name, self._generation, self._places)
 
     def next(self) -> Answer:
-        """What the board wants the crew to do."""
-        answer = self._tell("next", self._crew, self._incarnation) if self._rank == 0 else None
+        """What the coordinator wants the group to do."""
+        answer = self._tell("next", self._name, self._generation) if self._rank == 0 else None
         result: Answer = self._from_first(answer)
         return result
 
@@ -179,23 +179,23 @@ class _Member:
         """Do a run. Raises where only new workers can go on."""
         config = build_config(job.config)
 
-        def report(progress: Progress, scores: dict[str, float]) -> Verdict:
-            verdict = None
+        def report(progress: Progress, scores: dict[str, float]) -> Decision:
+            decision = None
             if self._rank == 0:
-                verdict = self._tell("report", job.token, progress.step, scores, last=progress.done)
-            agreed: Verdict = self._from_first(verdict)
+                decision = self._tell("report", job.token, progress.step, scores, last=progress.done)
+            agreed: Decision = self._from_first(decision)
             return agreed
 
         try:
-            if job.take_over is not None:
-                self._take_over(config, job.take_over)
+            if job.copy_from is not None:
+                self._copy_state(config, job.copy_from)
             result = self._work.train(config, job.parent_run_id, job.tags, report)
         except LeftOff as left:
-            self._say("left_off", job.token, left.verdict)
+            self._say("left_off", job.token, left.decision)
         except Preempted as left:  # on every rank
             why = f"a worker was told to end by {left.cause}"
-            self._say("lost", self._crew, why)
-            raise CrewToldToEnd(f"{why} after update {left.step}") from None
+            self._say("lost", self._name, why)
+            raise GroupToldToEnd(f"{why} after update {left.step}") from None
         except TrialStopped as error:  # on every rank
             self._say("raised", job.token, 0, str(error), connection=False, ends_group=False)
         except Exception as error:
@@ -213,15 +213,15 @@ class _Member:
             self._say("finished", job.token, result)
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
-        """Within, the board hears every two seconds that the crew is alive."""
+    def heartbeats(self) -> Iterator[None]:
+        """Within, the coordinator hears every two seconds that the group is alive."""
         ended = threading.Event()
 
-        def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
-                self._work.board.tell.remote("beat", self._crew, self._incarnation)
+        def heartbeat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                self._work.coordinator.tell.remote("heartbeat", self._name, self._generation)
 
-        thread = threading.Thread(target=beat, daemon=True, name="crew-beat")
+        thread = threading.Thread(target=heartbeat, daemon=True, name="heartbeat")
         if self._rank == 0:
             thread.start()
         try:
@@ -229,13 +229,13 @@ class _Member:
         finally:
             ended.set()
 
-    def _take_over(self, config: RunConfig, source: str) -> None:
-        from infoprompt.training_state import take_over
+    def _copy_state(self, config: RunConfig, source: str) -> None:
+        from infoprompt.training_state import copy_state
 
         problem = None
         if self._rank == 0:
             try:
-                take_over(config, Path(source))
+                copy_state(config, Path(source))
             except (ConfigError, OSError) as error:
                 problem = str(error)
         problem = self._from_first(problem)
@@ -243,13 +243,13 @@ class _Member:
             raise TrialStopped(problem)
 
     def _say(self, method: str, *arguments: Any, **named: Any) -> None:
-        """Once for the crew."""
+        """Once for the group."""
         if self._rank == 0:
             self._tell(method, *arguments, **named)
 
     def _tell(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:
-            return ray.get(self._work.board.tell.remote(method, *arguments, **named))
+            return ray.get(self._work.coordinator.tell.remote(method, *arguments, **named))
         except ray.exceptions.ActorDiedError:
             # The sweep has ended and this process is about to: to the run that is what Ctrl-C is, not a failure.
             raise KeyboardInterrupt from None

@@ -64,7 +64,7 @@ class Search:
         self._proposed += 1
         return number, values
 
-    def worth(self, number: int, step: int, score: float) -> bool:
+    def keep_going(self, number: int, step: int, score: float) -> bool:
         """Whether a trial with this mean score at this step is worth going on with."""
         trial = self._running[number]
         trial.report(score, step)
@@ -84,7 +84,7 @@ class Search:
             self._running[one.number] = self._again(one.values)
             for step, score in one.scores:
                 if math.isfinite(score):  # the others never came to `worth`
-                    self.worth(one.number, step, score)  # the answer is known, but a pruner keeps what it compared
+                    self.keep_going(one.number, step, score)  # the answer is known, but a pruner keeps what it compared
             if one.over:
                 self.end(one.number, cast(Ending, one.status), one.score)
 

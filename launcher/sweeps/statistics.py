@@ -44,7 +44,7 @@ class TrialScores:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """Whether two trials differ by more than luck of the seed explains."""
 
     difference: float
@@ -53,7 +53,7 @@ class Verdict:
     interval: tuple[float, float] | None
     """Where the difference lies, were there many seeds; None if too few or too equal scores say nothing about it."""
 
-    apart: bool | None
+    significant: bool | None
     """Whether the interval excludes zero; None if nothing can be said."""
 
     sentence: str
@@ -99,7 +99,7 @@ def ranking(trials: Sequence[TrialScores], direction: Direction) -> list[TrialSc
     return [trial for _, _, trial in sorted(scored, key=lambda entry: entry[:2])]
 
 
-def told_apart(best: TrialScores, second: TrialScores, direction: Direction, level: float = LEVEL) -> Verdict:
+def compare_best(best: TrialScores, second: TrialScores, direction: Direction, level: float = LEVEL) -> Comparison:
     """Whether one of two finished trials is better, or may have had luck with its seeds.
 
     Seeds that both have are compared in pairs, since a seed's data order and start are luck that both share; without
@@ -120,7 +120,7 @@ def told_apart(best: TrialScores, second: TrialScores, direction: Direction, lev
     if min(len(ours), len(theirs)) < 2:
         single = min(best, second, key=lambda trial: len(trial.final)).number
         who = "One seed each" if len(ours) == len(theirs) else f"One seed only of trial {single}"
-        return Verdict(difference, None, None, f"{who}: whether {better} cannot be said. Give `seeds`.")
+        return Comparison(difference, None, None, f"{who}: whether {better} cannot be said. Give `seeds`.")
     if paired:
         bounds = interval(paired_differences(best.final, second.final), level)
         over = f"{len(shared)} seeds"
@@ -134,10 +134,10 @@ def told_apart(best: TrialScores, second: TrialScores, direction: Direction, lev
     assert bounds is not None
     if bounds[1] - bounds[0] < ROUNDING <= abs(difference):
         shown = f"{_shown(*means)}, without any spread over {over} to judge by"
-        return Verdict(difference, None, None, f"Whether {better} cannot be said: {shown}. Give more `seeds`.")
-    apart = bounds[0] > ROUNDING or bounds[1] < -ROUNDING
-    claim = better.capitalize() if apart else "The best two cannot be told apart"
-    return Verdict(difference, bounds, apart, f"{claim}: {_shown(*means, bounds)} over {over}.")
+        return Comparison(difference, None, None, f"Whether {better} cannot be said: {shown}. Give more `seeds`.")
+    significant = bounds[0] > ROUNDING or bounds[1] < -ROUNDING
+    claim = better.capitalize() if significant else "The best two cannot be told apart"
+    return Comparison(difference, bounds, significant, f"{claim}: {_shown(*means, bounds)} over {over}.")
 
 
 def searched_settings(trials: Sequence[TrialScores]) -> list[str]:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 MOST_ROWS = 12
 
 
-class Newspaper(Protocol):
+class SweepEvents(Protocol):
     """See `ray_worker.News`."""
 
     events: list[Event]
     changed: dict[int | None, TrialState]
-    crews: dict[str, str]
+    groups: dict[str, str]
     exhausted: str | None
 
 
@@ -34,7 +34,7 @@ class View:
         self._screen, self._wants_live = screen, live
         self._live: object | None = None
         self._trials: dict[int, TrialState] = {}
-        self._crews: dict[str, str] = {}
+        self._groups: dict[str, str] = {}
         self._sweep: Sweep | None = None
         self._num_before = 0
         self._pace = Pace(0)
@@ -45,7 +45,7 @@ class View:
         """Show a line."""
         self._screen.print(line, markup=False, emoji=False)
 
-    def begin(self, sweep: Sweep, num_crews: int, past: Sequence[TrialState]) -> None:
+    def begin(self, sweep: Sweep, num_groups: int, past: Sequence[TrialState]) -> None:
         """Say what is about to run."""
         settings = sweep.settings
         self._sweep = sweep
@@ -55,17 +55,17 @@ class View:
         seeds = f" x {len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
         before = f", {self._num_before} of them done before" if past else ""
         self.say(
-            f"{settings.sweep_name}: {sweep.num_trials} trials{seeds}{before}; {num_crews} at a time with "
+            f"{settings.sweep_name}: {sweep.num_trials} trials{seeds}{before}; {num_groups} at a time with "
             f"{settings.workers_per_trial} worker{'s' * (settings.workers_per_trial > 1)} each"
         )
 
-    def update(self, news: Newspaper) -> None:
+    def update(self, news: SweepEvents) -> None:
         """Show what happened."""
         self._trials |= {number: trial for number, trial in news.changed.items() if number is not None}
-        self._crews, self.exhausted = news.crews, news.exhausted
+        self._groups, self.exhausted = news.groups, news.exhausted
         for event in news.events:
             line = self._line(event)
-            if line and (self._live is None or event.kind in ("ended", "crew")):
+            if line and (self._live is None or event.kind in ("ended", "group")):
                 self.say(line)
         if self._live is None and self._pace.due():
             self.say(self._pace.text(sum(trial.over for trial in self._trials.values()), "trials"))
@@ -83,7 +83,7 @@ class View:
         table = LiteralTable(title=self._pace.text(len(ended), "trials"))
         for heading in ("trial", "stage", settings.metric, "best"):
             table.add_column(heading, justify="left" if heading == "trial" else "right")
-        busy = set(self._crews.values())
+        busy = set(self._groups.values())
         for trial in sorted((trial for trial in self._trials.values() if not trial.over), key=lambda one: one.number):
             running = [run for run in trial.runs if f"trial {trial.number} seed {run.seed}" in busy]
             if running and table.row_count < MOST_ROWS:

@@ -1,4 +1,4 @@
-"""Crews, groups of workers that take one run after another: what they are told, and what is known of them."""
+"""Worker groups, which take one run after another: what they are told, and what is known of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Job:
-    """What a crew is to do: start a run, or go on with it."""
+    """What a group is to do: start a run, or go on with it."""
 
     token: str
     """Names this attempt; a report with an older one is not heard."""
@@ -17,19 +17,19 @@ class Job:
     """The `RunConfig` as plain values."""
     parent_run_id: str | None
     tags: dict[str, str]
-    take_over: str | None = None
+    copy_from: str | None = None
     """Output folder of the run whose newest state it goes on from; that one waits until this one has reported."""
 
 
-Answer = Job | Literal["wait", "leave", "again"]
-"""`again`: the crew was taken for lost; it shall say hello as a new incarnation."""
+Answer = Job | Literal["wait", "leave", "re-register"]
+"""`re-register`: the group was taken for lost; it shall say register as a new generation."""
 
 
 @dataclass
-class Crew:
+class WorkerGroup:
     """A group of workers."""
 
-    incarnation: int = 0
+    generation: int = 0
     job: Job | None = None
     asked: float = 0.0
     """When it asked for its work; the time until the run ends counts for the run."""
@@ -52,43 +52,43 @@ class Crew:
         return now - self.asked
 
 
-class Crews:
-    """All that ever said hello, by name."""
+class WorkerGroups:
+    """All that ever said register, by name."""
 
     def __init__(self) -> None:
-        self._crews: dict[str, Crew] = {}
+        self._groups: dict[str, WorkerGroup] = {}
 
-    def __getitem__(self, name: str) -> Crew:
-        """The crew; a new one is made."""
-        return self._crews.setdefault(name, Crew())
+    def __getitem__(self, name: str) -> WorkerGroup:
+        """The group; a new one is made."""
+        return self._groups.setdefault(name, WorkerGroup())
 
-    def beat(self, name: str, incarnation: int, now: float) -> None:
-        """A crew is alive; an incarnation that was given up is not heard."""
+    def heartbeat(self, name: str, generation: int, now: float) -> None:
+        """A group is alive; an generation that was given up is not heard."""
         one = self[name]
-        if one.incarnation == incarnation:
+        if one.generation == generation:
             one.heard = now
 
-    def with_token(self, token: str) -> Crew | None:
-        """The crew whose job this is; None if the job is nobody's any more."""
+    def with_token(self, token: str) -> WorkerGroup | None:
+        """The group whose job this is; None if the job is nobody's any more."""
         return next((one for one in self.busy if one.job and one.job.token == token), None)
 
     @property
-    def busy(self) -> Sequence[Crew]:
+    def busy(self) -> Sequence[WorkerGroup]:
         """Those with a job."""
-        return [one for one in self._crews.values() if one.job]
+        return [one for one in self._groups.values() if one.job]
 
     def silent(self, seconds: float, now: float) -> list[str]:
         """Those with a job that nothing was heard of for so long."""
-        return [name for name, one in self._crews.items() if one.job and now - one.heard > seconds]
+        return [name for name, one in self._groups.items() if one.job and now - one.heard > seconds]
 
     def on(self, nodes: set[str]) -> list[str]:
         """Those with a job and a rank on one of these nodes."""
-        return [name for name, one in self._crews.items() if one.job and nodes.intersection(one.places)]
+        return [name for name, one in self._groups.items() if one.job and nodes.intersection(one.places)]
 
     def shown(self) -> dict[str, str]:
         """What each is at."""
         return {
             name: f"trial {one.job.trial} seed {one.job.seed}" if one.job else "idle"
-            for name, one in self._crews.items()
+            for name, one in self._groups.items()
             if not one.given_up
         }

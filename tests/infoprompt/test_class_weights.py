@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.task import Task
 from infoprompt.objective.task import example_losses, task_loss
 
@@ -19,11 +19,11 @@ TASK = Task("mail", ("ham", "spam", "never"), ("ham", "spam", "never"), ("accura
 TAGS = replace(TASK, kind="tags")
 
 
-def rows_of(labels: list[int], **fields) -> Rows:
-    return Rows([EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * len(labels), labels, pad_id=0, **fields)
+def rows_of(labels: list[int], **fields) -> EncodedDataset:
+    return EncodedDataset([EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * len(labels), labels, pad_id=0, **fields)
 
 
-def weights(asked, task: Task = TASK, rows: Rows | None = None) -> torch.Tensor | None:
+def weights(asked, task: Task = TASK, rows: EncodedDataset | None = None) -> torch.Tensor | None:
     return class_weights(DataSettings(class_weights=asked), task, rows or rows_of([0] * 6 + [1] * 2))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from infoprompt.data.batch import Batch
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.rows import Candidate
 from infoprompt.data.task import Task
 from infoprompt.objective.task import task_loss
@@ -21,7 +21,7 @@ VALUES = Task("v", (), (), ("pearson",), "regression", (1.0, 5.0))
 
 def batch(count: int = 2, **fields) -> Batch:
     texts = [EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * count
-    return replace(Rows(texts, [0, 1, 1, 0][:count], pad_id=0).batch(range(count)), **fields)
+    return replace(EncodedDataset(texts, [0, 1, 1, 0][:count], pad_id=0).batch(range(count)), **fields)
 
 
 def test_equal_scores_cost_the_log_of_the_number_of_classes():
@@ -72,7 +72,7 @@ def test_the_best_scored_candidate_answers_its_question():
     ]
     scores = predicted(torch.tensor([[0.0, 1.0], [2.0, 0.0], [9.0, 9.5], [1.0, -1.0]]), batch(4), ANSWERS)
     assert scores == [1.0, -2.0, 0.5, -2.0]
-    rows = Rows([EncodedText([7], [-1], [0], 0, False)] * 4, [0, 1, 1, 0], 0, candidates=candidates)
+    rows = EncodedDataset([EncodedText([7], [-1], [0], 0, False)] * 4, [0, 1, 1, 0], 0, candidates=candidates)
     labels, answers = compared(rows, ANSWERS, scores)
     assert labels.tolist() == [["Bob"], ["Ann", "Ann Lee"]]
     assert answers.tolist() == ["Ann", "Ann"]  # of equally good ones, the first
@@ -86,9 +86,9 @@ def test_words_that_were_cut_off_count_as_outside():
 
 def test_targets_are_those_of_the_rows():
     texts = [EncodedText([7], [-1], [0], 0, False)] * 2
-    assert targets(Rows(texts, [1, 0], 0), CLASSES) == [1, 0]
-    assert targets(Rows(texts, [-1, -1], 0, tags=[[0, 1], [1]]), TAGS) == [[0, 1], [1]]
-    assert targets(Rows(texts, [-1, -1], 0, values=[0.0, 0.5]), VALUES) == [1.0, 3.0]
+    assert targets(EncodedDataset(texts, [1, 0], 0), CLASSES) == [1, 0]
+    assert targets(EncodedDataset(texts, [-1, -1], 0, tags=[[0, 1], [1]]), TAGS) == [[0, 1], [1]]
+    assert targets(EncodedDataset(texts, [-1, -1], 0, values=[0.0, 0.5]), VALUES) == [1.0, 3.0]
 
 
 def test_lists_of_equal_length_stay_lists():

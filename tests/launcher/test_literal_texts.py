@@ -66,7 +66,7 @@ def test_a_sweep_is_literal(tmp_path, tiny_config):
         shown = view.View(screen, live=False)
         shown.begin(sweep, 1, [])
         trial = TrialState(0, {"prompt.text": CANARY}, [RunState(0, curve=[(2, 0.5)])])
-        shown.update(SimpleNamespace(events=[], changed={0: trial}, crews={"crew": "trial 0 seed 0"}, exhausted=None))
+        shown.update(SimpleNamespace(events=[], changed={0: trial}, groups={"group": "trial 0 seed 0"}, exhausted=None))
         screen.print(shown.table())
         assert screen.file.getvalue().count(CANARY) == 2  # the sweep's name, and a trial
 

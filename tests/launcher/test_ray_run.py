@@ -252,11 +252,11 @@ def main():
             step += 1
             time.sleep(0.1)
             score = config.optim.lr * step / 9
-            verdict = report(Progress(9, 9, step), {"score": score, "accuracy": score})
-            if verdict != "stop":
+            decision = report(Progress(9, 9, step), {"score": score, "accuracy": score})
+            if decision != "stop":
                 state.write_text(str(step))
-            if verdict != "go":
-                raise LeftOff(verdict)
+            if decision != "go":
+                raise LeftOff(decision)
         scores = {"accuracy": score}
         return {"dev": scores, "test": {}, "metric": "accuracy", "seconds": 1.0, "artifact": "", "steps": 9}
 
@@ -382,7 +382,7 @@ def test_a_sweep_that_stands_still_says_what_it_waits_for(tiny_sweep, monkeypatc
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
     settings = load_sweep(tiny_sweep).settings
-    assert _why_stalled(settings, {"crew-0": "idle"}) == (
+    assert _why_stalled(settings, {"group-0": "idle"}) == (
         "no worker group could start. a trial needs 2 CPUs, the cluster has 4 and 1 are free"
     )
-    assert "crew-1 is at trial 3 seed 0. Its next" in _why_stalled(settings, {"crew-1": "trial 3 seed 0"})
+    assert "group-1 is at trial 3 seed 0. Its next" in _why_stalled(settings, {"group-1": "trial 3 seed 0"})

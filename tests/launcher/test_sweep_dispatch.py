@@ -1,4 +1,4 @@
-"""The dispatcher under crews that die, are lost and come back; see `sweep_simulator.py`."""
+"""The dispatcher under groups that die, are lost and come back; see `sweep_simulator.py`."""
 
 import math
 import statistics
@@ -50,7 +50,7 @@ SCHEDULERS = {
     },
 }
 ORDER_MATTERS = ("asha", "asha with seeds", "median", "optuna")
-"""What is compared with whom depends on who came first, so only one crew has one outcome."""
+"""What is compared with whom depends on who came first, so only one group has one outcome."""
 
 
 @pytest.fixture
@@ -60,18 +60,20 @@ def tmp_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def world(folder: Path, kind: str = "none", seed: int = 0, num_crews: int = 3, toy: Toy | None = None, **more) -> World:
+def world(
+    folder: Path, kind: str = "none", seed: int = 0, num_groups: int = 3, toy: Toy | None = None, **more
+) -> World:
     in_world = {name: more.pop(name) for name in ("group_runs", "lose") if name in more}
-    return World(toy_sweep(folder, **{**SCHEDULERS[kind], **more}), toy or Toy(), seed, num_crews, **in_world)
+    return World(toy_sweep(folder, **{**SCHEDULERS[kind], **more}), toy or Toy(), seed, num_groups, **in_world)
 
 
 def kills(share: float, at_most: int = 40):
-    """Chaos that kills the workers of a random crew at random moments; counts those that had work."""
+    """Chaos that kills the workers of a random group at random moments; counts those that had work."""
     count = {"kills": 0, "with work": 0}
 
     def strike(one: World) -> None:
-        if one.crews and count["kills"] < at_most and one.random.random() < share:
-            name = one.random.choice(list(one.crews))
+        if one.groups and count["kills"] < at_most and one.random.random() < share:
+            name = one.random.choice(list(one.groups))
             count["kills"] += 1
             count["with work"] += name in one.at
             one.die(name)
@@ -82,10 +84,10 @@ def kills(share: float, at_most: int = 40):
 # ---- plain sweeps
 
 
-@pytest.mark.parametrize("num_crews", [1, 2, 3, 4, 5])
-def test_every_run_is_trained_exactly_once_in_any_order_and_ranked_as_by_a_plain_loop(tmp_path, num_crews):
+@pytest.mark.parametrize("num_groups", [1, 2, 3, 4, 5])
+def test_every_run_is_trained_exactly_once_in_any_order_and_ranked_as_by_a_plain_loop(tmp_path, num_groups):
     for seed in range(8):
-        one = world(tmp_path / str(seed), seed=seed, num_crews=num_crews).go()
+        one = world(tmp_path / str(seed), seed=seed, num_groups=num_groups).go()
         points = one.sweep.points
         assert one.updates == {(n, s, step): 1 for n in range(6) for s in (0, 1) for step in range(1, 9)}
         plain = [statistics.fmean(Toy().alone(values, s) for s in (0, 1)) for values in points]
@@ -98,7 +100,7 @@ def test_every_event_names_its_trial_and_each_trial_ends_once(tmp_path):
     kinds = [(event.kind, event.trial) for event in one.dispatcher.events]
     assert all(kinds.count(("ended", number)) == 1 for number in range(6))
     assert all(kinds.count(("started", number)) == 2 for number in range(6))  # once a seed
-    assert one.dispatcher.crews() == dict.fromkeys(("crew-0", "crew-1", "crew-2"), "idle")
+    assert one.dispatcher.groups() == dict.fromkeys(("group-0", "group-1", "group-2"), "idle")
     assert one.dispatcher.exhausted is None
 
 
@@ -107,12 +109,12 @@ def test_every_event_names_its_trial_and_each_trial_ends_once(tmp_path):
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_killed_workers_change_no_outcome(tmp_path, kind):
-    num_crews = 1 if kind in ORDER_MATTERS else 3
-    calm = world(tmp_path / "calm", kind, num_crews=1).go().outcome()
+    num_groups = 1 if kind in ORDER_MATTERS else 3
+    calm = world(tmp_path / "calm", kind, num_groups=1).go().outcome()
     died = 0
     for seed in range(5):
         strike, count = kills(0.04)
-        one = world(tmp_path / str(seed), kind, seed, num_crews).go(strike)
+        one = world(tmp_path / str(seed), kind, seed, num_groups).go(strike)
         assert same(one.outcome(), calm, kind)
         assert sum(run.deaths for trial in one.trials for run in trial.runs) == count["with work"]
         died += count["with work"]
@@ -120,10 +122,10 @@ def test_killed_workers_change_no_outcome(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
-def test_with_many_crews_and_deaths_every_trial_still_comes_to_an_end(tmp_path, kind):
+def test_with_many_worker_groups_and_deaths_every_trial_still_comes_to_an_end(tmp_path, kind):
     for seed in range(5):
         strike, _ = kills(0.05)
-        one = world(tmp_path / str(seed), kind, seed, num_crews=4).go(strike)
+        one = world(tmp_path / str(seed), kind, seed, num_groups=4).go(strike)
         assert one.dispatcher.done
         assert {trial.status for trial in one.trials} <= {"finished", "stopped"}
         assert [trial.number for trial in one.trials] == list(range(one.sweep.num_trials))
@@ -140,14 +142,14 @@ def same(outcome, calm, kind) -> bool:
     return [(one[0], one[1], one[2]) for one in outcome] == [(one[0], one[1], one[2]) for one in calm]
 
 
-def test_lost_crews_do_not_count_and_what_they_still_say_is_not_heard(tmp_path):
+def test_lost_groups_do_not_count_and_what_they_still_say_is_not_heard(tmp_path):
     calm = world(tmp_path / "calm").go().outcome()
     lost = []
     for seed in range(8):
-        one = world(tmp_path / str(seed), seed=seed, num_crews=4, retries=0, lose=True)
+        one = world(tmp_path / str(seed), seed=seed, num_groups=4, retries=0, lose=True)
 
         def lose(one: World, seed=seed) -> None:
-            busy = one.dispatcher.on({f"node-of-{name}" for name in one.crews})
+            busy = one.dispatcher.on({f"node-of-{name}" for name in one.groups})
             if busy and lost.count(seed) < 6 and one.random.random() < 0.05:
                 name = one.random.choice(busy)
                 one.dispatcher.lost(name, "its node is gone")
@@ -162,24 +164,24 @@ def test_lost_crews_do_not_count_and_what_they_still_say_is_not_heard(tmp_path):
     assert len(lost) > 20
 
 
-def test_a_crew_that_was_taken_for_lost_and_is_not_says_hello_again(tmp_path):
-    one = world(tmp_path, num_crews=0).dispatcher
-    one.hello("a", 1, ["x"])
+def test_a_worker_group_that_was_taken_for_lost_and_is_not_registers_again(tmp_path):
+    one = world(tmp_path, num_groups=0).dispatcher
+    one.register("a", 1, ["x"])
     old = one.next("a", 1)
     one.lost("a", "nothing was heard of it")
     assert one.report(old.token, 2, {"accuracy": 1.0, "score": 1.0}, last=False) == "stop"
-    assert one.next("a", 1) == "again"
-    one.hello("a", 2, ["x"])
+    assert one.next("a", 1) == "re-register"
+    one.register("a", 2, ["x"])
     new = one.next("a", 2)
     assert (new.trial, new.seed) == (old.trial, old.seed)
     assert one.trials[0].runs[0].deaths == 0
 
 
 def test_an_old_incarnation_is_sent_away_and_its_reports_stop_it(tmp_path):
-    one = world(tmp_path, num_crews=0).dispatcher
-    one.hello("a", 1, ["x"])
+    one = world(tmp_path, num_groups=0).dispatcher
+    one.register("a", 1, ["x"])
     job = one.next("a", 1)
-    one.hello("a", 2, ["x"])
+    one.register("a", 2, ["x"])
     assert one.next("a", 1) == "leave"
     assert one.report(job.token, 2, {"accuracy": 1.0, "score": 1.0}, last=False) == "stop"
     one.finished(job.token, {"dev": {"accuracy": 9.0}, "metric": "accuracy", "steps": 8})
@@ -192,31 +194,31 @@ def test_an_old_incarnation_is_sent_away_and_its_reports_stop_it(tmp_path):
     assert again.token != job.token
 
 
-def test_a_crew_is_silent_only_with_work_and_a_beat_is_enough(tmp_path):
-    one = world(tmp_path, num_crews=0)
-    one.dispatcher.hello("a", 1, ["x"])
-    one.dispatcher.hello("b", 1, ["y"])
+def test_a_worker_group_is_silent_only_with_work_and_a_heartbeat_is_enough(tmp_path):
+    one = world(tmp_path, num_groups=0)
+    one.dispatcher.register("a", 1, ["x"])
+    one.dispatcher.register("b", 1, ["y"])
     one.dispatcher.next("a", 1)
     one.clock += 100
     assert one.dispatcher.silent(60) == ["a"]
     assert one.dispatcher.stalled_seconds == 100
-    one.dispatcher.beat("a", 0)
+    one.dispatcher.heartbeat("a", 0)
     assert one.dispatcher.silent(60) == ["a"]
-    one.dispatcher.beat("a", 1)
+    one.dispatcher.heartbeat("a", 1)
     assert one.dispatcher.silent(60) == []
     assert one.dispatcher.on({"x", "y"}) == ["a"]
-    assert one.dispatcher.crews() == {"a": "trial 0 seed 0", "b": "idle"}
+    assert one.dispatcher.groups() == {"a": "trial 0 seed 0", "b": "idle"}
 
 
 @pytest.mark.parametrize("retries", [0, 2])
 def test_more_deaths_than_retries_fail_the_trial_with_what_a_rank_said(tmp_path, retries):
-    one = world(tmp_path, num_crews=0, retries=retries).dispatcher
-    for incarnation in range(retries + 2):
-        one.hello("a", incarnation, ["x"])
-        if incarnation <= retries:
-            assert one.next("a", incarnation).trial == 0
+    one = world(tmp_path, num_groups=0, retries=retries).dispatcher
+    for generation in range(retries + 2):
+        one.register("a", generation, ["x"])
+        if generation <= retries:
+            assert one.next("a", generation).trial == 0
             one.raised(
-                one._crews["a"].job.token, 1, "rank 1: Connection reset by peer", connection=True, ends_group=True
+                one._groups["a"].job.token, 1, "rank 1: Connection reset by peer", connection=True, ends_group=True
             )
     reason = one.trials[0].reason
     assert one.trials[0].status == "failed"
@@ -226,11 +228,11 @@ def test_more_deaths_than_retries_fail_the_trial_with_what_a_rank_said(tmp_path,
 
 
 def test_the_reason_is_a_ranks_own_error_and_never_a_peers_broken_connection(tmp_path):
-    one = world(tmp_path, num_crews=1)
+    one = world(tmp_path, num_groups=1)
     while not one.at:
         one.tick()
     broken = (0, "rank 0: RuntimeError: Connection closed by peer", True)
-    one.die("crew-0", broken, (1, "rank 1: ValueError: boom", False))
+    one.die("group-0", broken, (1, "rank 1: ValueError: boom", False))
     one.go()
     assert one.trials[0].status == "failed"
     assert one.trials[0].reason == "rank 1: ValueError: boom"
@@ -240,10 +242,10 @@ def test_the_reason_is_a_ranks_own_error_and_never_a_peers_broken_connection(tmp
 
 def test_broken_connections_alone_are_a_death_and_the_run_goes_on(tmp_path):
     calm = world(tmp_path / "calm").go().outcome()
-    one = world(tmp_path / "died", num_crews=1)
+    one = world(tmp_path / "died", num_groups=1)
     while not one.at:
         one.tick()
-    one.die("crew-0", (0, "rank 0: RuntimeError: Connection closed by peer", True))
+    one.die("group-0", (0, "rank 0: RuntimeError: Connection closed by peer", True))
     assert one.go().outcome() == calm
     assert one.trials[0].runs[0].deaths == 1
 
@@ -270,28 +272,28 @@ def test_a_trial_that_raises_fails_with_its_text_and_the_rest_goes_on(tmp_path, 
         assert any(trial.status == "finished" for trial in one.trials)
 
 
-def test_a_crew_whose_workers_only_ever_start_is_given_up(tmp_path):
-    one = world(tmp_path, num_crews=0).dispatcher
-    for incarnation in range(MOST_IDLE_STARTS):
-        one.hello("a", incarnation, ["x"])
+def test_a_worker_group_whose_workers_only_ever_start_is_given_up(tmp_path):
+    one = world(tmp_path, num_groups=0).dispatcher
+    for generation in range(MOST_IDLE_STARTS):
+        one.register("a", generation, ["x"])
     assert one.next("a", MOST_IDLE_STARTS - 1) != "leave"  # it came: the count begins anew, whatever the job does
-    for incarnation in range(100, 101 + MOST_IDLE_STARTS):
-        one.hello("a", incarnation, ["x"])
+    for generation in range(100, 101 + MOST_IDLE_STARTS):
+        one.register("a", generation, ["x"])
     assert one.next("a", 100 + MOST_IDLE_STARTS) == "leave"
-    assert one.crews() == {}
+    assert one.groups() == {}
     assert "never asked for work" in one.events[-1].text
 
 
-def test_trials_that_kill_every_worker_fail_one_by_one_and_no_crew_is_given_up(tmp_path):
-    one = world(tmp_path, num_crews=1, retries=2)
+def test_trials_that_kill_every_worker_fail_one_by_one_and_no_worker_group_is_given_up(tmp_path):
+    one = world(tmp_path, num_groups=1, retries=2)
 
     def kill_before_the_first_report(one: World) -> None:
-        if "crew-0" in one.at:
-            one.die("crew-0")
+        if "group-0" in one.at:
+            one.die("group-0")
 
     one.go(kill_before_the_first_report)
     assert [trial.status for trial in one.trials] == ["failed"] * 6
-    assert one.dispatcher.crews() == {"crew-0": "idle"}
+    assert one.dispatcher.groups() == {"group-0": "idle"}
 
 
 # ---- the whole sweep is killed
@@ -299,10 +301,10 @@ def test_trials_that_kill_every_worker_fail_one_by_one_and_no_crew_is_given_up(t
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, kind):
-    num_crews = 1 if kind in ORDER_MATTERS else 3
-    calm = world(tmp_path / "calm", kind, num_crews=num_crews).go()
+    num_groups = 1 if kind in ORDER_MATTERS else 3
+    calm = world(tmp_path / "calm", kind, num_groups=num_groups).go()
     for seed in range(6):
-        one = world(tmp_path / str(seed), kind, seed, num_crews)
+        one = world(tmp_path / str(seed), kind, seed, num_groups)
         finished: dict[tuple[int, int], dict] = {}
         for _ in range(4):
             one.go(ticks=one.random.randrange(5, 250))
@@ -346,8 +348,8 @@ def test_a_trial_that_failed_for_its_score_alone_is_not_trained_again(tmp_path):
 # ---- groups of seeds
 
 
-@pytest.mark.parametrize("num_crews", [1, 2, 4])
-def test_no_run_goes_past_a_rung_before_all_seeds_of_its_trial_have_come_to_it(tmp_path, num_crews):
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_no_run_goes_past_a_rung_before_all_seeds_of_its_trial_have_come_to_it(tmp_path, num_groups):
     rungs = (2, 4)
 
     def check(one: World) -> None:
@@ -361,15 +363,15 @@ def test_no_run_goes_past_a_rung_before_all_seeds_of_its_trial_have_come_to_it(t
 
     for seed in range(6):
         strike, _ = kills(0.03)
-        one = world(tmp_path / str(seed), "asha with seeds", seed, num_crews)
-        while one.crews:
+        one = world(tmp_path / str(seed), "asha with seeds", seed, num_groups)
+        while one.groups:
             one.tick()
             strike(one)
             check(one)
 
 
 def test_the_last_to_arrive_goes_on_at_once_and_the_others_paused_once(tmp_path):
-    one = world(tmp_path, "asha with seeds", num_crews=1, num_samples=1, scheduler={"kind": "asha", "grace_steps": 4})
+    one = world(tmp_path, "asha with seeds", num_groups=1, num_samples=1, scheduler={"kind": "asha", "grace_steps": 4})
     one.go()
     starts = [(event.kind, event.text) for event in one.dispatcher.events if event.kind in ("started", "resumed")]
     assert starts == [
@@ -387,7 +389,7 @@ def test_means_at_the_same_step_are_compared_and_not_single_seeds(tmp_path):
     table = {0: (1.0, 1.0), 1: (1.5, 0.0), 2: (1.1, 1.1)}
     toy = Toy(update=lambda level, values, seed, step: level + table[values["lr"]][seed])
     scheduler = {"kind": "asha", "grace_steps": 2, "reduction_factor": 2}
-    one = world(tmp_path, num_crews=1, toy=toy, space={"lr": {"grid": [0, 1, 2]}}, scheduler=scheduler).go()
+    one = world(tmp_path, num_groups=1, toy=toy, space={"lr": {"grid": [0, 1, 2]}}, scheduler=scheduler).go()
     assert [trial.status for trial in one.trials] == ["finished", "stopped", "finished"]
     assert [trial.scores[0] for trial in one.trials] == [(2, 2.0), (2, 1.5), (2, 2.2)]
     assert one.trials[1].reason.endswith("at update 2 with a mean of 1.5000")
@@ -395,7 +397,7 @@ def test_means_at_the_same_step_are_compared_and_not_single_seeds(tmp_path):
 
 def test_paused_runs_of_a_stopped_trial_never_run_again(tmp_path):
     for seed in range(5):
-        one = world(tmp_path / str(seed), "asha with seeds", seed, num_crews=3).go()
+        one = world(tmp_path / str(seed), "asha with seeds", seed, num_groups=3).go()
         stopped = [trial for trial in one.trials if trial.status == "stopped"]
         assert stopped
         for trial in stopped:
@@ -405,7 +407,7 @@ def test_paused_runs_of_a_stopped_trial_never_run_again(tmp_path):
 
 
 def test_a_single_seed_never_pauses(tmp_path):
-    one = world(tmp_path, "asha", num_crews=2).go()
+    one = world(tmp_path, "asha", num_groups=2).go()
     assert not [event for event in one.dispatcher.events if event.kind == "resumed"]
     assert any(trial.status == "stopped" for trial in one.trials)
 
@@ -436,7 +438,7 @@ def near(best: float):
 @pytest.mark.parametrize("best", [0.1, 0.5, 0.8])
 def test_asha_finds_the_same_best_with_half_of_the_updates(tmp_path, best):
     space = {"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}}
-    common = {"space": space, "num_samples": 27, "sample_seed": 3, "num_crews": 2, "toy": near(best)}
+    common = {"space": space, "num_samples": 27, "sample_seed": 3, "num_groups": 2, "toy": near(best)}
     plain = world(tmp_path / "random", **common, seeds=[0]).go()
     asha = world(tmp_path / "asha", **common, seeds=[0], scheduler={"kind": "asha", "grace_steps": 3}).go()
     scores = [max(t.score for t in one.trials if t.score is not None) for one in (plain, asha)]
@@ -449,7 +451,7 @@ def test_median_stops_what_is_below_the_median_of_those_that_finished(tmp_path):
     toy = Toy(update=lambda level, values, seed, step: level + values["x"])
     space = {"x": {"grid": [5, 1, 3, 2, 4, 2.5]}}
     scheduler = {"kind": "median", "startup_trials": 3}
-    one = world(tmp_path, num_crews=1, space=space, seeds=[0], scheduler=scheduler, toy=toy).go()
+    one = world(tmp_path, num_groups=1, space=space, seeds=[0], scheduler=scheduler, toy=toy).go()
     # 5, 1 and 3 finish; 2 is below their median of 3, 4 above it, 2.5 below the median of 5, 1, 3, 4
     assert [trial.status for trial in one.trials] == ["finished"] * 3 + ["stopped", "finished", "stopped"]
     assert one.trials[3].runs[0].step == 2
@@ -459,7 +461,7 @@ def test_less_may_be_better(tmp_path):
     toy = Toy(update=lambda level, values, seed, step: level + values["x"])
     scheduler = {"kind": "median", "startup_trials": 2}
     space = {"x": {"grid": [1, 2, 5, 0.5]}}
-    one = world(tmp_path, num_crews=1, space=space, seeds=[0], scheduler=scheduler, toy=toy, direction="min").go()
+    one = world(tmp_path, num_groups=1, space=space, seeds=[0], scheduler=scheduler, toy=toy, direction="min").go()
     assert [trial.status for trial in one.trials] == ["finished", "finished", "stopped", "finished"]
 
 
@@ -468,9 +470,9 @@ def test_less_may_be_better(tmp_path):
 
 def test_an_exchange_waits_for_all_and_takes_the_best_to_the_worst(tmp_path):
     for seed in range(6):
-        one = world(tmp_path / str(seed), "pbt", seed, num_crews=3)
+        one = world(tmp_path / str(seed), "pbt", seed, num_groups=3)
         most = 0
-        while one.crews:
+        while one.groups:
             one.tick()
             reached = {n: max((s for m, _, s in one.updates if m == n), default=0) for n in range(5)}
             farthest = max(reached.values())
@@ -493,7 +495,7 @@ def test_an_exchange_waits_for_all_and_takes_the_best_to_the_worst(tmp_path):
 
 
 def test_pbt_ends_the_same_in_any_order_and_without_deaths_nothing_is_trained_twice(tmp_path):
-    outcomes = [world(tmp_path / f"{n} {s}", "pbt", s, num_crews=n).go() for n in (1, 2, 5) for s in range(4)]
+    outcomes = [world(tmp_path / f"{n} {s}", "pbt", s, num_groups=n).go() for n in (1, 2, 5) for s in range(4)]
     assert all(one.outcome() == outcomes[0].outcome() for one in outcomes)
     assert all(set(one.updates.values()) == {1} for one in outcomes)
 
@@ -526,10 +528,10 @@ def low_rates_break(at: int):
 @pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize("last", range(5))
 def test_a_trial_that_fails_while_all_others_wait_for_it_lets_them_exchange(tmp_path, last, dies):
-    one = world(tmp_path, "pbt", num_crews=0, seeds=[0], retries=0).dispatcher
+    one = world(tmp_path, "pbt", num_groups=0, seeds=[0], retries=0).dispatcher
     jobs = {}
     for name in "abcde":
-        one.hello(name, 1, [])
+        one.register(name, 1, [])
         jobs[name] = one.next(name, 1)
     slow = next(name for name, job in jobs.items() if job.trial == last)
     for name, job in jobs.items():
@@ -538,7 +540,7 @@ def test_a_trial_that_fails_while_all_others_wait_for_it_lets_them_exchange(tmp_
             one.left_off(job.token, "pause")
             assert one.next(name, 1) == "wait"
     if dies:
-        one.hello(slow, 2, [])
+        one.register(slow, 2, [])
     else:
         one.raised(jobs[slow].token, 0, "boom", connection=False, ends_group=False)
     assert one.trials[last].status == "failed"
@@ -547,7 +549,7 @@ def test_a_trial_that_fails_while_all_others_wait_for_it_lets_them_exchange(tmp_
     going = [one.next(name, 1) for name in jobs if name != slow]
     donor = taker.taken_over[0]["from"]
     assert sorted(job.trial for job in going if job != "wait") == sorted({0, 1, 2, 3, 4} - {last, donor})
-    assert [Path(job.take_over).parts[-2:] for job in going if job != "wait" and job.take_over] == [
+    assert [Path(job.copy_from).parts[-2:] for job in going if job != "wait" and job.copy_from] == [
         (f"{donor:04d}", "seed_0")
     ]
 
@@ -608,9 +610,9 @@ def test_a_trial_tried_again_after_others_went_on_catches_up_without_taking_over
     ],
 )
 def test_a_budget_ends_the_start_and_a_larger_one_goes_on_to_the_same_end(tmp_path, kind, budget):
-    num_crews = 1 if kind in ORDER_MATTERS else 3
-    calm = world(tmp_path / "calm", kind, num_crews=num_crews).go().outcome()
-    one = world(tmp_path / "cut", kind, num_crews=num_crews, budget=budget).go()
+    num_groups = 1 if kind in ORDER_MATTERS else 3
+    calm = world(tmp_path / "calm", kind, num_groups=num_groups).go().outcome()
+    one = world(tmp_path / "cut", kind, num_groups=num_groups, budget=budget).go()
     (limit,) = budget
     assert one.dispatcher.done
     assert one.dispatcher.exhausted.startswith(f"budget.{limit} is ")
@@ -619,14 +621,14 @@ def test_a_budget_ends_the_start_and_a_larger_one_goes_on_to_the_same_end(tmp_pa
     assert all(run.status != "running" for trial in one.trials for run in trial.runs)
     if limit == "trials":
         assert [trial.over for trial in one.trials] == [True, True]
-    again = world(tmp_path / "cut", kind, num_crews=num_crews)
+    again = world(tmp_path / "cut", kind, num_groups=num_groups)
     again.disk = one.disk
     assert again.go().outcome() == calm
     assert again.dispatcher.exhausted is None
 
 
 def test_when_the_hours_are_over_nothing_starts_and_runs_pause_at_their_next_evaluation(tmp_path):
-    one = world(tmp_path, num_crews=2, budget={"hours": 1})
+    one = world(tmp_path, num_groups=2, budget={"hours": 1})
     one.go(ticks=10)
     running = len(one.at)
     assert running == 2
@@ -646,8 +648,8 @@ def test_a_sweep_that_ended_in_time_was_not_ended_by_its_budget(tmp_path):
 
 
 def test_device_hours_count_workers_and_earlier_starts(tmp_path):
-    one = world(tmp_path, num_crews=0, workers_per_trial=4)
-    one.dispatcher.hello("a", 1, [])
+    one = world(tmp_path, num_groups=0, workers_per_trial=4)
+    one.dispatcher.register("a", 1, [])
     job = one.dispatcher.next("a", 1)
     one.clock += 1800
     assert one.dispatcher.device_hours == 2
@@ -692,8 +694,8 @@ def test_scores_that_are_no_numbers_fail_or_stop_a_trial_and_nothing_hangs(tmp_p
 
 
 def test_the_run_of_a_group_is_asked_for_once_and_nothing_starts_before_it_is_there(tmp_path):
-    one = world(tmp_path, num_crews=0, group_runs=True).dispatcher
-    one.hello("a", 1, [])
+    one = world(tmp_path, num_groups=0, group_runs=True).dispatcher
+    one.register("a", 1, [])
     assert one.next("a", 1) == "wait"
     assert one.next("a", 1) == "wait"
     assert [(event.kind, event.trial) for event in one.events] == [("opened", 0)]
@@ -720,23 +722,23 @@ def test_every_group_is_opened_once_also_over_restarts(tmp_path, kind):
 
 
 def test_a_trial_of_one_seed_is_the_sweeps_own_child_and_so_is_a_group_that_mlflow_does_not_take(tmp_path):
-    one = world(tmp_path / "one", "asha", num_crews=0, group_runs=True).dispatcher
-    one.hello("a", 1, [])
+    one = world(tmp_path / "one", "asha", num_groups=0, group_runs=True).dispatcher
+    one.register("a", 1, [])
     assert one.next("a", 1).parent_run_id == "sweep"
-    other = world(tmp_path / "group", num_crews=0, group_runs=True).dispatcher
-    other.hello("a", 1, [])
+    other = world(tmp_path / "group", num_groups=0, group_runs=True).dispatcher
+    other.register("a", 1, [])
     other.next("a", 1)
     other.opened(0, None)
     assert other.next("a", 1).parent_run_id == "sweep"
 
 
 def test_jobs_carry_what_a_run_needs(tmp_path):
-    one = world(tmp_path, num_crews=0, name="mine").dispatcher
-    one.hello("a", 1, [])
+    one = world(tmp_path, num_groups=0, name="mine").dispatcher
+    one.register("a", 1, [])
     job = one.next("a", 1)
     assert job.config == {"values": {"lr": 0.1, "depth": 1}, "seed": 0, "name": "0000/seed_0"}
     assert job.tags == {"sweep": "mine", "sweep.trial": "0", "sweep.kind": "seed", "recipe": "x"}
-    assert job.take_over is None
+    assert job.copy_from is None
 
 
 # ---- resuming another sweep
@@ -777,7 +779,7 @@ def test_another_grid_or_other_seeds_are_refused_on_resume(tmp_path, change, sam
     ],
 )
 def test_of_an_optuna_sweep_every_earlier_point_must_be_in_the_space(tmp_path, change, same):
-    world(tmp_path, "optuna", num_crews=1).go()
+    world(tmp_path, "optuna", num_groups=1).go()
     sweep = toy_sweep(tmp_path, **{**SCHEDULERS["optuna"], **change})
     if same:
         past = load_trials(tmp_path)
@@ -791,17 +793,17 @@ def test_of_an_optuna_sweep_every_earlier_point_must_be_in_the_space(tmp_path, c
 
 
 def test_more_samples_may_be_added_to_a_random_sweep(tmp_path):
-    one = world(tmp_path, "asha", num_crews=1).go()
+    one = world(tmp_path, "asha", num_groups=1).go()
     sweep = toy_sweep(tmp_path, **{**SCHEDULERS["asha"], "num_samples": 12})
     check_same_sweep(load_trials(tmp_path), sweep)
-    more = World(sweep, num_crews=1, disk=one.disk).go()
+    more = World(sweep, num_groups=1, disk=one.disk).go()
     assert len(more.trials) == 12
     assert more.outcome()[:9] == one.outcome()
 
 
 def test_a_space_with_fewer_points_than_trials_ends_when_all_were_tried(tmp_path):
     space = {"lr": {"choice": [0.1, 0.2, 0.3]}, "depth": {"integer": [1, 2]}}
-    one = world(tmp_path, "optuna", num_crews=2, space=space, num_samples=50).go()
+    one = world(tmp_path, "optuna", num_groups=2, space=space, num_samples=50).go()
     assert len(one.trials) == 6
     assert one.dispatcher.done
     assert any("every point of the space was tried" in event.text for event in one.dispatcher.events)

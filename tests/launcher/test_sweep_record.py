@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 def follow(sweep, record, toy: Toy) -> World:
     """A sweep of the toy, every event brought to the record."""
     wiring = {"group_runs": record.groups, "open_run": record.open_trial, "listen": record.note}
-    one = World(sweep, toy, num_crews=2, parent_run_id=record.parent_run_id, **wiring).go()
+    one = World(sweep, toy, num_groups=2, parent_run_id=record.parent_run_id, **wiring).go()
     record.finish(one.trials)
     return one
 

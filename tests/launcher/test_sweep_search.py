@@ -73,13 +73,13 @@ def test_trials_under_way_are_restored_too_and_end_later(tmp_path):
     plan = sweep(tmp_path, scheduler={"kind": "asha", "grace_steps": 2})
     search = Search(plan)
     under_way = TrialState(*search.propose(), [RunState(0)], scores=[(2, 0.5)])
-    search.worth(0, 2, 0.5)
+    search.keep_going(0, 2, 0.5)
     rest = follow(search, 12)
     again = Search(plan)
     again.restore([under_way, *rest])
     assert again.propose() == search.propose()
     for one in (search, again):
-        assert one.worth(0, 6, 0.5)
+        assert one.keep_going(0, 6, 0.5)
         one.end(0, "stopped", None)
     assert again.propose() == search.propose()
 
@@ -116,7 +116,7 @@ def test_asha_remembers_after_a_restart_what_came_to_a_rung(tmp_path):
     past = []
     for score in (0.9, 0.8, 0.7, 0.6):
         number, values = search.propose()
-        worth = search.worth(number, 2, score)
+        worth = search.keep_going(number, 2, score)
         assert worth == (score >= 0.8 and number == 0)
         search.end(number, "finished" if worth else "stopped", score if worth else None)
         status = "finished" if worth else "stopped"
@@ -126,7 +126,7 @@ def test_asha_remembers_after_a_restart_what_came_to_a_rung(tmp_path):
     for one in (search, again):
         number, values = one.propose()
         assert (number, values) == (4, {"x": 4})
-        assert not one.worth(4, 2, 0.75)  # above two of them, but the best half is 0.9 and 0.8
+        assert not one.keep_going(4, 2, 0.75)  # above two of them, but the best half is 0.9 and 0.8
 
 
 def test_median_remembers_after_a_restart_what_others_had_at_a_step(tmp_path):
@@ -139,7 +139,7 @@ def test_median_remembers_after_a_restart_what_others_had_at_a_step(tmp_path):
         search = Search(plan)
         search.restore(past)
         assert search.propose() == (2, {"x": 3})
-        assert search.worth(2, 2, score) == worth
+        assert search.keep_going(2, 2, score) == worth
 
 
 def test_a_planned_sweep_is_proposed_in_its_order_and_ends(tmp_path):

@@ -12,6 +12,7 @@ from scipy import stats
 from launcher.sweeps.statistics import (
     TrialScores,
     as_text,
+    compare_best,
     group_mean,
     importance,
     interval,
@@ -20,7 +21,6 @@ from launcher.sweeps.statistics import (
     mean_curve,
     ranking,
     searched_settings,
-    told_apart,
 )
 
 
@@ -79,12 +79,12 @@ def test_the_best_mean_comes_first_and_of_equals_the_earlier_trial():
 
 def test_differences_that_vary_around_zero_do_not_tell_the_best_two_apart():
     ours, theirs = [0.75, 0.80, 0.85], [0.80, 0.78, 0.79]
-    verdict = told_apart(finished(4, ours), finished(2, theirs), "max")
+    comparison = compare_best(finished(4, ours), finished(2, theirs), "max")
     expected = stats.ttest_rel(ours, theirs).confidence_interval()
-    assert verdict.interval == pytest.approx((expected.low, expected.high))
-    assert verdict.difference == pytest.approx(0.01)
-    assert verdict.apart is False
-    assert verdict.sentence == (
+    assert comparison.interval == pytest.approx((expected.low, expected.high))
+    assert comparison.difference == pytest.approx(0.01)
+    assert comparison.significant is False
+    assert comparison.sentence == (
         "The best two cannot be told apart: 0.800 and 0.790, difference +0.010 [-0.128, +0.148] over 3 seeds."
     )
 
@@ -92,84 +92,84 @@ def test_differences_that_vary_around_zero_do_not_tell_the_best_two_apart():
 def test_pairs_tell_apart_what_means_would_not():
     """Seeds differ far more than trials do; the differences are 0.010, 0.012 and 0.011."""
     best, second = finished(4, [0.610, 0.712, 0.811]), finished(2, [0.600, 0.700, 0.800])
-    verdict = told_apart(best, second, "max")
+    comparison = compare_best(best, second, "max")
     half = 4.3027 * 0.001 / math.sqrt(3)
-    assert verdict.interval == pytest.approx((0.011 - half, 0.011 + half), abs=1e-6)
-    assert verdict.apart is True
-    assert verdict.sentence == (
+    assert comparison.interval == pytest.approx((0.011 - half, 0.011 + half), abs=1e-6)
+    assert comparison.significant is True
+    assert comparison.sentence == (
         "Trial 4 is better than trial 2: 0.711 and 0.700, difference +0.011 [+0.009, +0.013] over 3 seeds."
     )
 
 
 def test_the_level_is_that_of_the_interval():
     best, second = finished(4, [0.50, 0.54, 0.58]), finished(2, [0.49, 0.51, 0.53])
-    assert told_apart(best, second, "max", level=0.95).apart is False
-    assert told_apart(best, second, "max", level=0.8).apart is True
+    assert compare_best(best, second, "max", level=0.95).significant is False
+    assert compare_best(best, second, "max", level=0.8).significant is True
 
 
 def test_where_less_is_better_the_lower_trial_is():
-    verdict = told_apart(finished(1, [0.10, 0.21, 0.32]), finished(7, [0.20, 0.30, 0.40]), "min")
-    assert verdict.difference == pytest.approx(-0.09)
-    assert verdict.sentence.startswith(
+    comparison = compare_best(finished(1, [0.10, 0.21, 0.32]), finished(7, [0.20, 0.30, 0.40]), "min")
+    assert comparison.difference == pytest.approx(-0.09)
+    assert comparison.sentence.startswith(
         "Trial 1 is better than trial 7: 0.210 and 0.300, difference -0.090 [-0.115, -0.065]"
     )
 
 
 def test_on_the_seeds_that_both_have_the_second_may_be_the_better_one():
     best, second = finished(4, {0: 0.50, 1: 0.51, 2: 0.9}), finished(2, {0: 0.53, 1: 0.5401, 3: 0.1})
-    verdict = told_apart(best, second, "max")
-    assert verdict.difference == pytest.approx(-0.03005)
-    assert verdict.apart is True
-    assert verdict.sentence.startswith("Trial 2 is better than trial 4: ")
-    assert verdict.sentence.endswith(" over the 2 seeds that both have.")
+    comparison = compare_best(best, second, "max")
+    assert comparison.difference == pytest.approx(-0.03005)
+    assert comparison.significant is True
+    assert comparison.sentence.startswith("Trial 2 is better than trial 4: ")
+    assert comparison.sentence.endswith(" over the 2 seeds that both have.")
 
 
 def test_one_seed_says_nothing_and_more_are_asked_for():
-    verdict = told_apart(finished(4, [0.75]), finished(2, [0.5]), "max")
-    assert (verdict.difference, verdict.interval, verdict.apart) == (0.25, None, None)
-    assert verdict.sentence == "One seed each: whether trial 4 is better than trial 2 cannot be said. Give `seeds`."
-    verdict = told_apart(finished(4, [0.75, 0.5]), finished(2, {7: 0.5}), "max")
-    assert (verdict.difference, verdict.interval, verdict.apart) == (0.125, None, None)
-    assert verdict.sentence.startswith(
+    comparison = compare_best(finished(4, [0.75]), finished(2, [0.5]), "max")
+    assert (comparison.difference, comparison.interval, comparison.significant) == (0.25, None, None)
+    assert comparison.sentence == "One seed each: whether trial 4 is better than trial 2 cannot be said. Give `seeds`."
+    comparison = compare_best(finished(4, [0.75, 0.5]), finished(2, {7: 0.5}), "max")
+    assert (comparison.difference, comparison.interval, comparison.significant) == (0.125, None, None)
+    assert comparison.sentence.startswith(
         "One seed only of trial 2: whether trial 4 is better than trial 2 cannot be said."
     )
-    equal = told_apart(finished(4, [0.5]), finished(9, [0.5]), "max").sentence
+    equal = compare_best(finished(4, [0.5]), finished(9, [0.5]), "max").sentence
     assert "whether trial 4 is better than trial 9" in equal
 
 
 @pytest.mark.parametrize("seeds", [(3, 4, 5, 6), (2, 3, 4, 5)], ids=["none shared", "one shared"])
 def test_without_two_shared_seeds_the_means_are_compared_as_welch_does(seeds):
     ours, theirs = [0.80, 0.82, 0.81], [0.70, 0.74, 0.72, 0.73]
-    verdict = told_apart(finished(4, ours), finished(2, dict(zip(seeds, theirs, strict=True))), "max")
+    comparison = compare_best(finished(4, ours), finished(2, dict(zip(seeds, theirs, strict=True))), "max")
     expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
-    assert verdict.interval == pytest.approx((expected.low, expected.high))
-    assert verdict.apart is True
-    assert verdict.sentence.endswith(" over 3 and 4 seeds.")
+    assert comparison.interval == pytest.approx((expected.low, expected.high))
+    assert comparison.significant is True
+    assert comparison.sentence.endswith(" over 3 and 4 seeds.")
 
 
 def test_the_same_difference_on_every_seed_is_no_certainty():
-    verdict = told_apart(finished(4, [0.1, 0.3, 0.7]), finished(2, [0.0, 0.2, 0.6]), "max")
-    assert verdict.difference == pytest.approx(0.1)
-    assert (verdict.interval, verdict.apart) == (None, None)
-    assert verdict.sentence == (
+    comparison = compare_best(finished(4, [0.1, 0.3, 0.7]), finished(2, [0.0, 0.2, 0.6]), "max")
+    assert comparison.difference == pytest.approx(0.1)
+    assert (comparison.interval, comparison.significant) == (None, None)
+    assert comparison.sentence == (
         "Whether trial 4 is better than trial 2 cannot be said: 0.367 and 0.267, difference +0.100, without any "
         "spread over 3 seeds to judge by. Give more `seeds`."
     )
-    unpaired = told_apart(finished(4, {0: 0.5, 1: 0.5}), finished(2, {2: 0.25, 3: 0.25}), "max")
-    assert (unpaired.difference, unpaired.interval, unpaired.apart) == (0.25, None, None)
+    unpaired = compare_best(finished(4, {0: 0.5, 1: 0.5}), finished(2, {2: 0.25, 3: 0.25}), "max")
+    assert (unpaired.difference, unpaired.interval, unpaired.significant) == (0.25, None, None)
 
 
 @pytest.mark.parametrize("first_seed", [0, 10], ids=["shared seeds", "others"])
 def test_equal_scores_are_not_told_apart(first_seed):
     other = {first_seed: 0.5, first_seed + 1: 0.5}
-    verdict = told_apart(finished(4, [0.5, 0.5]), finished(2, other), "max")
-    assert (verdict.difference, verdict.interval, verdict.apart) == (0.0, (0.0, 0.0), False)
-    assert "0.500 and 0.500, difference +0.000 [+0.000, +0.000]" in verdict.sentence
+    comparison = compare_best(finished(4, [0.5, 0.5]), finished(2, other), "max")
+    assert (comparison.difference, comparison.interval, comparison.significant) == (0.0, (0.0, 0.0), False)
+    assert "0.500 and 0.500, difference +0.000 [+0.000, +0.000]" in comparison.sentence
 
 
 def test_small_differences_are_shown_with_the_digits_they_need():
-    verdict = told_apart(finished(0, [1.00002, 2.00004]), finished(1, [1.0, 2.0]), "max")
-    assert "1.50003 and 1.50000, difference +0.00003 [-0.00010, +0.00016]" in verdict.sentence
+    comparison = compare_best(finished(0, [1.00002, 2.00004]), finished(1, [1.0, 2.0]), "max")
+    assert "1.50003 and 1.50000, difference +0.00003 [-0.00010, +0.00016]" in comparison.sentence
 
 
 def test_searched_settings_come_in_the_order_in_which_they_are_met():

@@ -174,44 +174,44 @@ def wait_for(url: str) -> None:
 
 
 def run_in_this_process(file: Path, changes: list[str], started: Callable[[], None]) -> SweepOutcome:
-    """A whole sweep as a crew of one would do it, without Ray; `started` is called when MLflow has its run."""
+    """A whole sweep as a group of one would do it, without Ray; `started` is called when MLflow has its run."""
     sweep = load_sweep(file, changes)
     folder = Path(sweep.settings.output_dir)
     folder.mkdir(parents=True)
     with recorded(sweep, sweep.first.tracking, []) as record:
         started()
-        board = Dispatcher(sweep, Search(sweep), parent_run_id=record.parent_run_id, group_runs=record.groups)
-        board.hello("crew", 1, ["here"])
+        coordinator = Dispatcher(sweep, Search(sweep), parent_run_id=record.parent_run_id, group_runs=record.groups)
+        coordinator.register("group", 1, ["here"])
         seen = 0
-        while (answer := board.next("crew", 1)) != "leave":
-            seen = tell(record, board, seen)
+        while (answer := coordinator.next("group", 1)) != "leave":
+            seen = tell(record, coordinator, seen)
             if isinstance(answer, Job):
-                train(board, answer)
-        tell(record, board, seen)
-        trials = list(board.trials.values())
+                train(coordinator, answer)
+        tell(record, coordinator, seen)
+        trials = list(coordinator.trials.values())
         record.finish(trials)
         outcome = outcome_of(sweep, trials, record.parent_run_id)
         record.conclude(sweep, outcome)
     return outcome
 
 
-def train(board: Dispatcher, job: Job) -> None:
+def train(coordinator: Dispatcher, job: Job) -> None:
     result = infoprompt.train.run(
         build_config(job.config),
         parent_run_id=job.parent_run_id,
         tags=job.tags,
-        report=lambda progress, scores: board.report(job.token, progress.step, scores, last=progress.done),
+        report=lambda progress, scores: coordinator.report(job.token, progress.step, scores, last=progress.done),
     )
-    board.finished(job.token, result.as_json())
+    coordinator.finished(job.token, result.as_json())
 
 
-def tell(record: Record, board: Dispatcher, seen: int) -> int:
-    for event in board.events[seen:]:
-        trial = None if event.trial is None else board.trials[event.trial]
+def tell(record: Record, coordinator: Dispatcher, seen: int) -> int:
+    for event in coordinator.events[seen:]:
+        trial = None if event.trial is None else coordinator.trials[event.trial]
         if event.kind == "opened" and trial is not None:
-            board.opened(trial.number, record.open_trial(trial))
+            coordinator.opened(trial.number, record.open_trial(trial))
         record.note(event, trial)
-    return len(board.events)
+    return len(coordinator.events)
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ def sweep(folder, **settings):
     return toy_sweep(folder, space, name="mine", **settings)
 
 
-def news(*events: Event, trials=(), crews=None, exhausted=None):
+def news(*events: Event, trials=(), groups=None, exhausted=None):
     return SimpleNamespace(
-        events=list(events), changed={one.number: one for one in trials}, crews=crews or {}, exhausted=exhausted
+        events=list(events), changed={one.number: one for one in trials}, groups=groups or {}, exhausted=exhausted
     )
 
 
@@ -32,8 +32,8 @@ def screen() -> Console:
 
 def test_lines_tell_what_runs_and_what_came_of_it(tmp_path, screen):
     view = View(screen, live=False)
-    one = World(sweep(tmp_path, seeds=[3, 4]), Toy(steps=4), num_crews=1)
-    one.listen = lambda event, trial: view.update(news(event, trials=[trial], crews=one.dispatcher.crews()))
+    one = World(sweep(tmp_path, seeds=[3, 4]), Toy(steps=4), num_groups=1)
+    one.listen = lambda event, trial: view.update(news(event, trials=[trial], groups=one.dispatcher.groups()))
     with view:
         view.begin(one.sweep, 2, [])
         one.go()
@@ -51,7 +51,7 @@ def test_a_resumed_sweep_says_what_it_has(tmp_path, screen):
     view = View(screen, live=False)
     past = [trial(0, status="finished", score=0.5), trial(1, (2, 0.25), status="open")]
     view.begin(sweep(tmp_path, workers_per_trial=2), 1, past)
-    view.update(news(Event("resumed", 1, "seed 0", 2), crews={"crew-0": "trial 1 seed 0"}))
+    view.update(news(Event("resumed", 1, "seed 0", 2), groups={"group-0": "trial 1 seed 0"}))
     assert screen.file.getvalue().splitlines() == [
         "mine: 3 trials, 1 of them done before; 1 at a time with 2 workers each",
         "trial 1 seed 0 goes on from update 2",
@@ -68,8 +68,8 @@ def test_a_resumed_sweep_says_what_it_has(tmp_path, screen):
             "trial 0 stopped: at update 4 with a mean of 0.1000",
         ),
         (Event("compared", 0, "mean of 3", 4, 0.125), {}, "trial 0 mean of 3 update 4: 0.1250"),
-        (Event("crew", None, "crew a was lost"), {}, "crew a was lost"),
-        (Event("crew", 0, "crew a was lost"), {}, "crew a was lost"),
+        (Event("group", None, "group a was lost"), {}, "group a was lost"),
+        (Event("group", 0, "group a was lost"), {}, "group a was lost"),
         (Event("opened", 0, ""), {}, None),
     ],
 )
@@ -93,7 +93,7 @@ def test_the_table_has_what_runs_then_the_best_that_ended(tmp_path, screen, monk
     view.begin(sweep(tmp_path, space={"optim.lr": {"grid": list(range(10))}}), 2, [trial(9, status="failed")])
     running = trial(1, (2, 0.75), (4, 0.5), status="open")
     waiting = trial(2, (2, 0.125), status="open")
-    view.update(news(trials=[running, waiting], crews={"a": "trial 1 seed 0", "b": "idle"}))
+    view.update(news(trials=[running, waiting], groups={"a": "trial 1 seed 0", "b": "idle"}))
     before = drawn(view)
     assert "1 of 10 trials" in before
     assert "left" not in before  # nothing has ended in this start
@@ -107,7 +107,7 @@ def test_the_table_has_what_runs_then_the_best_that_ended(tmp_path, screen, monk
     ]
     clock[0] += 100
     ended = [trial(3, status="finished", score=0.25), trial(4, status="finished", score=0.5)]
-    view.update(news(trials=ended, crews={"a": "trial 1 seed 0"}))
+    view.update(news(trials=ended, groups={"a": "trial 1 seed 0"}))
     after = drawn(view)
     assert "3 of 10 trials, about 6 min left" in after  # 50 s a trial, 7 to go
     assert after.index("1 optim.lr") < after.index("4 optim.lr") < after.index("3 optim.lr")
@@ -126,7 +126,7 @@ def test_many_trials_make_no_more_rows_than_fit(tmp_path, screen):
     view.begin(sweep(tmp_path, space={"optim.lr": {"grid": list(range(60))}}), 30, [])
     running = [trial(number, (2, 0.5), status="open") for number in range(30)]
     ended = [trial(number, status="finished", score=number / 100) for number in range(30, 60)]
-    view.update(news(trials=[*running, *ended], crews={str(n): f"trial {n} seed 0" for n in range(30)}))
+    view.update(news(trials=[*running, *ended], groups={str(n): f"trial {n} seed 0" for n in range(30)}))
     assert view.table().row_count == MOST_ROWS + 3
 
 

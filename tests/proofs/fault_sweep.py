@@ -336,7 +336,7 @@ class SweepRun:
         for line in lines:
             log.write(line)
             log.flush()
-            if "crew" in line or "goes on" in line or "done before" in line or "error" in line:
+            if "group" in line or "goes on" in line or "done before" in line or "error" in line:
                 self.note(f"    driver: {line.strip()}")
 
     def wait_until(self, condition: Callable[[list[TrialState]], bool], what: str) -> None:
@@ -432,9 +432,9 @@ def with_faults(head: Node, second: Node, sweep: Path, placement: Literal["PACK"
     one.note("every run that was at work has come further than it was")
     one.wait_until(
         lambda trials: len(running(trials)) == 2 and bool(second.training_workers()),
-        f"both crews were at work again, with {second.address}",
+        f"both groups were at work again, with {second.address}",
     )
-    one.note(f"both crews are at work, with {len(second.training_workers())} workers on {second.address}")
+    one.note(f"both groups are at work, with {len(second.training_workers())} workers on {second.address}")
 
     steps = one.in_the_middle(5)
     os.kill(one.driver.pid, signal.SIGKILL)

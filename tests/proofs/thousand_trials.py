@@ -36,7 +36,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sweep = load_sweep(_sweep_file(folder, options.trials))
     print(f"{options.trials} trials; {_versions()}", flush=True)
-    print("  trials  seconds  trials/min  driver MiB  board MiB  mlflow.db MiB", flush=True)
+    print("  trials  seconds  trials/min  driver MiB  coordinator MiB  mlflow.db MiB", flush=True)
     view = _Measuring(folder)
     started = time.monotonic()
     outcome = run_sweep(sweep, view=view, train=_trainer())
@@ -61,10 +61,10 @@ def _trainer():
         for step in range(1, 10):
             score = (1 - abs(config.optim.lr - 0.01) * 20) * step / 9
             tracker.log({"dev/accuracy": score}, step)
-            verdict = report(Progress(9, 9, step), {"score": score, "accuracy": score})
-            if verdict != "go":
+            decision = report(Progress(9, 9, step), {"score": score, "accuracy": score})
+            if decision != "go":
                 tracker.close()
-                raise LeftOff(verdict)
+                raise LeftOff(decision)
         tracker.close()
         return {
             "dev": {"accuracy": score}, "test": {}, "metric": "accuracy", "seconds": 0.0, "artifact": "", "steps": 9,
@@ -104,7 +104,7 @@ class _Measuring(View):
 def _board_mib() -> float:
     """Memory of the actor that holds the sweep."""
     for process in psutil.process_iter(["cmdline", "memory_info"]):
-        if any("Board" in word for word in process.info["cmdline"] or []):
+        if any("Coordinator" in word for word in process.info["cmdline"] or []):
             return float(process.info["memory_info"].rss / 2**20)
     return float("nan")
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from infoprompt.config import ConfigError, build_config, override_config
 from infoprompt.progress import LeftOff
 from infoprompt.train import run
-from infoprompt.training_state import take_over
+from infoprompt.training_state import copy_state
 
 CHANGES = ["optim.max_steps=8", "evaluation.every_steps=2"]
 
@@ -18,8 +18,8 @@ def config_of(toy_settings, folder: Path, *changes: str):
     return override_config(build_config(toy_settings), [*CHANGES, f"run.output_dir={folder}", *changes])
 
 
-def leave_at(step: int, verdict: str):
-    return lambda progress, scores: verdict if progress.step == step else "go"
+def leave_at(step: int, decision: str):
+    return lambda progress, scores: decision if progress.step == step else "go"
 
 
 def steps(folder: Path) -> list[str]:
@@ -33,7 +33,7 @@ def test_a_paused_run_goes_on_as_if_it_had_not_been(toy_settings, tmp_path):
     for step in (2, 6):
         with pytest.raises(LeftOff) as left:
             run(paused, resume="auto", report=leave_at(step, "pause"))
-        assert left.value.verdict == "pause"
+        assert left.value.decision == "pause"
         assert steps(tmp_path / "paused")[-1] == f"step-{step:08d}"
     run(paused, resume="auto")
     for file in ("history.json", "artifact/prompt.safetensors"):
@@ -55,7 +55,7 @@ def test_a_run_takes_over_the_prompt_of_another_and_trains_it_with_its_own_setti
     with pytest.raises(LeftOff):
         run(taker, report=leave_at(further, "pause"))  # also if it has come further than the donor
     explored = override_config(taker, ["optim.lr=0.02"])
-    take_over(explored, tmp_path / "donor")
+    copy_state(explored, tmp_path / "donor")
     assert steps(tmp_path / "taker") == ["step-00000004"]
     trained = "checkpoints/step-00000004/trained.safetensors"
     given, taken = (load_file(tmp_path / name / trained) for name in ("donor", "taker"))
@@ -68,4 +68,4 @@ def test_a_run_takes_over_the_prompt_of_another_and_trains_it_with_its_own_setti
 
 def test_a_run_without_a_state_cannot_be_taken_over(toy_settings, tmp_path):
     with pytest.raises(ConfigError, match="There is no resume state in"):
-        take_over(config_of(toy_settings, tmp_path / "run"), tmp_path / "nobody")
+        copy_state(config_of(toy_settings, tmp_path / "run"), tmp_path / "nobody")

@@ -1,6 +1,6 @@
 """Cross-entropy of a frozen language-model head, without its logits: the public function, and autograd.
 
-Letters: N rows, V words, D hidden width.
+Shapes: N rows, V words, D hidden width.
 """
 
 from typing import Any, Literal, get_args

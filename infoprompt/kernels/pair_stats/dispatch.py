@@ -1,6 +1,6 @@
 """What the ops on pairs share between torch's dispatcher and an implementation.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 from types import ModuleType

@@ -8,7 +8,7 @@ subtracting 1 from a probability near 1 in bfloat16 would leave nothing of the d
     dk_j = scale * ( sum_i weight_ij q_i + sum over pos(i) = j of coefficient_i q_i )
     d scale = sum_ij dS_ij q_i . k_j
 
-Letters: N queries, M keys, D width, R rows of a panel.
+Shapes: N queries, M keys, D width, R rows of a panel.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """Statistics of the scores of all pairs: the public function, its autograd, and the choice of implementation.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The inputs of an op on pairs: checked once, in the dtypes that every implementation counts on.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 from typing import NamedTuple

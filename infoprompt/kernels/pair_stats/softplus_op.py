@@ -1,6 +1,6 @@
 """Sums of softplus of the scores of all pairs: the public function and its autograd.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ Backward, with g the upstream gradients, away from the positives, which `gradien
 The accumulator of a tile fills half of the registers; what is made of it is made of its left half, then of its right
 one, and so spills none.
 
-Letters: N queries (or a panel of them), M keys, D width, T half tiles of keys or tiles of rows.
+Shapes: N queries (or a panel of them), M keys, D width, T half tiles of keys or tiles of rows.
 """
 # mypy: allow-untyped-defs
 

@@ -1,6 +1,6 @@
 """Statistics of all pairs by the Triton kernels: the functions of `chunked`, with their arguments.
 
-Letters: N queries, M keys, D width, R rows of a panel, P panels, T tiles.
+Shapes: N queries, M keys, D width, R rows of a panel, P panels, T tiles.
 """
 
 import math

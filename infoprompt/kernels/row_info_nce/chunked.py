@@ -1,7 +1,7 @@
 """The statistics of the losses in torch, a part of the rows at a time: what runs on a CPU.
 
 What is made on the way takes about `PART_BYTES`, or one row. The gradients are derived in `triton_kernels`.
-Letters: B rows, K negatives, L tokens, V vocabulary, E embedding width, R rows of a part, N columns of a part.
+Shapes: B rows, K negatives, L tokens, V vocabulary, E embedding width, R rows of a part, N columns of a part.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """InfoNCE with one positive and own negatives per row: the public functions.
 
-Letters: B rows, K negatives, L tokens, V vocabulary, E embedding width.
+Shapes: B rows, K negatives, L tokens, V vocabulary, E embedding width.
 """
 
 import torch

@@ -4,7 +4,7 @@ Two forms under the names in `IMPLEMENTATIONS`: through torch's fused kernels, a
 for scores that the kernels cannot cap. Masks are bool, true where attended. The prefix comes as an argument from the
 layer, not from the module or a cache, so that a layer computed again in backward finds the same one.
 
-Letters: B examples, H heads, Q queries, M keys of the text, P keys of the prefix, K head width.
+Shapes: B examples, H heads, Q queries, M keys of the text, P keys of the prefix, K head width.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def fused_attention(
     value_BHMK: Tensor,
     mask: Tensor | None,
     prompt_prefix: Prefix | None = None,
-    prompt_apart: Prefix | None = None,
+    prompt_adapter: Prefix | None = None,
     position_bias: Tensor | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
@@ -44,7 +44,7 @@ def fused_attention(
         value_BHMK: values, likewise.
         mask: [B or 1, 1, Q, M] bool; None if nothing is hidden but, in a causal layer, the future.
         prompt_prefix: keys and values that every query sees; they carry no position.
-        prompt_apart: likewise, but with a softmax of their own.
+        prompt_adapter: likewise, but with a softmax of their own.
         position_bias: added to the scores, [B or 1, H, Q, M].
         arguments: scaling, dropout and others of transformers.
     """
@@ -55,8 +55,8 @@ def fused_attention(
     seen_BQHK, _ = sdpa_attention_forward(
         module, query_BHQK, key_BHMK, value_BHMK, mask, position_bias=position_bias, **arguments
     )
-    if prompt_apart is not None:
-        seen_BQHK = seen_BQHK + attention_apart(query_BHQK, prompt_apart, arguments.get("scaling"))
+    if prompt_adapter is not None:
+        seen_BQHK = seen_BQHK + adapter_attention(query_BHQK, prompt_adapter, arguments.get("scaling"))
     return seen_BQHK, None
 
 
@@ -67,7 +67,7 @@ def written_out_attention(
     value_BHMK: Tensor,
     mask: Tensor | None,
     prompt_prefix: Prefix | None = None,
-    prompt_apart: Prefix | None = None,
+    prompt_adapter: Prefix | None = None,
     position_bias: Tensor | None = None,
     *,
     scaling: float | None = None,
@@ -92,22 +92,22 @@ def written_out_attention(
         score_BHQM = score_BHQM.masked_fill(~mask, torch.finfo(score_BHQM.dtype).min)
     weight_BHQM = F.dropout(score_BHQM.float().softmax(-1).to(query_BHQK.dtype), dropout)
     seen_BQHK = (weight_BHQM @ value_BHMK).transpose(1, 2).contiguous()
-    if prompt_apart is not None:
-        seen_BQHK = seen_BQHK + attention_apart(query_BHQK, prompt_apart, scaling)
+    if prompt_adapter is not None:
+        seen_BQHK = seen_BQHK + adapter_attention(query_BHQK, prompt_adapter, scaling)
     return seen_BQHK, None
 
 
-def attention_apart(query_BHQK: Tensor, apart: Prefix, scaling: float | None) -> Tensor:
+def adapter_attention(query_BHQK: Tensor, adapter_kv: Prefix, scaling: float | None) -> Tensor:
     """softmax(q k^T scaling) v over a prompt's keys alone, [B, Q, H, K], to be added to the text's own attention.
 
     Source: LLaMA-Adapter, Zhang et al. 2023 (arXiv:2303.16199), section 3.2.
     """
-    group = query_BHQK.shape[1] // apart[0].shape[1]
-    key_BHPK, value_BHPK = (part.to(query_BHQK.dtype).repeat_interleave(group, 1) for part in apart[:2])
+    group = query_BHQK.shape[1] // adapter_kv[0].shape[1]
+    key_BHPK, value_BHPK = (part.to(query_BHQK.dtype).repeat_interleave(group, 1) for part in adapter_kv[:2])
     scaling = query_BHQK.shape[-1] ** -0.5 if scaling is None else scaling
     score_BHQP = query_BHQK @ key_BHPK.transpose(2, 3) * scaling
-    if len(apart) > 2:  # of an example without any, the values are zeros
-        score_BHQP = score_BHQP.masked_fill(~apart[2][:, None, None, :], torch.finfo(score_BHQP.dtype).min)
+    if len(adapter_kv) > 2:  # of an example without any, the values are zeros
+        score_BHQP = score_BHQP.masked_fill(~adapter_kv[2][:, None, None, :], torch.finfo(score_BHQP.dtype).min)
     return (score_BHQP.float().softmax(-1).to(value_BHPK.dtype) @ value_BHPK).transpose(1, 2)
 
 

@@ -1,6 +1,6 @@
 """The language model that reads a prompt; frozen unless the run fine-tunes it.
 
-Letters: B examples, L positions, E embedding width, D hidden width, V vocabulary, N words, C texts, T tokens of all
+Shapes: B examples, L positions, E embedding width, D hidden width, V vocabulary, N words, C texts, T tokens of all
 texts.
 """
 
@@ -223,12 +223,12 @@ class Backbone(nn.Module):
             arguments["token_type_ids"] = batch.token_type_BL.clamp(max=self.num_segments - 1)
         if causal:
             arguments["use_cache"] = False
-        with self._told_positions(batch.position_BL), deep_prompt(self.layers, deep, batch, causal):
+        with self._with_positions(batch.position_BL), deep_prompt(self.layers, deep, batch, causal):
             states_BLD: Tensor = self.body(**arguments).last_hidden_state
         return states_BLD
 
     @contextmanager
-    def _told_positions(self, position_BL: Tensor) -> Iterator[None]:
+    def _with_positions(self, position_BL: Tensor) -> Iterator[None]:
         with ExitStack() as stack:
             if self.family.positions == "bias_by_index":
                 stack.enter_context(position_bias(self.layers, position_BL))

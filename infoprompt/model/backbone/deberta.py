@@ -3,7 +3,7 @@
 transformers' form reads distances off indices and takes no further arguments, so a prompt between two tokens would push
 them apart, and a prefix has no way in. Here both come in the one argument that its layers hand on untouched.
 
-Letters: B examples, L positions, H heads, K head width, P keys of the prefix, S embedded distances, D hidden width.
+Shapes: B examples, L positions, H heads, K head width, P keys of the prefix, S embedded distances, D hidden width.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from infoprompt.model.backbone.attention import Prefix, attention_apart
+from infoprompt.model.backbone.attention import Prefix, adapter_attention
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Distances:
 
     position_BL: Tensor
     prefix: Prefix | None = None
-    apart: Prefix | None = None
+    adapter_kv: Prefix | None = None
 
 
 def take_distances(layers: Sequence[Any]) -> None:
@@ -72,8 +72,8 @@ def _attend(
         value_BHLK = torch.cat([values, value_BHLK], 2)
     weight = attention.dropout(score_BHLL.softmax(-1))
     seen_BLHK = (weight @ value_BHLK).transpose(1, 2)
-    if relative_pos.apart is not None:
-        seen_BLHK = seen_BLHK + attention_apart(query_BHLK, relative_pos.apart, scale)
+    if relative_pos.adapter_kv is not None:
+        seen_BLHK = seen_BLHK + adapter_attention(query_BHLK, relative_pos.adapter_kv, scale)
     return seen_BLHK.flatten(2), None
 
 

@@ -1,6 +1,6 @@
 """The model families that prompts can be placed in, and what differs between them.
 
-Letters: B examples, D hidden width, V vocabulary.
+Shapes: B examples, D hidden width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping

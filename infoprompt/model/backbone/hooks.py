@@ -3,7 +3,7 @@
 Everything is done by hooks that live as long as one forward pass and change a layer's arguments from outside, so a
 layer that is computed again in backward gets the same arguments, and passes of different prompts do not mix.
 
-Letters: B examples, L positions, P prompt vectors, D hidden width, H heads.
+Shapes: B examples, L positions, P prompt vectors, D hidden width, H heads.
 """
 
 import inspect
@@ -46,12 +46,12 @@ def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Bat
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
         if deep.prefix:
             seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
-            _hand_on(arguments, "prefix", (*deep.prefix[layer], *seen))
-        if deep.apart:
-            seen = () if deep.apart_seen_BP is None else (deep.apart_seen_BP,)
-            _hand_on(arguments, "apart", (*deep.apart[layer], *seen))
+            _pass_along(arguments, "prefix", (*deep.prefix[layer], *seen))
+        if deep.adapter_kv:
+            seen = () if deep.adapter_seen_BP is None else (deep.adapter_seen_BP,)
+            _pass_along(arguments, "adapter", (*deep.adapter_kv[layer], *seen))
 
-    with _at_doors(layers, enter):
+    with _around_layers(layers, enter):
         yield
 
 
@@ -68,7 +68,7 @@ def position_bias(layers: Sequence[Any], position_BL: Tensor) -> Iterator[None]:
         )
         arguments["position_bias"] = attention.relative_attention_bias(bucket_BLL).permute(0, 3, 1, 2)
 
-    with _at_doors(layers[:1], enter):
+    with _around_layers(layers[:1], enter):
         yield
 
 
@@ -79,7 +79,7 @@ def distances(layers: Sequence[nn.Module], position_BL: Tensor) -> Iterator[None
     def enter(arguments: dict[str, Any]) -> None:
         arguments["relative_pos"] = Distances(position_BL)
 
-    with _at_doors(layers, enter):
+    with _around_layers(layers, enter):
         yield
 
 
@@ -119,7 +119,7 @@ def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _around_layers(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -136,10 +136,12 @@ def _at_doors(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]], Non
             handle.remove()
 
 
-def _hand_on(arguments: dict[str, Any], name: Literal["prefix", "apart"], prefix: Prefix) -> None:
+def _pass_along(arguments: dict[str, Any], name: Literal["prefix", "adapter"], prefix: Prefix) -> None:
     told = arguments.get("relative_pos")
     if isinstance(told, Distances):
-        arguments["relative_pos"] = replace(told, prefix=prefix) if name == "prefix" else replace(told, apart=prefix)
+        arguments["relative_pos"] = (
+            replace(told, prefix=prefix) if name == "prefix" else replace(told, adapter_kv=prefix)
+        )
     else:
         arguments.setdefault("kwargs", {})[f"prompt_{name}"] = prefix
 

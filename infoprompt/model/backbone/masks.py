@@ -1,6 +1,6 @@
 """Who may attend to whom, where transformers' own masks would not do.
 
-Letters: B examples, L positions.
+Shapes: B examples, L positions.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Trained keys and values at every layer, with a softmax of their own.
 
-Letters: H key-value heads, K head width, N layers, P prompt vectors.
+Shapes: H key-value heads, K head width, N layers, P prompt vectors.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 
 
 class AdaptionPrompt(Prompt):
@@ -26,14 +26,14 @@ class AdaptionPrompt(Prompt):
 
     def forward(self, batch: Batch) -> PromptParts:
         """The same keys and values for every example."""
-        apart = tuple((keys_HPK[None], values_HPK[None]) for keys_HPK, values_HPK in self.table_N2HPK)
-        return PromptParts(deep=DeepPrompt(apart=apart))
+        adapter_kv = tuple((keys_HPK[None], values_HPK[None]) for keys_HPK, values_HPK in self.table_N2HPK)
+        return PromptParts(deep=DeepPrompt(adapter_kv=adapter_kv))
 
 
-def build(settings: PromptSettings, around: Surroundings) -> AdaptionPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> AdaptionPrompt:
     """`prompt.length` random keys a layer, at the scale of a layer's own, with zero values."""
-    shape = (around.num_layers, 2, around.num_kv_heads, settings.length, around.head_size)
-    start_N2HPK = torch.randn(shape, generator=around.generator)
+    shape = (context.num_layers, 2, context.num_kv_heads, settings.length, context.head_size)
+    start_N2HPK = torch.randn(shape, generator=context.generator)
     start_N2HPK[:, 1] = 0
     return AdaptionPrompt(start_N2HPK)
 

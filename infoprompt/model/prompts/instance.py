@@ -1,6 +1,6 @@
 """A prompt made from the example itself.
 
-Letters: B examples, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N probe rows.
+Shapes: B examples, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N probe rows.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
 
@@ -46,8 +46,8 @@ class InstancePrompt(Prompt):
 
     def forward(self, batch: Batch) -> PromptParts:
         """Prompt vectors from the batch's unprompted states, [B, D]."""
-        assert batch.first_BD is not None
-        state_BD = batch.first_BD if self.constant_D is None else self.constant_D.expand(len(batch), -1)
+        assert batch.summary_BD is not None
+        state_BD = batch.summary_BD if self.constant_D is None else self.constant_D.expand(len(batch), -1)
         state_BD = F.layer_norm(state_BD, state_BD.shape[-1:])
         made_BPE = self.scale * self.up(F.gelu(self.down(state_BD))).unflatten(1, self.shape_PE)
         return PromptParts(made_BPE if self.base is None else made_BPE + self.base.vectors())
@@ -69,21 +69,21 @@ def start_generator(down: nn.Linear, up: nn.Linear, spread: float, generator: to
     up.weight.mul_(spread / up(probe_NH).std())
 
 
-def build(settings: PromptSettings, around: Surroundings) -> InstancePrompt:
+def build(settings: PromptSettings, context: PromptContext) -> InstancePrompt:
     """A generator, added to static vectors if the settings say so."""
     base = None
     if settings.static_base:
-        base = StaticPrompt(start_vectors(settings, around.vocabulary, around.generator))
+        base = StaticPrompt(start_vectors(settings, context.vocabulary, context.generator))
     prompt = InstancePrompt(
-        around.hidden_size,
+        context.hidden_size,
         settings.bottleneck,
         settings.length,
-        around.embedding_size,
-        around.vocabulary.scale,
+        context.embedding_size,
+        context.vocabulary.scale,
         base,
         constant=settings.source == "constant",
     )
-    prompt.start(0.1 if settings.static_base else 1.0, around.generator)
+    prompt.start(0.1 if settings.static_base else 1.0, context.generator)
     return prompt
 
 

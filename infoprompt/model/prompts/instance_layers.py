@@ -1,6 +1,6 @@
 """An instance-dependent prompt at every layer, made from the running states.
 
-Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N layers.
+Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N layers.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
-from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 
 
@@ -25,15 +25,15 @@ class InstanceLayersPrompt(Prompt):
     matrices. Departures: h is normalised, and the output is in units of its spread.
     """
 
-    def __init__(self, start_PE: Tensor, around: Surroundings, bottleneck: int) -> None:
+    def __init__(self, start_PE: Tensor, context: PromptContext, bottleneck: int) -> None:
         super().__init__()
         length = len(start_PE)
         self.vectors_PE = nn.Parameter(start_PE.clone())
-        self.down = nn.Linear(around.hidden_size, bottleneck)
-        self.up = nn.Linear(bottleneck, length * around.hidden_size)
-        self.bias_NPD = nn.Parameter(torch.zeros(around.num_layers - 1, length, around.hidden_size))
-        self.summary = around.summary
-        start_generator(self.down, self.up, 0.1, around.generator)
+        self.down = nn.Linear(context.hidden_size, bottleneck)
+        self.up = nn.Linear(bottleneck, length * context.hidden_size)
+        self.bias_NPD = nn.Parameter(torch.zeros(context.num_layers - 1, length, context.hidden_size))
+        self.summary = context.summary
+        start_generator(self.down, self.up, 0.1, context.generator)
 
     def forward(self, batch: Batch) -> PromptParts:
         """Input vectors, and what is added before each layer but the first."""
@@ -47,10 +47,10 @@ class InstanceLayersPrompt(Prompt):
         return spread_B11 * (made_BPD.unflatten(1, self.bias_NPD.shape[1:]) + self.bias_NPD[layer])
 
 
-def build(settings: PromptSettings, around: Surroundings) -> InstanceLayersPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> InstanceLayersPrompt:
     """A generator of width `prompt.bottleneck` shared by all layers."""
-    start_PE = start_vectors(settings, around.vocabulary, around.generator)
-    return InstanceLayersPrompt(start_PE, around, settings.bottleneck)
+    start_PE = start_vectors(settings, context.vocabulary, context.generator)
+    return InstanceLayersPrompt(start_PE, context, settings.bottleneck)
 
 
 KIND = PromptKind(build, needs=lambda settings: frozenset({"layers"}))

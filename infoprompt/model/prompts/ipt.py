@@ -1,6 +1,6 @@
 """Instance-wise prompt tuning: the prompt is looked up by the example's own first token ids.
 
-Letters: B examples, L positions, P prompt vectors, E embedding width, H key-value heads, K head width, N layers,
+Shapes: B examples, L positions, P prompt vectors, E embedding width, H key-value heads, K head width, N layers,
 V vocabulary, W width of a table row.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError, PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompt_table import build_encoder, load_table
-from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.prefix import PrefixPrompt, start_table
 
 PREFIX_SCALE = 0.05
@@ -62,28 +62,28 @@ def first_ids(batch: Batch, count: int, pad_id: int) -> Tensor:
     return F.pad(ids_BP, (0, count - ids_BP.shape[1]), value=pad_id)
 
 
-def build(settings: PromptSettings, around: Surroundings) -> TablePrompt:
+def build(settings: PromptSettings, context: PromptContext) -> TablePrompt:
     """A table and its encoder, random or pretrained, and the prefix below them in prefix mode.
 
     Raises:
         ConfigError: the start is none of this kind's, or the pretrained table is of another shape.
     """
     in_prefix = settings.mode == "prefix"
-    width = 2 * around.num_kv_heads * around.head_size if in_prefix else around.embedding_size
+    width = 2 * context.num_kv_heads * context.head_size if in_prefix else context.embedding_size
     encoder = build_encoder(settings.encoder, width, settings.length)
     if settings.table is not None:
-        shape = (len(around.vocabulary.table_VE), width)
-        table_VW = load_table(settings, encoder, shape, around.vocabulary.tokenizer)
+        shape = (len(context.vocabulary.table_VE), width)
+        table_VW = load_table(settings, encoder, shape, context.vocabulary.tokenizer)
     else:
-        table_VW = _start(settings, around, width)
-    prefix = PrefixPrompt(start_table(settings, around)) if in_prefix else None
-    return TablePrompt(table_VW, settings.length, around.vocabulary.tokenizer.pad_token_id, encoder, prefix)
+        table_VW = _start(settings, context, width)
+    prefix = PrefixPrompt(start_table(settings, context)) if in_prefix else None
+    return TablePrompt(table_VW, settings.length, context.vocabulary.tokenizer.pad_token_id, encoder, prefix)
 
 
-def _start(settings: PromptSettings, around: Surroundings, width: int) -> Tensor:
-    table_VE = around.vocabulary.table_VE
+def _start(settings: PromptSettings, context: PromptContext, width: int) -> Tensor:
+    table_VE = context.vocabulary.table_VE
     if settings.init == "random":
-        return torch.rand(len(table_VE), width, generator=around.generator) - 0.5
+        return torch.rand(len(table_VE), width, generator=context.generator) - 0.5
     if settings.init == "vocabulary" and settings.mode == "prompt":
         return table_VE
     raise ConfigError(

@@ -1,6 +1,6 @@
 """What every kind of prompt offers, and the places in a backbone that it may use.
 
-Letters: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H key-value heads, K head width.
+Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H key-value heads, K head width.
 """
 
 import importlib
@@ -24,11 +24,11 @@ class DeepPrompt:
     position of their own."""
     prefix_seen_BP: Tensor | None = None
     """Which keys and values an example has, bool, where examples have prefixes of different lengths; all if None."""
-    apart: tuple[tuple[Tensor, Tensor], ...] = ()
+    adapter_kv: tuple[tuple[Tensor, Tensor], ...] = ()
     """Keys and values likewise, but attended by a softmax of their own, whose outcome is added to the text's: so the
     text's attention stays as it is, and the prompt has the same weight in a short text as in a long one."""
-    apart_seen_BP: Tensor | None = None
-    """For `apart` what `prefix_seen_BP` is for `prefix`."""
+    adapter_seen_BP: Tensor | None = None
+    """For `adapter_kv` what `prefix_seen_BP` is for `prefix`."""
     layers: Mapping[int, Callable[[Tensor, Batch], Tensor]] = field(default_factory=dict)
     """At a layer's input: from its states, [B, L, D], to the vectors, [B, P, D], for the prompt's slots."""
     adds: bool = False
@@ -63,7 +63,7 @@ class Prompt(nn.Module):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class PromptContext:
     """What a prompt is built for."""
 
     vocabulary: Vocabulary
@@ -93,7 +93,7 @@ def all_slots(settings: PromptSettings) -> int:
 class PromptKind:
     """What the rest of the system must know of a kind before it is built; each file of kinds holds one as `KIND`."""
 
-    build: Callable[[PromptSettings, Surroundings], Prompt]
+    build: Callable[[PromptSettings, PromptContext], Prompt]
     slots: Callable[[PromptSettings], int] = all_slots
     """Slots that the prompt needs in the input."""
     reads_unprompted: bool = False

@@ -1,6 +1,6 @@
 """Late prompt tuning: an instance-dependent prompt that enters at a middle layer.
 
-Letters: B examples, L positions, P prompt vectors, D hidden width, H bottleneck width.
+Shapes: B examples, L positions, P prompt vectors, D hidden width, H bottleneck width.
 """
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from infoprompt.config import ConfigError, PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
-from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 
 
 class LatePrompt(Prompt):
@@ -21,15 +21,15 @@ class LatePrompt(Prompt):
     normalised, and the output is in units of its spread.
     """
 
-    def __init__(self, around: Surroundings, length: int, bottleneck: int, layer: int) -> None:
+    def __init__(self, context: PromptContext, length: int, bottleneck: int, layer: int) -> None:
         super().__init__()
-        self.down = nn.Linear(around.hidden_size, bottleneck)
-        self.up = nn.Linear(bottleneck, length * around.hidden_size)
-        self.shape_PD = (length, around.hidden_size)
-        self.embedding_size = around.embedding_size
-        self.summary = around.summary
+        self.down = nn.Linear(context.hidden_size, bottleneck)
+        self.up = nn.Linear(bottleneck, length * context.hidden_size)
+        self.shape_PD = (length, context.hidden_size)
+        self.embedding_size = context.embedding_size
+        self.summary = context.summary
         self.layer = layer
-        start_generator(self.down, self.up, 1.0, around.generator)
+        start_generator(self.down, self.up, 1.0, context.generator)
 
     def forward(self, batch: Batch) -> PromptParts:
         """Empty slots at the input, and the vectors for the layer."""
@@ -42,15 +42,15 @@ class LatePrompt(Prompt):
         return state_BD.std(1)[:, None, None] * made_BPD
 
 
-def build(settings: PromptSettings, around: Surroundings) -> LatePrompt:
+def build(settings: PromptSettings, context: PromptContext) -> LatePrompt:
     """A generator at layer `prompt.layer`; raises ConfigError where the backbone has no such layer."""
-    layer = around.num_layers // 2 if settings.layer is None else settings.layer
-    if layer >= around.num_layers:
+    layer = context.num_layers // 2 if settings.layer is None else settings.layer
+    if layer >= context.num_layers:
         raise ConfigError(
-            f"prompt.layer is {layer}, but the backbone has {around.num_layers} layers, counted from 0. "
+            f"prompt.layer is {layer}, but the backbone has {context.num_layers} layers, counted from 0. "
             "Use a lower one."
         )
-    return LatePrompt(around, settings.length, settings.bottleneck, layer)
+    return LatePrompt(context, settings.length, settings.bottleneck, layer)
 
 
 KIND = PromptKind(build, needs=lambda settings: frozenset({"layers"}), embeds=lambda settings: False)

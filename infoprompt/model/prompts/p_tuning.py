@@ -1,12 +1,12 @@
 """P-tuning: a static prompt that is the output of a small recurrent or feed-forward network.
 
-Letters: P prompt vectors, E embedding width, H hidden width.
+Shapes: P prompt vectors, E embedding width, H hidden width.
 """
 
 from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
-from infoprompt.model.prompts.kind import PromptKind, Surroundings
+from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
 
@@ -35,10 +35,10 @@ class ReparameterizedPrompt(StaticPrompt):
         return self.vectors_PE + self.scale * self.mlp(read_PH)
 
 
-def build(settings: PromptSettings, around: Surroundings) -> ReparameterizedPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> ReparameterizedPrompt:
     """A network of width `prompt.bottleneck`, as `prompt.reparameterization` names it."""
-    start_PE = start_vectors(settings, around.vocabulary, around.generator)
-    return ReparameterizedPrompt(start_PE, settings.reparameterization, settings.bottleneck, around.vocabulary.scale)
+    start_PE = start_vectors(settings, context.vocabulary, context.generator)
+    return ReparameterizedPrompt(start_PE, settings.reparameterization, settings.bottleneck, context.vocabulary.scale)
 
 
 KIND = PromptKind(build)

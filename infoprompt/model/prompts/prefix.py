@@ -1,6 +1,6 @@
 """Trained keys and values at every layer.
 
-Letters: B examples, H key-value heads, K head width, N layers, P prompt vectors.
+Shapes: B examples, H key-value heads, K head width, N layers, P prompt vectors.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.peft.read import prefix_start
 
 START_STD = 0.02
@@ -33,18 +33,18 @@ class PrefixPrompt(Prompt):
         return PromptParts(deep=DeepPrompt(prefix=self.layers()))
 
 
-def start_table(settings: PromptSettings, around: Surroundings) -> Tensor:
+def start_table(settings: PromptSettings, context: PromptContext) -> Tensor:
     """Small random keys and values, [N, 2, H, P, K]: at first the prefix only draws some attention away."""
-    shape = (around.num_layers, 2, around.num_kv_heads, settings.length, around.head_size)
-    return START_STD * torch.randn(shape, generator=around.generator)
+    shape = (context.num_layers, 2, context.num_kv_heads, settings.length, context.head_size)
+    return START_STD * torch.randn(shape, generator=context.generator)
 
 
-def build(settings: PromptSettings, around: Surroundings) -> PrefixPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> PrefixPrompt:
     """A prefix of `prompt.length` keys and values a layer, small random ones or those of a PEFT folder."""
     if settings.start_from is not None:
-        shape = (around.num_layers, around.num_kv_heads, around.head_size)
+        shape = (context.num_layers, context.num_kv_heads, context.head_size)
         return PrefixPrompt(prefix_start(settings.start_from, settings.length, *shape))
-    return PrefixPrompt(start_table(settings, around))
+    return PrefixPrompt(start_table(settings, context))
 
 
 KIND = PromptKind(

@@ -1,13 +1,13 @@
 """Residual prompt tuning: a static prompt through a shared network with a skip connection.
 
-Letters: P prompt vectors, E embedding width, H bottleneck width.
+Shapes: P prompt vectors, E embedding width, H bottleneck width.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprompt.config import PromptSettings
-from infoprompt.model.prompts.kind import PromptKind, Surroundings
+from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
 
@@ -32,10 +32,10 @@ class ResidualPrompt(StaticPrompt):
         return self.vectors_PE + self.scale * self.norm(self.up(F.relu(self.down(self.vectors_PE / self.scale))))
 
 
-def build(settings: PromptSettings, around: Surroundings) -> ResidualPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> ResidualPrompt:
     """A network of width `prompt.bottleneck` around vectors with the start that the settings name."""
-    start_PE = start_vectors(settings, around.vocabulary, around.generator)
-    return ResidualPrompt(start_PE, settings.bottleneck, around.vocabulary.scale)
+    start_PE = start_vectors(settings, context.vocabulary, context.generator)
+    return ResidualPrompt(start_PE, settings.bottleneck, context.vocabulary.scale)
 
 
 KIND = PromptKind(build)

@@ -1,6 +1,6 @@
 """Where prompt vectors start.
 
-Letters: P prompt vectors, E embedding width, V vocabulary, C classes.
+Shapes: P prompt vectors, E embedding width, V vocabulary, C classes.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,13 +1,13 @@
 """One prompt for all examples.
 
-Letters: B examples, P prompt vectors, E embedding width.
+Shapes: B examples, P prompt vectors, E embedding width.
 """
 
 from torch import Tensor, nn
 
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
-from infoprompt.model.prompts.kind import Prompt, PromptKind, PromptParts, Surroundings
+from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.peft.read import input_start
 
@@ -28,11 +28,11 @@ class StaticPrompt(Prompt):
         return PromptParts(self.vectors().expand(len(batch), -1, -1))
 
 
-def build(settings: PromptSettings, around: Surroundings) -> StaticPrompt:
+def build(settings: PromptSettings, context: PromptContext) -> StaticPrompt:
     """Vectors with the start that the settings name, or those of a PEFT folder."""
     if settings.start_from is not None:
-        return StaticPrompt(input_start(settings.start_from, settings.length, around.embedding_size))
-    return StaticPrompt(start_vectors(settings, around.vocabulary, around.generator))
+        return StaticPrompt(input_start(settings.start_from, settings.length, context.embedding_size))
+    return StaticPrompt(start_vectors(settings, context.vocabulary, context.generator))
 
 
 KIND = PromptKind(build)

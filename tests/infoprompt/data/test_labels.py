@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.part import write_skipped
 from infoprompt.data.rows import Example
+from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import load_splits
 
 

@@ -9,18 +9,18 @@ from transformers import AutoTokenizer
 
 from infoprompt.config import build_config
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import Rows, TrainLoader, evaluation_batches
+from infoprompt.data.loader import EncodedDataset, TrainLoader, evaluation_batches
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
 from infoprompt.objective.noise import noise_of
 
 
-def rows(count: int) -> Rows:
+def rows(count: int) -> EncodedDataset:
     texts = []
     for index in range(count):
         size = 3 + index % 5
         texts.append(EncodedText([100 + index] * size, [-1, 0] + [-1] * (size - 2), [0] * size, 0, False))
-    return Rows(texts, list(range(count)), pad_id=0)
+    return EncodedDataset(texts, list(range(count)), pad_id=0)
 
 
 def loader(count=10, batch_size=4, accumulation=1, rank=0, world_size=1, seed=3, preset="paper") -> TrainLoader:
@@ -97,11 +97,11 @@ def test_padding_is_neither_real_nor_attended():
     assert batch.input_ids_BL[0, 3:].tolist() == [0] * 4
 
 
-def encoded(tiny_bert, examples, labels, **settings) -> Rows:
+def encoded(tiny_bert, examples, labels, **settings) -> EncodedDataset:
     template = Template.probe(
         AutoTokenizer.from_pretrained(tiny_bert), num_vectors=2, placement="warp", use_mask=False, max_length=16
     )
-    return Rows.encode(examples, labels, template, "toy", **settings)
+    return EncodedDataset.encode(examples, labels, template, "toy", **settings)
 
 
 def test_choices_of_an_example_are_neighbours_with_its_label_on_each(tiny_bert):

@@ -8,7 +8,7 @@ import pytest
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.splits import load_splits
-from infoprompt.data.task_files import BUNDLED, find_parts
+from infoprompt.data.task_files import BUNDLED, find_task_files
 from infoprompt.data.tasks import TASKS
 
 ROWS = [{"text_a": f"a {n}", "text_b": "b", "label": ("entailment", "not_entailment")[n % 2]} for n in range(40)]
@@ -76,20 +76,20 @@ def test_the_environment_names_the_folder_where_no_setting_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INFOPROMPT_DATA", write(tmp_path / "rte", train=ROWS, validation=ROWS[:6]))
-    parts = find_parts(TASKS["rte"], None)
+    parts = find_task_files(TASKS["rte"], None)
     assert parts is not None
     assert parts.origin == "folder"
 
 
 def test_the_hub_comes_last_and_its_private_test_split_is_never_asked_for(tmp_path: Path) -> None:
-    parts = find_parts(TASKS["rte"], str(tmp_path))
+    parts = find_task_files(TASKS["rte"], str(tmp_path))
     assert parts is not None
     assert (parts.train, parts.validation, parts.test) == (
         "nyu-mll/glue@rte:train",
         None,
         "nyu-mll/glue@rte:validation",
     )
-    mrpc = find_parts(TASKS["mrpc"], None)
+    mrpc = find_task_files(TASKS["mrpc"], None)
     assert mrpc is not None
     assert (mrpc.validation, mrpc.test) == ("nyu-mll/glue@mrpc:validation", "nyu-mll/glue@mrpc:test")
 
@@ -131,7 +131,7 @@ def test_a_data_set_published_as_a_script_is_read_from_the_hubs_own_copy(monkeyp
 
 def test_tasks_with_rows_in_the_package_need_nothing_else() -> None:
     for name in BUNDLED:
-        parts = find_parts(TASKS[name], "/nowhere")
+        parts = find_task_files(TASKS[name], "/nowhere")
         assert parts is not None
         assert parts.origin == "bundled"
 

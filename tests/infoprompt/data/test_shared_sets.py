@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import read_examples
-from infoprompt.data.task_files import FOLDER_VARIABLE, find_parts
+from infoprompt.data.task_files import FOLDER_VARIABLE, find_task_files
 from infoprompt.data.tasks import TASKS
 from infoprompt.data.template import Template
 
@@ -24,7 +24,7 @@ def test_a_data_set_at_hand_is_the_one_that_its_task_describes(name, tiny_bert):
     if not (folder / "meta.json").is_file():
         pytest.skip(f"{task.source.folder} is not in {DATA}; {FOLDER_VARIABLE} names the folder of data sets")
     meta = json.loads((folder / "meta.json").read_text())
-    parts = find_parts(task, str(DATA))
+    parts = find_task_files(task, str(DATA))
     examples = read_examples(parts.test, {}, adapt=adapter(task))
     if task.kind == "span":
         assert set(task.labels) == {label[2:] for label in meta["labels"] if label != "O"}
@@ -38,7 +38,7 @@ def test_a_data_set_at_hand_is_the_one_that_its_task_describes(name, tiny_bert):
     assert {label for example in examples for label in example.given_labels} <= set(task.labels)
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     template = Template.probe(tokenizer, num_vectors=4, placement="warp", use_mask=True, max_length=256)
-    rows = Rows.encode(examples[:50], task.labels, template, name, task.scale)
+    rows = EncodedDataset.encode(examples[:50], task.labels, template, name, task.scale)
     batch = rows.batch(range(50))
     assert len(batch) == 50 * max(1, task.num_classes if task.kind == "choice" else 1)
     assert (batch.slot_BL >= 0).sum(1).tolist() == [4] * len(batch)

@@ -1,6 +1,6 @@
 """Cross-entropy of a frozen head: facts known without the code, inputs that break such losses, and what is refused.
 
-Letters: N rows, V words, D hidden width.
+Shapes: N rows, V words, D hidden width.
 """
 
 import math

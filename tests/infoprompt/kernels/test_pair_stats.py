@@ -1,6 +1,6 @@
 """Statistics of all pairs: facts known without the code, inputs that break such sums, and what is refused.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The fast paths of statistics of all pairs: as near to the truth as plain torch, and well-behaved under its machinery.
 
-Letters: N queries, M keys, D width.
+Shapes: N queries, M keys, D width.
 """
 
 import itertools

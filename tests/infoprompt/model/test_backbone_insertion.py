@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from infoprompt.artifact import make_template
 from infoprompt.config import BackboneSettings, ConfigError, build_config
-from infoprompt.data.loader import Rows
+from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import load_backbone
@@ -32,7 +32,9 @@ def setup(folder, **overrides):
     backbone = load_backbone(config.backbone)
     model = build_member(config, backbone, TASK).eval()
     template = make_template(config, backbone)
-    return model, Rows.encode([Example(text=text, label="bad") for text in TEXTS], TASK.labels, template, "toy")
+    return model, EncodedDataset.encode(
+        [Example(text=text, label="bad") for text in TEXTS], TASK.labels, template, "toy"
+    )
 
 
 @pytest.fixture(params=["bert", "roberta", "electra"])
@@ -60,9 +62,9 @@ def test_the_plain_pass_is_the_models_own(family):
     text = rows.texts[1].without_prompt()
     plain = AutoModel.from_pretrained(family).eval()
     states = plain(input_ids=torch.tensor([text.input_ids]), token_type_ids=torch.tensor([text.segments]))
-    batch = replace(replace(rows, texts=[text]).batch([0]), plain=True)
+    batch = replace(replace(rows, texts=[text]).batch([0]), unprompted=True)
     encoding = model(batch)
-    torch.testing.assert_close(encoding.first_BD, states.last_hidden_state[:, 0], rtol=0, atol=FLOAT_NOISE)
+    torch.testing.assert_close(encoding.summary_BD, states.last_hidden_state[:, 0], rtol=0, atol=FLOAT_NOISE)
     torch.testing.assert_close(encoding.pooled_BD, states.last_hidden_state.mean(1), rtol=0, atol=FLOAT_NOISE)
 
 
@@ -101,7 +103,7 @@ def test_a_text_of_full_length_does_not_pass_the_position_table(family):
     model, _ = setup(family)
     config = build_config({"backbone": {"name": family}, "prompt": {"kind": "static"}})
     template = make_template(config, model.backbone)
-    rows = Rows.encode([Example(text="film " * 500, label="bad")], TASK.labels, template, "toy")
+    rows = EncodedDataset.encode([Example(text="film " * 500, label="bad")], TASK.labels, template, "toy")
     assert len(rows.texts[0].input_ids) == model.backbone.max_length == 64
     assert torch.isfinite(model(rows.batch([0])).logits_BC).all()
 

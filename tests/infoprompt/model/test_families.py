@@ -208,7 +208,7 @@ def test_padding_on_either_side_changes_nothing(load, name):
 def test_fused_and_written_out_attention_agree(load, name):
     fused, written = load(name), load(name, attention="eager")
     batch, vectors = batch_of(TEXTS), input_vectors(fused)
-    deep = DeepPrompt(prefix=prefix_of(fused), apart=prefix_of(fused, size=2)) if name in able("prefix") else None
+    deep = DeepPrompt(prefix=prefix_of(fused), adapter_kv=prefix_of(fused, size=2)) if name in able("prefix") else None
     close(run(fused, batch, vectors, deep), run(written, batch, vectors, deep))
 
 
@@ -286,7 +286,7 @@ def told_apart_attention(place, prefixes):
             mean = scores.softmax(-1) @ values.repeat_interleave(group, 1).expand(len(query), -1, -1, -1)
             parts.append((scores.logsumexp(-1, keepdim=True), mean))
         (text, of_text), (prefix, of_prefix) = parts
-        if place == "apart":
+        if place == "adapter":
             return (of_text + of_prefix).transpose(1, 2), None
         share = torch.sigmoid(prefix - text)
         return ((1 - share) * of_text + share * of_prefix).transpose(1, 2), None
@@ -294,7 +294,7 @@ def told_apart_attention(place, prefixes):
     return attend
 
 
-@pytest.mark.parametrize("place", ["prefix", "apart"])
+@pytest.mark.parametrize("place", ["prefix", "adapter"])
 @pytest.mark.parametrize("name", able("prefix"))
 def test_a_prefix_equals_two_attentions_told_apart(load, name, place):
     backbone, text = load(name), without_slots(TEXTS)[2]
@@ -315,7 +315,7 @@ def test_a_prefix_equals_two_attentions_told_apart(load, name, place):
 def test_keys_and_values_apart_change_nothing_while_the_values_are_zero(load, name):
     backbone, batch = load(name), batch_of(TEXTS)
     zeros = tuple((keys, torch.zeros_like(values)) for keys, values in prefix_of(backbone))
-    close(run(backbone, batch, deep=DeepPrompt(apart=zeros)), run(backbone, batch))
+    close(run(backbone, batch, deep=DeepPrompt(adapter_kv=zeros)), run(backbone, batch))
 
 
 def with_deberta_scores(model, attend):
@@ -352,7 +352,7 @@ def test_a_prefix_equals_a_cache_that_shifts_no_position(load, name):
     close(run(backbone, batch_of([text]), deep=DeepPrompt(prefix=prefix)), expected)
 
 
-@pytest.mark.parametrize("place", ["prefix", "apart"])
+@pytest.mark.parametrize("place", ["prefix", "adapter"])
 @pytest.mark.parametrize("name", able("prefix"))
 def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name, place):
     backbone = load(name)
@@ -367,7 +367,7 @@ def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name, pla
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", able("prefix"))
-@pytest.mark.parametrize("place", ["prefix", "apart"])
+@pytest.mark.parametrize("place", ["prefix", "adapter"])
 def test_prefixes_of_different_lengths_do_as_each_alone(load, name, attention, place):
     backbone, sizes = load(name, attention=attention), [3, 1, 2]
     prefix = prefix_of(backbone)
@@ -448,8 +448,8 @@ def everything(backbone, name, batch):
     trained = [input_vectors(backbone)]
     parts = {}
     if name in able("prefix"):
-        parts |= {"prefix": prefix_of(backbone), "apart": prefix_of(backbone, size=2)}
-        trained += [tensor for pair in (*parts["prefix"], *parts["apart"]) for tensor in pair]
+        parts |= {"prefix": prefix_of(backbone), "adapter": prefix_of(backbone, size=2)}
+        trained += [tensor for pair in (*parts["prefix"], *parts["adapter"]) for tensor in pair]
     if name in able("layers"):
         vectors = draws(len(TEXTS), SLOTS, backbone.hidden_size, seed=7)
         trained.append(vectors)

@@ -1,6 +1,6 @@
 """Every kind of prompt: what it makes, where it starts, and what reaches it.
 
-Letters: B examples, E embedding width, P prompt vectors.
+Shapes: B examples, E embedding width, P prompt vectors.
 """
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from infoprompt.config import ConfigError, PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.ipt import first_ids
-from infoprompt.model.prompts.kind import Surroundings, prompt_kind
+from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.settings import PROMPT_KINDS
 
@@ -34,7 +34,7 @@ class Tokenizer:
 def around():
     torch.manual_seed(0)
     vocabulary = Vocabulary(0.05 * torch.randn(VOCABULARY, WIDTH), Tokenizer(), ("good", "awful"))
-    return Surroundings(vocabulary, WIDTH, LAYERS, HEADS, HEAD_SIZE, "first", torch.Generator().manual_seed(0))
+    return PromptContext(vocabulary, WIDTH, LAYERS, HEADS, HEAD_SIZE, "first", torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def batch():
         mask_index_B=torch.zeros(2, dtype=torch.long),
         label_B=torch.tensor([0, 1]),
         row_B=torch.tensor([0, 1]),
-        first_BD=torch.randn(2, WIDTH),
+        summary_BD=torch.randn(2, WIDTH),
     )
 
 
@@ -59,9 +59,9 @@ def settings_of(kind, **given):
     return PromptSettings(kind=kind, length=LENGTH, bottleneck=8, init=start, **given)
 
 
-def build(kind, around, **given):
+def build(kind, context, **given):
     torch.manual_seed(1)
-    return prompt_kind(kind).build(settings_of(kind, **given), around)
+    return prompt_kind(kind).build(settings_of(kind, **given), context)
 
 
 VARIANTS = [(kind, {}) for kind in PROMPT_KINDS]
@@ -71,8 +71,8 @@ VARIANTS += [("instance", {"source": "constant"}), ("instance", {"static_base": 
 
 
 @pytest.mark.parametrize(("kind", "given"), VARIANTS, ids=str)
-def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind, given, around, batch):
-    prompt = build(kind, around, **given).eval()
+def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind, given, context, batch):
+    prompt = build(kind, context, **given).eval()
     with torch.no_grad():
         for parameter in prompt.parameters():  # away from the zeros of some starts
             parameter.add_(0.01 * torch.randn(parameter.shape))
@@ -83,7 +83,7 @@ def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind,
         assert parts.input_BPE.shape == (2, LENGTH, WIDTH)
         made.append(parts.input_BPE)
     if "prefix" in needs:
-        pairs = parts.deep.prefix or parts.deep.apart
+        pairs = parts.deep.prefix or parts.deep.adapter_kv
         assert len(pairs) == LAYERS
         for keys, values in pairs:
             assert keys.shape == values.shape
@@ -101,30 +101,30 @@ def test_a_prompt_fills_the_places_it_names_and_every_parameter_is_reached(kind,
 
 
 @pytest.mark.parametrize(("kind", "given"), VARIANTS, ids=str)
-def test_the_same_seed_gives_the_same_start(kind, given, around, batch):
+def test_the_same_seed_gives_the_same_start(kind, given, context, batch):
     def start():
-        around.generator.manual_seed(3)
-        return build(kind, around, **given).state_dict()
+        context.generator.manual_seed(3)
+        return build(kind, context, **given).state_dict()
 
     first, second = start(), start()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("kind", ["static", "residual", "p_tuning", "instance"])
-def test_input_vectors_start_at_the_size_of_word_embeddings(kind, around, batch):
-    size = around.vocabulary.table_VE.norm(dim=1).mean()
-    vectors = build(kind, around)(batch).input_BPE
+def test_input_vectors_start_at_the_size_of_word_embeddings(kind, context, batch):
+    size = context.vocabulary.table_VE.norm(dim=1).mean()
+    vectors = build(kind, context)(batch).input_BPE
     assert 0.5 * size < vectors.norm(dim=2).mean() < 2.5 * size
 
 
-def test_a_control_prompt_fed_a_constant_is_the_same_for_all_examples_and_a_fed_one_is_not(around, batch):
-    own, constant = build("instance", around)(batch), build("instance", around, source="constant")(batch)
+def test_a_control_prompt_fed_a_constant_is_the_same_for_all_examples_and_a_fed_one_is_not(context, batch):
+    own, constant = build("instance", context)(batch), build("instance", context, source="constant")(batch)
     assert not torch.allclose(own.input_BPE[0], own.input_BPE[1])
     assert torch.equal(constant.input_BPE[0], constant.input_BPE[1])
 
 
-def test_ipt_looks_up_the_first_real_tokens_wherever_the_padding_stands(around, batch):
-    prompt = build("ipt", around)
+def test_ipt_looks_up_the_first_real_tokens_wherever_the_padding_stands(context, batch):
+    prompt = build("ipt", context)
     expected = prompt.table_VW[torch.tensor([[1, 7, 8, 9, 10], [1, 20, 21, 2, 0]])]
     assert torch.equal(prompt(batch).input_BPE, expected)
     left = batch.input_ids_BL[1].roll(3)[None]
@@ -132,15 +132,15 @@ def test_ipt_looks_up_the_first_real_tokens_wherever_the_padding_stands(around, 
     assert torch.equal(first_ids(moved, 5, 0), torch.tensor([[1, 20, 21, 2, 0]]))
 
 
-def test_ipt_counts_only_the_rows_that_training_can_touch(around):
-    prompt = build("ipt", around)
+def test_ipt_counts_only_the_rows_that_training_can_touch(context):
+    prompt = build("ipt", context)
     assert sum(p.numel() for p in prompt.parameters()) == VOCABULARY * WIDTH
     # the first five ids of either text, and padding for the second
     assert prompt.touched_parameters([[1, 7, 8, 7, 9, 30, 31], [1, 20, 2]]) == len({1, 7, 8, 9, 20, 2, 0}) * WIDTH
 
 
-def test_ipt_in_prefix_mode_adds_a_twentieth_of_its_rows_to_the_first_layer_alone(around, batch):
-    prompt = build("ipt", around, mode="prefix")
+def test_ipt_in_prefix_mode_adds_a_twentieth_of_its_rows_to_the_first_layer_alone(context, batch):
+    prompt = build("ipt", context, mode="prefix")
     (keys, values), *rest = prompt(batch).deep.prefix
     base = prompt.prefix.layers()
     rows = prompt.table_VW[first_ids(batch, LENGTH, 0)]
@@ -152,28 +152,28 @@ def test_ipt_in_prefix_mode_adds_a_twentieth_of_its_rows_to_the_first_layer_alon
     )
 
 
-def test_ipt_dropout_is_off_in_evaluation(around, batch):
-    prompt = build("ipt", around, encoder="mlp").eval()
+def test_ipt_dropout_is_off_in_evaluation(context, batch):
+    prompt = build("ipt", context, encoder="mlp").eval()
     assert torch.equal(prompt(batch).input_BPE, prompt(batch).input_BPE)
     prompt.train()
     assert not torch.equal(prompt(batch).input_BPE, prompt(batch).input_BPE)
 
 
-def test_no_gradient_goes_below_the_layer_of_a_late_prompt(around, batch):
+def test_no_gradient_goes_below_the_layer_of_a_late_prompt(context, batch):
     states = torch.randn(2, 7, WIDTH, requires_grad=True)
-    deep = build("lpt", around)(batch).deep
+    deep = build("lpt", context)(batch).deep
     assert deep.first_layer == LAYERS // 2
     made = deep.layers[LAYERS // 2](states, batch)
     made.sum().backward()
     assert states.grad is None
 
 
-def test_bad_settings_of_a_kind_are_refused_by_name(around):
+def test_bad_settings_of_a_kind_are_refused_by_name(context):
     with pytest.raises(ConfigError, match=r"prompt\.layer is 3, but the backbone has 3 layers"):
-        build("lpt", around, layer=3)
+        build("lpt", context, layer=3)
     with pytest.raises(ConfigError, match=r"prompt\.init is mask"):
-        prompt_kind("ipt").build(PromptSettings(kind="ipt", init="mask"), around)
+        prompt_kind("ipt").build(PromptSettings(kind="ipt", init="mask"), context)
     with pytest.raises(ConfigError, match=r"prompt\.table is nowhere.*infoprompt pretrain"):
-        build("ipt", around, table="nowhere")
+        build("ipt", context, table="nowhere")
     with pytest.raises(ValueError, match=r"prompt\.kind is lptt, but kinds are none, .*lpt"):
         PromptSettings(kind="lptt")

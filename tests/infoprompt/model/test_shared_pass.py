@@ -7,7 +7,7 @@ import torch
 
 from infoprompt.artifact import make_template
 from infoprompt.config import build_config
-from infoprompt.data.loader import Rows, TrainLoader
+from infoprompt.data.loader import EncodedDataset, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.engine.ranks import Ranks
@@ -60,7 +60,7 @@ def made(tiny_backbones, tmp_path_factory):
                 if parameter.requires_grad:
                     parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
         texts = [Example(text=text, label=task.labels[i % 2]) for i, text in enumerate(TEXTS)]
-        rows = Rows.encode(texts, task.labels, make_template(config, member.backbone), name)
+        rows = EncodedDataset.encode(texts, task.labels, make_template(config, member.backbone), name)
         member.eval()
         key = f"{tiny_backbones[family]} {name}"
         rows = with_unprompted_states(rows, torch.no_grad()(member), ALONE, backbone_key=key, batch_size=4)

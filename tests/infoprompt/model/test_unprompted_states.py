@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 
 from infoprompt.artifact import Artifact, make_template
 from infoprompt.config import build_config
-from infoprompt.data.loader import Rows, evaluation_batches
+from infoprompt.data.loader import EncodedDataset, evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
@@ -31,7 +31,7 @@ def parts(tiny_bert, tmp_path, monkeypatch):
     backbone = load_backbone(config.backbone)
     model = build_member(config, backbone, TASK).eval()
     examples = [Example(text=text, label="good") for text in TEXTS]
-    rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
+    rows = EncodedDataset.encode(examples, TASK.labels, make_template(config, backbone), "toy")
     return model, rows
 
 
@@ -49,8 +49,8 @@ def test_one_pass_with_kept_states_equals_two_passes(parts):
     model, rows = parts
     kept = filled(model, rows).batch([0, 1, 2, 3, 4])
     plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
-    first_pass = model(replace(plain.batch([0, 1, 2, 3, 4]), plain=True))
-    in_two = replace(rows.batch([0, 1, 2, 3, 4]), first_BD=first_pass.first_BD, pooled_BD=first_pass.pooled_BD)
+    first_pass = model(replace(plain.batch([0, 1, 2, 3, 4]), unprompted=True))
+    in_two = replace(rows.batch([0, 1, 2, 3, 4]), summary_BD=first_pass.summary_BD, pooled_BD=first_pass.pooled_BD)
     # the kept states were computed in other batches, so sums over padding differ by float32 rounding
     torch.testing.assert_close(model(kept).logits_BC, model(in_two).logits_BC, rtol=0, atol=1e-5)
     torch.testing.assert_close(kept.pooled_BD, first_pass.pooled_BD, rtol=0, atol=1e-5)
@@ -63,7 +63,7 @@ def test_states_are_computed_once_and_again_for_other_texts_or_weights(parts):
     assert sum(calls) == 5
     again = filled(model, rows, calls)
     assert sum(calls) == 5
-    assert torch.equal(first.first_ND, again.first_ND)
+    assert torch.equal(first.summary_ND, again.summary_ND)
     filled(model, replace(rows, texts=rows.texts[:3], labels=rows.labels[:3]), calls)
     assert sum(calls) == 8
     filled(model, rows, calls, key="other weights")
@@ -173,5 +173,5 @@ def test_states_that_are_not_those_that_were_kept_are_computed_again(parts, dama
     before = sum(calls)
     again = filled(*parts, calls)
     assert sum(calls) == before + 5
-    assert torch.equal(again.first_ND, whole.first_ND)
+    assert torch.equal(again.summary_ND, whole.summary_ND)
     assert torch.equal(load(file.read_bytes())["first"], states["first"])

@@ -9,7 +9,7 @@ import torch
 from infoprompt.artifact import make_template
 from infoprompt.config import build_config
 from infoprompt.data.batch import Noise
-from infoprompt.data.loader import Rows, TrainLoader
+from infoprompt.data.loader import EncodedDataset, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks
@@ -40,7 +40,7 @@ def encoded(tiny_bert):
         backbone = load_backbone(config.backbone)
         model = build_member(config, backbone, TASK)
         examples = [Example(text="the film was good " * (1 + i % 3), label="good") for i in range(6)]
-        rows = Rows.encode(examples, TASK.labels, make_template(config, backbone), "toy")
+        rows = EncodedDataset.encode(examples, TASK.labels, make_template(config, backbone), "toy")
         model.eval()
         rows = with_unprompted_states(rows, torch.no_grad()(model), ALONE, backbone_key=tiny_bert, batch_size=4)
         model.train()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Part:
+class SplitRows:
     """Rows of one part, which the checks make fewer."""
 
     name: str
@@ -39,7 +39,7 @@ class Part:
         adapt: Adapter | None,
         dialect: Dialect,
         kind: Kind | None,
-    ) -> "Part":
+    ) -> "SplitRows":
         """Read all rows that can be read; raises ConfigError for a column of `columns` that is none of ours."""
         part = cls(name, source)
         part.examples = read_examples(
@@ -142,7 +142,7 @@ def write_skipped(rows: Sequence[SkippedRow], folder: Path) -> None:
     (folder / SKIPPED_NAME).write_text(lines, encoding="utf-8")
 
 
-def settle(parts: Sequence[Part], bad_rows: str) -> list[SkippedRow]:
+def settle(parts: Sequence[SplitRows], bad_rows: str) -> list[SkippedRow]:
     """Raise ConfigError for all that is wrong in any part; or, with `skip`, note the rows that are left out."""
     if bad_rows != "skip" or any(part.problems.fatal for part in parts):
         errors = [part.problems.error(source_name(part.source), skippable=True) for part in parts if part.problems]
@@ -170,7 +170,7 @@ def text_key(example: Example) -> Hashable:
     return (example.text, example.pair, example.head, example.tail, example.span, example.words, example.choices)
 
 
-def doubling_notes(train: Part, others: Sequence[Part]) -> list[str]:
+def doubling_notes(train: SplitRows, others: Sequence[SplitRows]) -> list[str]:
     """A line each on equal texts with unlike labels, and on rows of another part that training has too."""
     answers: dict[Hashable, set[Hashable]] = {}
     for example in train.examples:
@@ -188,5 +188,5 @@ def doubling_notes(train: Part, others: Sequence[Part]) -> list[str]:
     return notes
 
 
-def _has_candidates(part: Part) -> bool:
+def _has_candidates(part: SplitRows) -> bool:
     return bool(part.examples) and part.examples[0].candidate is not None

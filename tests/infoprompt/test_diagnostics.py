@@ -8,7 +8,7 @@ from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Example, read_examples
 from infoprompt.data.splits import load_splits
-from infoprompt.data.task_files import find_parts
+from infoprompt.data.task_files import find_task_files
 from infoprompt.data.tasks import TASKS
 from infoprompt.evaluate import evaluate_artifact
 from infoprompt.metrics import score
@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 
 def file_of(name, folder):
-    return find_parts(TASKS[name], str(folder)).test
+    return find_task_files(TASKS[name], str(folder)).test
 
 
 def trained_on(task, make_artifact, tiny_bert):
@@ -66,7 +66,7 @@ def test_the_published_files_are_found_and_read(folder):
 def test_a_file_without_labels_is_none_to_test_on(tmp_path):
     (tmp_path / "ax").mkdir()
     (tmp_path / "ax" / "test.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
-    assert find_parts(TASKS["ax"], str(tmp_path)) is None
+    assert find_task_files(TASKS["ax"], str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(("name", "trained"), [("ax", NLI), ("axb", NLI), ("axg", NLI), ("axb", RTE), ("axg", RTE)])

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from infoprompt.kernels.ceilings import Ceilings
 from infoprompt.kernels.frozen_linear_cross_entropy.op import frozen_linear_cross_entropy
+from infoprompt.kernels.implementation import Impl
 from infoprompt.kernels.pair_stats.op import pair_stats
 from infoprompt.kernels.row_info_nce.op import (
-    drawn_gaussian_row_info_nce,
+    embedded_row_info_nce,
     exact_gaussian_row_info_nce,
     gaussian_row_info_nce,
-    token_row_info_nce,
 )
 
 FLOAT_BYTES = 4
@@ -84,9 +84,9 @@ def representation_case(device: torch.device, batch: int, negatives: int, width:
         scores_BK = (candidates_BKD * context_BD[:, None]).sum(2) / width**0.5
         return -scores_BK.log_softmax(1)[:, 0].mean()
 
-    def plain() -> Tensor:
+    def drawn(impl: Impl) -> Tensor:
         noise_BK = torch.randn(batch, negatives, device=device)
-        return gaussian_row_info_nce(*collapsed(), noise_BK, impl="reference").mean()
+        return gaussian_row_info_nce(*collapsed(), noise_BK, impl=impl).mean()
 
     held = 3 * FLOAT_BYTES * batch * negatives * width
     return Case(
@@ -94,38 +94,35 @@ def representation_case(device: torch.device, batch: int, negatives: int, width:
         {"B": batch, "K": negatives, "d": width},
         leaves,
         [
-            Contender(
-                "ours, drawn", lambda: drawn_gaussian_row_info_nce(*collapsed(), negatives, 0).mean(), True, random=True
-            ),
+            Contender("ours, drawn", lambda: drawn("auto"), True, random=True),
             Contender("ours, exact", lambda: exact_gaussian_row_info_nce(*collapsed(), negatives).mean(), True),
-            Contender("plain torch on scalars", plain, random=True),
+            Contender("plain torch on scalars", lambda: drawn("reference"), random=True),
             Contender("released form", released, needs_bytes=held, random=True),
             Contender("released form, torch.compile", compiled(released), needs_bytes=held, random=True),
         ],
     )
 
 
-def head_case(device: torch.device, batch: int, length: int, width: int, vocabulary: int) -> Case:
+def head_case(device: torch.device, batch: int, length: int, width: int) -> Case:
     """InfoPrompt's head loss: the mean prompt vector against the input's own tokens."""
     torch.manual_seed(0)
-    table_VD = torch.randn(vocabulary, width, device=device) / width**0.5
-    ids_BL = torch.randint(vocabulary, (batch, length), device=device)
+    embeddings_BLD = torch.randn(batch, length, width, device=device) / width**0.5
     keep_BL = torch.arange(length, device=device) < torch.randint(length // 2, length + 1, (batch, 1), device=device)
     prompt_BD = (torch.randn(batch, width, device=device) / width**0.5).requires_grad_()
     direction_D = torch.randn(width, device=device).requires_grad_()
 
     def released() -> Tensor:
-        candidates_BLD = torch.cat([prompt_BD[:, None], F.embedding(ids_BL, table_VD)], 1)
+        candidates_BLD = torch.cat([prompt_BD[:, None], embeddings_BLD], 1)
         scores_BL = (candidates_BLD * direction_D).sum(2)
         hidden_BL = F.pad(~keep_BL, (1, 0))
         return -scores_BL.masked_fill(hidden_BL, -100.0).log_softmax(1)[:, 0].mean()
 
     def ours() -> Tensor:
-        return token_row_info_nce(prompt_BD @ direction_D, ids_BL, keep_BL, table_VD, direction_D).mean()
+        return embedded_row_info_nce(prompt_BD @ direction_D, embeddings_BLD, keep_BL, direction_D).mean()
 
     return Case(
         "head loss",
-        {"B": batch, "L": length, "d": width, "V": vocabulary},
+        {"B": batch, "L": length, "d": width},
         [prompt_BD, direction_D],
         [
             Contender("ours", ours, True),
@@ -237,7 +234,7 @@ def step_case(device: torch.device, batch: int = 8, length: int = 128, negatives
     with torch.device(device):
         body = RobertaModel(config, add_pooling_layer=False).to(torch.bfloat16).eval().requires_grad_(False)
         inputs_BLD = torch.randn(batch, length, 1024, dtype=torch.bfloat16, requires_grad=True)
-    head = head_case(device, batch, length, 1024, 50265)
+    head = head_case(device, batch, length, 1024)
     representation = representation_case(device, batch, negatives, 1024)
     ours = [next(one for one in case.contenders if isinstance(one, Contender)) for case in (head, representation)]
     return Case(
@@ -266,7 +263,7 @@ def cases(size: str, device: torch.device) -> Iterator[Case]:
     for batch, negatives in {"tiny": [(4, 8)]}.get(size, [(8, 32), (256, 1024), (1024, 4096)]):
         yield representation_case(device, batch, negatives, 64 if size == "tiny" else 1024)
     for batch in {"tiny": [4]}.get(size, [8, 256, 1024]):
-        yield head_case(device, batch, *((16, 32, 100) if size == "tiny" else (128, 1024, 50265)))
+        yield head_case(device, batch, *((16, 32) if size == "tiny" else (128, 1024)))
     pairs = {"tiny": [(16, 8)], "cpu": [(1024, 256), (8192, 256)], "gpu": [(8192, 256), (32768, 1024)]}
     for rows, width in pairs[size]:
         yield pair_case(device, dtype, rows, width)
@@ -293,8 +290,7 @@ def floor_seconds(case: Case, ceilings: Ceilings) -> float | None:
         weights = 2 * case.sizes["V"] * case.sizes["d"]
         return max(2 * 2 * math.prod(case.sizes.values()) / ceilings.flops, weights / ceilings.bytes_per_second)
     if case.op == "head loss":
-        vectors = min(case.sizes["B"] * case.sizes["L"], case.sizes["V"])
-        return FLOAT_BYTES * vectors * case.sizes["d"] / ceilings.bytes_per_second
+        return FLOAT_BYTES * math.prod(case.sizes.values()) / ceilings.bytes_per_second
     return None
 
 

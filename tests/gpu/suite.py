@@ -8,8 +8,7 @@ import pytest
 
 from tests.gpu.record import ROOT, Recorder
 
-FILES = ("test_row_info_nce_impls.py", "test_row_info_nce_draws.py", "test_pair_stats_impls.py")
-FILES += ("test_frozen_linear_cross_entropy_impls.py",)
+FILES = ("test_row_info_nce_impls.py", "test_pair_stats_impls.py", "test_frozen_linear_cross_entropy_impls.py")
 DRY = "test_pair_stats_impls.py::test_autocast_neither_rounds_scores_nor_statistics"
 
 

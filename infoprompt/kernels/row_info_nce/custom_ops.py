@@ -1,7 +1,7 @@
 """The statistics of the losses as operators that torch knows: what they give, and their gradients.
 
 Which implementation runs is settled inside them, so that a compiler sees one call. `op` checks the arguments,
-and brings all but the large ones to one dtype. Letters: B rows, K negatives, L tokens, V vocabulary, E embedding width.
+and brings all but the large ones to one dtype. Shapes: B rows, K negatives, L tokens, E embedding width.
 """
 
 from collections.abc import Iterator
@@ -18,26 +18,6 @@ WIDEST = 8192
 """Widest vectors that the Triton kernels take."""
 
 
-@torch.library.custom_op("infoprompt::row_log_odds", mutates_args=())
-def row_log_odds(positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None, impl: str) -> Tensor:
-    """log( sum_k c_ik exp(n_ik - p_i) ), [B]."""
-    with _implementation(impl, positive_B) as made_by:
-        log_odds_B: Tensor = made_by.row_log_odds(positive_B, negative_BK, keep_BK)
-    return log_odds_B
-
-
-@torch.library.custom_op("infoprompt::row_log_odds_backward", mutates_args=())
-def row_log_odds_backward(
-    grad_B: Tensor, positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None, log_odds_B: Tensor, impl: str
-) -> Tensor:
-    """Gradient of the negatives, [B, K]."""
-    with _implementation(impl, positive_B) as made_by:
-        grad_BK: Tensor = made_by.row_log_odds_backward(
-            grad_B.contiguous(), positive_B, negative_BK, keep_BK, log_odds_B
-        )
-    return grad_BK
-
-
 @torch.library.custom_op("infoprompt::gaussian_log_sum_exp", mutates_args=())
 def gaussian_log_sum_exp(std_B: Tensor, noise_BK: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     """log( sum_k exp(std_i * noise_ik) ) and its derivative by std, [B] each."""
@@ -46,34 +26,13 @@ def gaussian_log_sum_exp(std_B: Tensor, noise_BK: Tensor, impl: str) -> tuple[Te
     return log_sum_B, tilt_B
 
 
-@torch.library.custom_op("infoprompt::drawn_gaussian_log_sum_exp", mutates_args=())
-def drawn_gaussian_log_sum_exp(
-    std_B: Tensor, num_negatives: int, seed: int, offset: int, first_row: int, impl: str
-) -> tuple[Tensor, Tensor]:
-    """The same of draws that are made inside."""
-    with _implementation(impl, std_B) as made_by:
-        log_sum_B, tilt_B = made_by.drawn_gaussian_log_sum_exp(std_B, num_negatives, seed, offset, first_row)
-    return log_sum_B, tilt_B
-
-
 @torch.library.custom_op("infoprompt::vector_log_odds", mutates_args=())
 def vector_log_odds(
-    positive_B: Tensor,
-    vectors: Tensor,
-    token_ids_BL: Tensor | None,
-    keep_BL: Tensor | None,
-    direction_E: Tensor,
-    with_mean: bool,
-    impl: str,
+    positive_B: Tensor, embeddings_BLE: Tensor, keep_BL: Tensor, direction_E: Tensor, with_mean: bool, impl: str
 ) -> tuple[Tensor, Tensor]:
-    """log( sum_l c_il exp(e_il . u - p_i) ), [B], and its derivative by u, [B, E], or [0, E] without `with_mean`.
-
-    The vectors e are [B, L, E], or with token ids rows of a table, [V, E].
-    """
+    """log( sum_l c_il exp(e_il . u - p_i) ), [B], and its derivative by u, [B, E], or [0, E] without `with_mean`."""
     with _implementation(impl, positive_B, len(direction_E)) as made_by:
-        log_odds_B, mean_BE = made_by.vector_log_odds(
-            positive_B, vectors, token_ids_BL, keep_BL, direction_E, with_mean
-        )
+        log_odds_B, mean_BE = made_by.vector_log_odds(positive_B, embeddings_BLE, keep_BL, direction_E, with_mean)
     return log_odds_B, mean_BE
 
 
@@ -94,76 +53,38 @@ def _implementation(impl: str, rows_B: Tensor, width: int = 0) -> Iterator[Any]:
         yield made_by
 
 
-@row_log_odds.register_fake
-def _(positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None, impl: str) -> Tensor:
-    return torch.empty_like(positive_B)
-
-
-@row_log_odds_backward.register_fake
-def _(
-    grad_B: Tensor, positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None, log_odds_B: Tensor, impl: str
-) -> Tensor:
-    return torch.empty_like(negative_BK, memory_format=torch.contiguous_format)
-
-
 @gaussian_log_sum_exp.register_fake
 def _(std_B: Tensor, noise_BK: Tensor, impl: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(std_B), torch.empty_like(std_B)
 
 
-@drawn_gaussian_log_sum_exp.register_fake
-def _(std_B: Tensor, num_negatives: int, seed: int, offset: int, first_row: int, impl: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(std_B), torch.empty_like(std_B)
-
-
 @vector_log_odds.register_fake
 def _(
-    positive_B: Tensor,
-    vectors: Tensor,
-    token_ids_BL: Tensor | None,
-    keep_BL: Tensor | None,
-    direction_E: Tensor,
-    with_mean: bool,
-    impl: str,
+    positive_B: Tensor, embeddings_BLE: Tensor, keep_BL: Tensor, direction_E: Tensor, with_mean: bool, impl: str
 ) -> tuple[Tensor, Tensor]:
     size = len(positive_B) if with_mean else 0
     return torch.empty_like(positive_B), direction_E.new_empty(size, len(direction_E))
-
-
-def _keep_scores(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    positive_B, negative_BK, keep_BK, ctx.impl = inputs
-    ctx.save_for_backward(positive_B, negative_BK, keep_BK, output)
-
-
-def _of_scores(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
-    _refuse_second_derivative()
-    positive_B, negative_BK, keep_BK, log_odds_B = ctx.saved_tensors
-    grad_BK = None
-    if ctx.needs_input_grad[1]:
-        grad_BK = row_log_odds_backward(grad_B, positive_B, negative_BK, keep_BK, log_odds_B, ctx.impl)
-    return -grad_B, grad_BK, None, None
 
 
 def _keep_derivative(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # there would be zeros for the derivative
     ctx.save_for_backward(output[1])
-    ctx.num_inputs = len(inputs)
 
 
 def _of_std(ctx: Any, grad_B: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative()
     (tilt_B,) = ctx.saved_tensors
-    return (None if grad_B is None else grad_B * tilt_B, *[None] * (ctx.num_inputs - 1))
+    return (None if grad_B is None else grad_B * tilt_B), None, None
 
 
 def _of_vectors(ctx: Any, grad_B: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative()
     (mean_BE,) = ctx.saved_tensors
     grad_E = None
-    if grad_B is not None and ctx.needs_input_grad[4]:
+    if grad_B is not None and ctx.needs_input_grad[3]:
         grad_E = (grad_B.unsqueeze(1) * mean_BE).sum(0)  # not a product of matrices, which autocast would round
-    return (None if grad_B is None else -grad_B), None, None, None, grad_E, None, None
+    return (None if grad_B is None else -grad_B), None, None, grad_E, None, None
 
 
 def _refuse_second_derivative() -> None:
@@ -174,7 +95,5 @@ def _refuse_second_derivative() -> None:
         )
 
 
-row_log_odds.register_autograd(_of_scores, setup_context=_keep_scores)
 gaussian_log_sum_exp.register_autograd(_of_std, setup_context=_keep_derivative)
-drawn_gaussian_log_sum_exp.register_autograd(_of_std, setup_context=_keep_derivative)
 vector_log_odds.register_autograd(_of_vectors, setup_context=_keep_derivative)

@@ -1,6 +1,6 @@
 """InfoNCE with one positive and own negatives per row: the formulas in plain torch.
 
-Shapes: B rows, K negatives, L tokens, V vocabulary, E embedding width.
+Shapes: B rows, K negatives, L tokens, E embedding width.
 """
 
 import math
@@ -8,8 +8,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from infoprompt.kernels.row_info_nce.philox import gaussian_draws
 
 
 def row_info_nce_reference(positive_B: Tensor, negative_BK: Tensor, keep_BK: Tensor | None = None) -> Tensor:
@@ -47,24 +45,6 @@ def gaussian_row_info_nce_reference(positive_B: Tensor, mean_B: Tensor, std_B: T
     return row_info_nce_reference(positive_B, mean_B1 + std_B1 * noise_BK.to(mean_B1.dtype))
 
 
-def drawn_gaussian_row_info_nce_reference(
-    positive_B: Tensor, mean_B: Tensor, std_B: Tensor, num_negatives: int, seed: int, offset: int, first_row: int
-) -> Tensor:
-    """As `gaussian_row_info_nce_reference`, with the draws of `gaussian_draws`.
-
-    Args:
-        positive_B, mean_B, std_B: as above, [B].
-        num_negatives: K.
-        seed, offset: what the draws are a function of, beside row and k.
-        first_row: number of the first row.
-    Returns:
-        Loss in nats, [B], float32 or wider.
-    """
-    rows, columns = range(first_row, first_row + len(positive_B)), range(num_negatives)
-    noise_BK = gaussian_draws(seed, offset, rows, columns, wide(std_B).dtype, std_B.device)
-    return gaussian_row_info_nce_reference(positive_B, mean_B, std_B, noise_BK)
-
-
 def exact_gaussian_row_info_nce_reference(
     positive_B: Tensor, mean_B: Tensor, std_B: Tensor, num_negatives: int
 ) -> Tensor:
@@ -85,36 +65,20 @@ def exact_gaussian_row_info_nce_reference(
 
 
 def embedded_row_info_nce_reference(
-    positive_B: Tensor, embeddings_BLE: Tensor, keep_BL: Tensor | None, direction_E: Tensor
+    positive_B: Tensor, embeddings_BLE: Tensor, keep_BL: Tensor, direction_E: Tensor
 ) -> Tensor:
     """InfoNCE loss of each row against the scores of its own vectors, n_il = e_il . u.
 
     Args:
         positive_B: score of the true pair, [B].
         embeddings_BLE: the row's vectors e, [B, L, E].
-        keep_BL: which of them count, or how often, [B, L]; all once if not given.
+        keep_BL: which of them count (bool), or how often each does (integer, from 0), [B, L].
         direction_E: u, [E].
     Returns:
         Loss in nats, [B], float32 or wider; 0 for a row without negatives.
     """
     dtype = torch.promote_types(wide(embeddings_BLE).dtype, wide(direction_E).dtype)
     return row_info_nce_reference(positive_B, embeddings_BLE.to(dtype) @ direction_E.to(dtype), keep_BL)
-
-
-def token_row_info_nce_reference(
-    positive_B: Tensor, token_ids_BL: Tensor, keep_BL: Tensor | None, table_VE: Tensor, direction_E: Tensor
-) -> Tensor:
-    """As `embedded_row_info_nce_reference`, the vectors being rows of a table.
-
-    Args:
-        positive_B, keep_BL, direction_E: as above.
-        token_ids_BL: rows of the table, [B, L], integer; where a position does not count, anything.
-        table_VE: [V, E].
-    Returns:
-        Loss in nats, [B], float32 or wider; 0 for a row without negatives.
-    """
-    ids_BL = token_ids_BL if keep_BL is None else token_ids_BL.masked_fill(keep_BL == 0, 0)
-    return embedded_row_info_nce_reference(positive_B, table_VE[ids_BL], keep_BL, direction_E)
 
 
 def against(log_odds_B: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What the benchmark times: each op's work, done by ours and by everyone else who does it.
 
-Every contender of a case starts from the same leaves, runs forward and backward, and returns the mean loss. Letters:
+Every contender of a case starts from the same leaves, runs forward and backward, and returns the mean loss. Shapes:
 B rows, K negatives, Z latent width, D hidden width, L tokens, N and M sides of the pairs, V vocabulary.
 """
 
@@ -215,7 +215,7 @@ def frozen_head_case(device: torch.device, dtype: torch.dtype, rows: int, vocabu
         {"N": rows, "V": vocabulary, "d": width},
         [hidden_ND],
         [
-            Contender("ours", lambda: frozen_linear_cross_entropy(hidden_ND, weight_VD, target_N), True),
+            Contender("ours", lambda: frozen_linear_cross_entropy(hidden_ND, weight_VD, target_N).mean(), True),
             Contender("plain torch", plain, needs_bytes=held),
             Contender("torch.compile", compiled(plain), needs_bytes=held),
             *others(),

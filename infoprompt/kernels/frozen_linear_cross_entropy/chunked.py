@@ -28,16 +28,14 @@ def others_in_tiles(
     bias_V: Tensor | None,
     softcap: float | None,
     with_grad: bool,
-    with_mean: bool,
 ) -> Others:
-    """The sums above, and if asked for the mean logit.
+    """The sums above.
 
     Args:
         hidden_ND, weight_VD, bias_V: as for the op.
         target_N: a target out of range leaves no word out.
         softcap: None for none.
-        with_grad: whether `weighted_ND` (and `mean_ND`) are wanted.
-        with_mean: whether `mean_N` is wanted; needs a cap (the mean of plain logits is one product with a mean row).
+        with_grad: whether `weighted_ND` is wanted.
     """
     num_rows, num_words = len(hidden_ND), len(weight_VD)
     panel, tile = _block(num_rows, weight_VD)
@@ -47,22 +45,18 @@ def others_in_tiles(
         hidden_ND.new_full((num_rows,), torch.finfo(wide).min, dtype=wide),
         zeros(num_rows, dtype=wide),
         zeros(hidden_ND.shape, dtype=wide) if with_grad else None,
-        zeros(num_rows, dtype=wide) if with_mean else None,
-        zeros(num_rows if with_grad else 0, hidden_ND.shape[1], dtype=wide) if with_mean else None,
     )
     # a CPU's memory is mapped anew, page by page, at every allocation of that size
     room = None if weight_VD.is_cuda else hidden_ND.new_empty(panel * min(tile, num_words), dtype=wide)
     for top in range(0, num_rows, panel):
         at = slice(top, top + panel)
-        here = Others(rows.max_N[at], rows.sum_N[at], *(part if part is None else part[at] for part in rows[2:]))
+        weighted_RD = None if rows.weighted_ND is None else rows.weighted_ND[at]
+        here = Others(rows.max_N[at], rows.sum_N[at], weighted_RD)
         hidden_RD, target_R = _operand(hidden_ND[at]), target_N[at]
         for first in range(0, num_words, tile):
             words = slice(first, first + tile)
             bias_T = None if bias_V is None else bias_V[words]
             _add_tile(here, hidden_RD, _operand(weight_VD[words]), bias_T, target_R - first, softcap, room)
-    for total in (rows.mean_N, rows.mean_ND):
-        if total is not None:
-            total.div_(num_words)
     return rows
 
 
@@ -83,10 +77,6 @@ def _add_tile(
         tanh_RT = logits_RT.div_(softcap).tanh_()
         slope_RT = (1 - tanh_RT.square()) if rows.weighted_ND is not None else None
         logits_RT = tanh_RT.mul_(softcap)
-    if rows.mean_N is not None:
-        rows.mean_N.add_(logits_RT.sum(1))
-    if rows.mean_ND is not None and slope_RT is not None:
-        rows.mean_ND.add_(wide_product(slope_RT, weight_TD))
     _leave_out(logits_RT, target_R)
     raised_R = torch.maximum(rows.max_N, logits_RT.amax(1))
     shrink_R = (rows.max_N - raised_R).exp_()

@@ -159,7 +159,7 @@ def others_of_few(
         weight_VD,
         bias_V,
         target_N,
-        *shares[:3],
+        *shares,
         num_rows,
         num_words,
         width,
@@ -171,8 +171,8 @@ def others_of_few(
         num_stages=STAGES,
     )
     _merge_kernel[(num_rows, triton.cdiv(width, MERGED_COLUMNS) if with_grad else 1)](
-        *shares[:3],
-        *rows[:3],
+        *shares,
+        *rows,
         num_rows,
         num_shares,
         width,

@@ -295,7 +295,6 @@ class Backbone(nn.Module):
                 token_T.repeat(len(states_BTD)),
                 head.bias if last_bias_1V is None else last_bias_1V.squeeze(0),
                 softcap=self._softcap,
-                reduction="none",
             )
             return -loss_N.view(states_BTD.shape[:2])
         logits_BTV = self._capped(head(states_BTD).float())

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 from isolation import put_back
+from preloaded import preloaded
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -73,6 +74,13 @@ def _test_leaves_nothing(_module_leaves_nothing):
 def _own_cache(_test_leaves_nothing, tmp_path_factory, monkeypatch):
     """No test reads states that another run has kept."""
     monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Forks Python processes that have torch and the packages imported."""
+    with preloaded({**os.environ, "OMP_NUM_THREADS": "1"}) as forking:
+        yield forking
 
 
 @pytest.fixture(scope="session")

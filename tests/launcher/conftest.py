@@ -1,8 +1,8 @@
 """A run that takes seconds, for what starts runs."""
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,13 +53,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def infoprompt(tmp_path) -> Run:
+def infoprompt(tmp_path, processes) -> Run:
     """Runs `infoprompt ...` as a process of its own, in a folder of its own."""
 
     def run(*arguments: object, stdin: str = "", seconds: float = 100) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", "from launcher.cli import main; main()", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=tmp_path, input=stdin, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        return processes.run(arguments, tmp_path, os.environ, stdin, seconds)
 
     return run

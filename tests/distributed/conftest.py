@@ -4,14 +4,13 @@ import contextlib
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from preloaded import Forked, Preloaded
 from torch.distributed import TCPStore
 
 # What a rank runs: load the test's file, call its function, keep what it returns.
@@ -34,7 +33,7 @@ os._exit(0)  # gloo's threads may abort an interpreter that is taken down
 
 
 @pytest.fixture
-def run_distributed(tmp_path: Path) -> Callable[..., list[Any]]:
+def run_distributed(tmp_path: Path, processes: Preloaded) -> Callable[..., list[Any]]:
     """`run_distributed(path, name, *arguments, world_size=2, seconds=600, env=None)`.
 
     Calls the module-level function `name` of the Python file `path` in `world_size` processes, which find each other
@@ -62,51 +61,35 @@ def run_distributed(tmp_path: Path) -> Callable[..., list[Any]]:
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank opens a store of its own
         }
-        with started(
-            [
-                (
-                    [sys.executable, "-c", WORKER, str(path), name, f"{folder}/arguments", f"{folder}/result{rank}"],
-                    os.environ
-                    | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-                    | rendezvous
-                    | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                    | (env or {}),
-                    folder / f"output{rank}",
-                )
-                for rank in range(world_size)
-            ]
-        ) as processes:
-            wait(processes, [folder / f"output{rank}" for rank in range(world_size)], seconds)
+        outputs = [folder / f"output{rank}" for rank in range(world_size)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | rendezvous | (env or {})
+        ranks = [
+            processes.start(
+                WORKER,
+                [path, name, folder / "arguments", folder / f"result{rank}"],
+                Path.cwd(),
+                environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                [Path(os.devnull), outputs[rank], outputs[rank]],
+            )
+            for rank in range(world_size)
+        ]
+        try:
+            wait(ranks, outputs, seconds)
+        finally:
+            for rank in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(rank.pid, signal.SIGKILL)
+                rank.wait()
         return [pickle.loads((folder / f"result{rank}").read_bytes()) for rank in range(world_size)]
 
     return run
 
 
-@contextlib.contextmanager
-def started(commands: list[tuple[list[str], dict[str, str], Path]]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start each (command, environment, output file) in a process group of its own; none is left afterwards."""
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for command, environment, output in commands:
-            with output.open("wb") as file:
-                processes.append(
-                    subprocess.Popen(
-                        command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                )
-        yield processes
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait(processes: list[subprocess.Popen[bytes]], outputs: list[Path], seconds: float) -> None:
+def wait(ranks: list[Forked], outputs: list[Path], seconds: float) -> None:
     """Return when all have ended well; fail as soon as one has not, or when the time is up."""
     deadline = time.monotonic() + seconds
     while True:
-        codes = [process.poll() for process in processes]
+        codes = [rank.poll() for rank in ranks]
         for rank, code in enumerate(codes):
             if code:
                 pytest.fail(f"rank {rank} ended with {code}:\n{outputs[rank].read_text()[-8000:]}", pytrace=False)

@@ -93,18 +93,18 @@ def test_micro_batches_give_the_curve_of_the_whole_batch(toy_settings):
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("engine", ["plain", "deepspeed"])
-def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy_settings, tmp_path, engine):
+def test_a_run_killed_at_a_random_step_and_resumed_ends_as_one_never_stopped(toy_settings, tmp_path, processes, engine):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tracking = {"enabled": True, "uri": uri, "every_steps": 1}
     settings = {**toy_settings, "engine": {"kind": engine}, "checkpoint": {"every_steps": 3}, "tracking": tracking}
     config = override_config(build_config(settings), ["optim.epochs=3", "objective.preset=paper"])
-    whole = _start(config, tmp_path / "whole")
+    whole = _start(processes, config, tmp_path / "whole")
     assert whole.wait(timeout=SECONDS) == 0, _output(tmp_path / "whole")
-    killed = _start(config, tmp_path / "killed")
+    killed = _start(processes, config, tmp_path / "killed")
     steps = random.Random(engine).randint(4, 30)
     _kill_after(killed, tmp_path / "killed" / "metrics.jsonl", steps)
     assert not (tmp_path / "killed" / "result.json").exists()
-    resumed = _start(config, tmp_path / "killed", "--resume", "auto")
+    resumed = _start(processes, config, tmp_path / "killed", "--resume", "auto")
     assert resumed.wait(timeout=SECONDS) == 0, _output(tmp_path / "killed")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
     timeless = [
@@ -162,14 +162,14 @@ def test_resuming_with_other_settings_is_refused_and_a_finished_run_resumes_to_i
         run(override_config(config, ["optim.lr=0.5"]), resume="auto")
 
 
-def _start(config, folder, *options):
+def _start(processes, config, folder, *options):
     folder.mkdir(exist_ok=True)
     file = folder.with_suffix(".yaml")
     file.write_text(dump_config(override_config(config, [f"run.output_dir={folder}"])))
-    command = [sys.executable, str(ROOT / "launcher" / "train.py"), str(file), *options]
+    log = folder.with_suffix(".log")
+    script = f"import runpy; runpy.run_path({str(ROOT / 'launcher' / 'train.py')!r}, run_name='__main__')"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder.with_suffix(".log")).open("a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    return processes.start(script, [file, *options], Path.cwd(), environment, [Path(os.devnull), log, log])
 
 
 def _kill_after(process, spool: Path, steps: int) -> None:

@@ -3,13 +3,14 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import preloaded
+from project_copy import copied_project
 from safetensors.torch import load_file
 
 from launcher.sweeps.plan import load_sweep
@@ -47,19 +48,36 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, toy_data):
-    """A folder that looks like the project's to the commands, and takes what they write."""
-    place = tmp_path_factory.mktemp("readme")
-    for name in ("configs", "launcher", "infoprompt"):
-        (place / name).symlink_to(ROOT / name)
+    """A copy of the project, small, which takes what the commands write."""
+    place = copied_project(tmp_path_factory.mktemp("readme"))
     _as_csv(toy_data["train"], place / "train.csv")
     _as_csv(toy_data["test"], place / "test.csv")
     return place
 
 
+@pytest.fixture(scope="module")
+def run(folder):
+    """Runs words of the command line there; all `infoprompt` but the first one share what they import."""
+    environment, started = _environment(folder), []
+    with preloaded(environment) as processes:
+
+        def run(*words: str) -> "subprocess.CompletedProcess[str]":
+            started.append(words)
+            if words[0] == "infoprompt" and len(started) > 1:
+                return processes.run(words[1:], folder, environment)
+            if words[:2] == ("python", "-c"):
+                return processes.run([], folder, environment, python=words[2])
+            return subprocess.run(
+                words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
+
+        yield run
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.timeout(1200)
-def test_every_command_runs_as_written(folder):
+def test_every_command_runs_as_written(run):
     ran = 0
     for command in commands():
         if command.startswith(ELSEWHERE):
@@ -67,9 +85,7 @@ def test_every_command_runs_as_written(folder):
         words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
         words += SHORT_STUDY if command.startswith("infoprompt study") else []
         words += SHORT_BENCHMARK if "kernels.benchmark" in command else []
-        done = subprocess.run(
-            words, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
-        )
+        done = run(*words)
         # `doctor` ends with 1 where something would fail on this machine; it must still have looked at everything
         allowed = (0, 1) if command == "infoprompt doctor" else (0,)
         assert done.returncode in allowed, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -78,20 +94,12 @@ def test_every_command_runs_as_written(folder):
 
 
 @pytest.mark.slow
-def test_the_python_example_runs(folder):
+def test_the_python_example_runs(run):
     (code,) = (block for block in blocks("python") if "load_config" in block)
     code = code.replace('"run.output_dir=runs/python"', ", ".join(map(repr, ["run.output_dir=runs/python", *SHORT])))
     code = code.replace('["the text of one example"]', "[Example('a cat and a dog', None, Span(2, 5), Span(12, 15))]")
     code = code.replace("import Artifact", "import Artifact, Example, Span")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=_environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run("python", "-c", code)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Prediction(label=" in done.stdout
 
@@ -100,8 +108,7 @@ def test_the_python_example_runs(folder):
 def test_a_prompt_and_a_head_of_ones_own_are_a_file_each_and_a_recipe(tmp_path, toy_settings):
     kinds = [block for block in blocks("python") if "KIND" in block]
     (recipe,) = (block for block in blocks("yaml") if "gated" in block)
-    for name in ("infoprompt", "launcher"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    copied_project(tmp_path)
     for text in (*kinds, recipe):
         place = tmp_path / text.splitlines()[0].removeprefix("# ")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +116,14 @@ def test_a_prompt_and_a_head_of_ones_own_are_a_file_each_and_a_recipe(tmp_path, 
     values = {f"{part}.{key}": value for part, entries in toy_settings.items() for key, value in entries.items()}
     overrides = [f"{key}={value}" for key, value in values.items()] + ["optim.epochs=1"]
     words = [sys.executable, "-c", "from launcher.cli import main; main()", "train", "configs/recipes/gated.yaml"]
-    environment = {**_environment(tmp_path), "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [*words, *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*words, *overrides],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     trained = load_file(tmp_path / "run" / "artifact" / "prompt.safetensors")
@@ -153,6 +165,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
         "INFOPROMPT_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }

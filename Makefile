@@ -2,6 +2,7 @@
 # train     the quickstart: InfoPrompt, the same without its information losses, and a head alone
 # test      the whole suite, on a CPU, without network
 # lint      ruff and mypy
+# proofs    that a sweep survives faults, and what many trials and a kept backbone cost: half an hour, as root
 # prove-gpu what was written for a GPU, on a machine with one, in 8 minutes
 
 PYTHON ?= python3.11
@@ -10,7 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install train test lint prove-gpu
+PROOFS := kept_backbone thousand_trials fault_sweep
+
+.PHONY: install train test lint proofs $(PROOFS) prove-gpu
 
 install: .venv/.installed
 
@@ -24,6 +27,11 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+proofs: $(PROOFS)
+
+$(PROOFS): .venv/.installed-dev
+	$(BIN)/python tests/proofs/$@.py
 
 prove-gpu: .venv/.installed-dev
 	$(BIN)/python -m tests.gpu.prove

@@ -1,14 +1,19 @@
 """Seconds of a run beside training, with the backbone read anew and kept from the run before.
 
-    python tests/proofs/kept_backbone.py
+    python tests/proofs/kept_backbone.py [--runs 7] [--layers 24]
 
 The backbone is a BERT of 24 layers and width 1024 (303 M parameters, bfloat16) with random weights.
+
+Exits with 1 if the kept one is no quicker.
 """
 
+import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,13 +24,11 @@ from infoprompt.model.backbone import cache
 from infoprompt.model.backbone.load import EMBEDDED, backbone_source
 from infoprompt.train import run
 
-RUNS = 7
 
-
-def make_backbone(folder: Path) -> None:
+def make_backbone(folder: Path, layers: int) -> None:
     """A large model of random weights with MiniLM's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(backbone_source(EMBEDDED))
-    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    size = {"hidden_size": 1024, "num_hidden_layers": layers, "num_attention_heads": 16, "intermediate_size": 4096}
     model = BertModel(BertConfig(vocab_size=len(tokenizer), **size), add_pooling_layer=False)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -52,20 +55,25 @@ def seconds_beside_training(place: Path, name: str) -> float:
     return time.perf_counter() - started - result.seconds
 
 
-def main() -> None:
-    """Print the medians of both."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the medians of both; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=24)
+    options = parser.parse_args(arguments)
+    seconds: dict[str, list[float]] = {"read anew": [], "kept": []}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        make_backbone(place / "backbone")
-        anew, kept = [], []
-        for number in range(RUNS + 1):
+        make_backbone(place / "backbone", options.layers)
+        for number in range(options.runs + 1):
             cache.forget()
-            anew.append(seconds_beside_training(place, f"anew_{number}"))
-            kept.append(seconds_beside_training(place, f"kept_{number}"))
-        for name, seconds in (("read anew", anew), ("kept", kept)):
-            shown = " ".join(f"{one:.2f}" for one in seconds[1:])  # the first run imports
-            print(f"{name:10} median {statistics.median(seconds[1:]):.2f} s   ({shown})")
+            for name, taken in seconds.items():
+                taken.append(seconds_beside_training(place, f"{name} {number}"))
+    medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}  # the first run imports
+    for name, taken in seconds.items():
+        print(f"{name:10} median {medians[name]:.2f} s   ({' '.join(f'{one:.2f}' for one in taken[1:])})")
+    return 0 if medians["kept"] < medians["read anew"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

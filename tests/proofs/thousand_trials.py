@@ -4,6 +4,8 @@
 
 Each trial records nine evaluations of a made-up score as an MLflow run of its own and trains nothing, so the figures
 are those of the sweep's own machinery. Prints a line for every hundred trials.
+
+Exits with 1 if a trial failed.
 """
 
 import argparse
@@ -29,8 +31,8 @@ STEPS = 9
 EVERY = 100
 
 
-def main() -> None:
-    """Run it, and print the table."""
+def main() -> int:
+    """Run it, and print the table; the exit code."""
     options = _read()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="thousand-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +50,7 @@ def main() -> None:
     print(
         f"{seconds:.0f} s in all, {60 * options.trials / seconds:.0f} trials a minute; best trial {outcome.best.number}"
     )
+    return int("failed" in states)
 
 
 def _trainer():
@@ -143,4 +146,4 @@ def _read() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,7 +26,8 @@ from infoprompt.model.backbone.cache import kept_backbone
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
-from infoprompt.model.prompts.kind import Prompt
+from infoprompt.model.member import Member
+from infoprompt.model.shared import SharedModel
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
@@ -41,7 +42,7 @@ class Setup:
     config: RunConfig
     task: Task
     engine: Engine
-    prompt: Prompt | None
+    member: Member
     train: TrainLoader
     dev: EncodedDataset
     test: EncodedDataset
@@ -65,7 +66,7 @@ class Setup:
 
     def tags(self) -> dict[str, str]:
         """What a table of runs is read and sorted by: task, rows, backbone and prompt."""
-        length = f" {self.config.prompt.length}" if self.prompt is not None else ""
+        length = f" {self.config.prompt.length}" if self.member.prompt is not None else ""
         return {
             "task": self.task.name,
             "task.kind": self.task.kind,
@@ -78,11 +79,12 @@ class Setup:
 
     def untouched_parameters(self) -> int:
         """Trained parameters that the training rows cannot change, such as a table's rows for other tokens."""
-        if self.prompt is None:
+        prompt = self.member.prompt
+        if prompt is None:
             return 0
         texts = self.train.rows.texts
         real = [[i for i, slot in zip(text.input_ids, text.slots, strict=True) if slot < 0] for text in texts]
-        return sum(parameter.numel() for parameter in self.prompt.parameters()) - self.prompt.touched_parameters(real)
+        return sum(parameter.numel() for parameter in prompt.parameters()) - prompt.touched_parameters(real)
 
     def evaluate(self, rows: EncodedDataset) -> Evaluation:
         """Scores on rows; all ranks take part."""
@@ -111,8 +113,8 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     accumulation = accumulation_steps(config.data, ranks.world_size)
     backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone)
-    model = build_member(config, backbone, task)
-    engine = build_engine(model, config, ranks)
+    member = build_member(config, backbone, task)
+    engine = build_engine(SharedModel([member]), [config], ranks)
 
     def encode(examples: list[Example], name: str) -> EncodedDataset:
         return EncodedDataset.encode(examples, task.labels, template, name, task.scale)
@@ -125,7 +127,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         config,
         task,
         engine,
-        model.prompt,
+        member,
         TrainLoader(
             rows["training"],
             config.data.batch_size,
@@ -133,14 +135,14 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
             ranks.rank,
             ranks.world_size,
             config.seed,
-            noise_of(config, has_latent=model.gaussian is not None),
+            noise_of(config, has_latent=member.gaussian is not None),
         ),
         rows["dev"],
         rows["test"],
         fingerprint,
         class_weights(config.data, task, rows["training"]),
     )
-    start_head(setup, model.head, encode([Example(text=text) for text in task.label_texts], "label"))
+    start_head(setup, member.head, encode([Example(text=text) for text in task.label_texts], "label"))
     if not needs_unprompted_states(config, task, training=True):
         return setup
     batch_size = config.evaluation.batch_size

@@ -195,7 +195,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         with seeded_dropout(config.seed, progress.step, setup.ranks):
             for batch in setup.train.micro_batches(progress.step):
                 on_device = batch.to(setup.ranks.device)
-                encoding = engine.forward(on_device)
+                encoding = engine.forward({0: on_device})[0]
                 terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
                 grad_norm = _step(engine, terms, progress)
                 parts.append(terms)
@@ -229,15 +229,14 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
 
 
 def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
-    try:
-        return engine.step(terms.total)
-    except NonFiniteLoss:
-        parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
-        raise TrainingStopped(
-            f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the "
-            "update was not made. Lower optim.lr or the objective's weights, and start anew; what was saved before "
-            "it stays."
-        ) from None
+    update = engine.step({0: terms.total})[0]
+    if not isinstance(update, NonFiniteLoss):
+        return update
+    parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
+    raise TrainingStopped(
+        f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the update was "
+        "not made. Lower optim.lr or the objective's weights, and start anew; what was saved before it stays."
+    )
 
 
 def leave(setup: Setup, state: TrainingState, number: int) -> NoReturn:

@@ -102,7 +102,7 @@ def start_training_state(setup: Setup, saved: ResumeState | None) -> TrainingSta
     setup.engine.load_optimizer_state(saved.tensors["optimizer"])
     if setup.ranks.is_first:
         log.info("Going on from update %d of %d.", values["step"], total)
-    set_running_means(setup.engine.model, saved.tensors.get("running_means", {}))
+    set_running_means(setup.member, saved.tensors.get("running_means", {}))
     return TrainingState(
         progress=replace(progress, step=values["step"], examples=values["examples"]),
         best_state=dict(saved.tensors.get("best", {})),
@@ -120,7 +120,7 @@ def save_training_state(setup: Setup, state: TrainingState) -> None:
     tensors = {"trained": engine.trained_state(), "optimizer": engine.optimizer_state()}
     if state.best_state:
         tensors["best"] = state.best_state
-    if means := running_means(engine.model):
+    if means := running_means(setup.member):
         tensors["running_means"] = {term: cpu_copy(log_average) for term, log_average in means.items()}
     values = {
         "step": state.progress.step,

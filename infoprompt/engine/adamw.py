@@ -11,10 +11,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running moments, by torch's names."""
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def trained_parameters(member: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained, by the name that saved states have for it."""
-    trained = {_saved_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained, "nothing in the model is trained"
+    trained = {_saved_name(name): parameter for name, parameter in member.named_parameters() if parameter.requires_grad}
+    assert trained, "nothing in the member is trained"
     assert all(parameter.dtype == torch.float32 for parameter in trained.values()), "trained parameters are float32"
     return trained
 
@@ -33,9 +33,22 @@ def _saved_name(name: str) -> str:
     return name
 
 
-def build_optimizer(parameters: Sequence[nn.Parameter], optim: OptimSettings) -> torch.optim.AdamW:
-    """The optimiser, the same in every engine."""
-    return torch.optim.AdamW(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+def build_optimizer(
+    trained: Sequence[Mapping[str, nn.Parameter]], optims: Sequence[OptimSettings]
+) -> torch.optim.AdamW:
+    """The optimiser, the same in every engine: a parameter group for each member, by the member's own settings."""
+    return torch.optim.AdamW(
+        [
+            {
+                "params": list(parameters.values()),
+                "lr": optim.lr,
+                "betas": optim.betas,
+                "eps": optim.eps,
+                "weight_decay": optim.weight_decay,
+            }
+            for parameters, optim in zip(trained, optims, strict=True)
+        ]
+    )
 
 
 def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:

@@ -64,7 +64,7 @@ def deepspeed_config(config: RunConfig, world_size: int, device_type: Literal["c
         "train_batch_size": config.data.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size(config.data, world_size),
         "gradient_accumulation_steps": accumulation_steps(config.data, world_size),
-        "gradient_clipping": config.optim.max_grad_norm,
+        "gradient_clipping": 0.0,  # of one member, see deepspeed_engine.py
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         # DeepSpeed shall neither print nor measure: that is the tracker's.

@@ -9,7 +9,6 @@ How the stages keep what is trained (DeepSpeed 0.19.8, no fp16 or bf16 section):
 """
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import deepspeed
 import torch
+from deepspeed.runtime.utils import clip_grad_norm_, combine_grad_norm_groups
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
@@ -38,23 +38,29 @@ from infoprompt.engine.adamw import (
     trained_parameters,
 )
 from infoprompt.engine.deepspeed_config import deepspeed_config, loading_config
-from infoprompt.engine.interface import require_finite_loss, require_finite_norm
+from infoprompt.engine.interface import NonFiniteLoss, Update, checked_norm, finite_losses, total
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
 from infoprompt.engine.ranks import Ranks
+from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 
 
 class DeepSpeedEngine:
-    """An `Engine`; `start_ranks` must have been called with the same settings."""
+    """An `Engine`; `start_ranks` must have been called with the same settings.
 
-    def __init__(self, model: nn.Module, config: RunConfig, ranks: Ranks) -> None:
+    One DeepSpeed optimiser updates all members, each its parameter group. DeepSpeed clips all groups by one norm, so
+    its clipping is off and each member's gradient is clipped here, before the update.
+    """
+
+    def __init__(self, model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks) -> None:
         _quiet()
+        config = configs[0]
         self.ranks = ranks
-        self.model = model
-        self._trained = trained_parameters(model)
-        self._shapes = {name: _whole_shape(parameter) for name, parameter in self._trained.items()}
+        self._max_norms = [config.optim.max_grad_norm for config in configs]
+        self._trained = [trained_parameters(member) for member in model.members]
+        self._shapes = [{name: _whole_shape(parameter) for name, parameter in own.items()} for own in self._trained]
         self._stage = config.engine.zero_stage
-        parameters = list(self._trained.values())
+        parameters = [parameter for own in self._trained for parameter in own.values()]
         self._outputs = _TensorOutputs(model)
         self._loading = _live_config(config, ranks.world_size)
         # Of what is trained, a backbone that was loaded in parts stays so.
@@ -65,57 +71,57 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=self._outputs,
             model_parameters=parameters,
-            optimizer=build_optimizer(parameters, config.optim),
+            optimizer=build_optimizer(self._trained, [config.optim for config in configs]),
             config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device)),
         )
         if self._stage == 3:
             self._keep_whole()
+        if self._stage > 0:
+            self._start_moments()
 
-    def forward(self, batch: Batch) -> Encoding:
+    def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
         self._engine.train()
-        return self._outputs.take(self._engine(batch))
+        outputs = self._engine(list(batches), list(batches.values()))
+        return dict(zip(batches, self._outputs.take(outputs), strict=True))
 
-    def step(self, loss: Tensor) -> float | None:
+    def step(self, losses: Mapping[int, Tensor]) -> dict[int, Update]:
         """See `Engine`."""
-        require_finite_loss(loss, self.ranks)
-        self._engine.backward(loss)
-        if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
-            return None
-        if self._stage == 0:
-            # DeepSpeed forgets this norm; the gradients are averaged already.
-            gradients = [parameter.grad for parameter in self._trained.values() if parameter.grad is not None]
-            norm = require_finite_norm(float(nn.utils.get_total_norm(gradients)))
-            self._engine.step()
-            return norm
+        finite, updates = finite_losses(losses, self.ranks)
+        if not finite:
+            return updates
+        self._engine.backward(total(finite))
+        if self._engine.is_gradient_accumulation_boundary():
+            updates |= {member: self._clip(member) for member in finite}
+            updated = {member for member, update in updates.items() if isinstance(update, float)}
+            if not updated:
+                return updates
+            for member in set(range(len(self._trained))) - updated:
+                self._leave_out(member)
         self._engine.step()
-        # ZeRO makes no update where the norm is not finite, and may then still hold the norm of the update before.
-        applied = self._engine.was_step_applied()
-        return require_finite_norm(float(self._engine.get_global_grad_norm()) if applied else math.inf)
+        return updates
 
-    def set_lr(self, lr: float) -> None:
+    def set_lr(self, lr: float, member: int = 0) -> None:
         """See `Engine`."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        self._engine.optimizer.param_groups[member]["lr"] = lr
 
     @torch.no_grad()
-    def infer(self, batch: Batch) -> Encoding:
+    def infer(self, batch: Batch, member: int = 0) -> Encoding:
         """See `Engine`."""
         self._engine.eval()
-        return self._outputs.take(self._engine(batch))
+        (encoding,) = self._outputs.take(self._engine([member], [batch]))
+        return encoding
 
-    def trained_state(self) -> dict[str, Tensor]:
+    def trained_state(self, member: int = 0) -> dict[str, Tensor]:
         """See `Engine`."""
-        if self._stage < 3:
-            return {name: cpu_copy(parameter) for name, parameter in self._trained.items()}
-        return {name: cpu_copy(safe_get_full_fp32_param(parameter)) for name, parameter in self._trained.items()}
+        whole = safe_get_full_fp32_param if self._stage == 3 else torch.Tensor.detach
+        return {name: cpu_copy(whole(parameter)) for name, parameter in self._trained[member].items()}
 
     @torch.no_grad()
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_trained_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
         """See `Engine`."""
-        check_state(state, self._shapes)
-        for name, parameter in self._trained.items():  # one by one: a whole backbone may not fit a rank
+        check_state(state, self._shapes[member])
+        for name, parameter in self._trained[member].items():  # one by one: a whole backbone may not fit a rank
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.copy_(state[name])
         if self._stage == 3:
@@ -123,29 +129,27 @@ class DeepSpeedEngine:
         if self._stage > 0:
             self._engine.optimizer.refresh_fp32_params()
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_state(self, member: int = 0) -> dict[str, Tensor]:
         """See `Engine`."""
         if self._stage == 0:
-            return whole_optimizer_state(self._engine.optimizer, self._trained)
-        self._start_moments()
+            return whole_optimizer_state(self._engine.optimizer, self._trained[member])
         state = {
             f"{name}.{moment}": cpu_copy(safe_get_full_optimizer_state(parameter, moment))
-            for name, parameter in self._trained.items()
+            for name, parameter in self._trained[member].items()
             for moment in MOMENTS
         }
         base = self._engine.optimizer.optimizer
-        return state | {"step": base.state[self._parts()[0]]["step"].to("cpu", torch.int64)}
+        return state | {"step": base.state[self._flat(member)[0]]["step"].to("cpu", torch.int64)}
 
-    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
         """See `Engine`."""
-        check_state(state, optimizer_shapes(self._shapes))
+        check_state(state, optimizer_shapes(self._shapes[member]))
         if self._stage == 0:
-            set_whole_optimizer_state(self._engine.optimizer, self._trained, state)
+            set_whole_optimizer_state(self._engine.optimizer, self._trained[member], state)
             return
-        self._start_moments()
-        for part in self._parts():
-            self._engine.optimizer.optimizer.state[part]["step"] = state["step"].to("cpu", torch.float32, copy=True)
-        for name, parameter in self._trained.items():
+        for flat in self._flat(member):
+            self._engine.optimizer.optimizer.state[flat]["step"] = state["step"].to("cpu", torch.float32, copy=True)
+        for name, parameter in self._trained[member].items():
             for moment in MOMENTS:
                 whole = state[f"{name}.{moment}"].to(self.ranks.device)
                 if self._stage < 3:
@@ -176,38 +180,79 @@ class DeepSpeedEngine:
         if lasting:
             lasting[0].all_gather(lasting)
 
-    def _parts(self) -> list[Tensor]:
-        """What this rank's AdamW updates: its parts of the trained parameters, joined."""
+    def _clip(self, member: int) -> float | NonFiniteLoss:
+        """Clip a member's averaged gradient; its norm before."""
+        max_norm = self._max_norms[member]
+        if self._stage == 0:
+            trained = self._trained[member].values()
+            norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+            if max_norm > 0:
+                clip_grad_norm_(trained, max_norm)
+            return checked_norm(float(norm))
         zero = self._engine.optimizer
-        return zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        groups = self._groups(member)
+        of_group = zero.fp16_groups if self._stage == 3 else zero.params_in_partition
+        norm = combine_grad_norm_groups(
+            [zero.get_grad_norm_direct(zero.averaged_gradients[group], of_group[group]) for group in groups]
+        )
+        if max_norm > 0:
+            scale = 1.0 / torch.clamp((norm + 1e-6) / max_norm, min=1.0)
+            for group in groups:
+                for gradient in zero.averaged_gradients[group]:
+                    gradient.mul_(scale)
+        return checked_norm(float(norm))
+
+    def _leave_out(self, member: int) -> None:
+        """Have the update leave a member's parameters as they are."""
+        if self._stage == 0:
+            for parameter in self._trained[member].values():
+                parameter.grad = None
+            return
+        self.set_lr(0.0, member)  # a group that has no gradient is updated all the same
+        for group in self._groups(member):
+            for gradient in self._engine.optimizer.averaged_gradients[group]:
+                gradient.zero_()
+
+    def _groups(self, member: int) -> list[int]:
+        """Which of ZeRO's flat groups hold a member's parameters."""
+        if self._stage < 3:
+            return [member]
+        group_of = self._engine.optimizer.sub_group_to_group_id
+        return [flat for flat in sorted(group_of) if group_of[flat] == member]
+
+    def _flat(self, member: int) -> list[Tensor]:
+        """What this rank's AdamW updates of a member: its part of the trained parameters, joined."""
+        zero = self._engine.optimizer
+        flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        return [flat[group] for group in self._groups(member)]
 
     def _start_moments(self) -> None:
-        # torch makes AdamW's state at the first update; a state may be asked for, or loaded, before.
+        # torch makes AdamW's state at the first update. A state may be asked for, or loaded, before; and stages 1 and 2
+        # look for the state of every group as soon as the first one has been updated.
         zero = self._engine.optimizer
-        for part in self._parts():
-            if not zero.optimizer.state.get(part):
-                moments = {moment: torch.zeros_like(part, requires_grad=False) for moment in MOMENTS}
-                zero.optimizer.state[part] = {"step": torch.tensor(0.0)} | moments
+        for flat in (flat for member in range(len(self._trained)) for flat in self._flat(member)):
+            moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
+            zero.optimizer.state[flat] = {"step": torch.tensor(0.0)} | moments
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
 
 
 class _TensorOutputs(nn.Module):
-    """Shows DeepSpeed the tensors of an Encoding: its hooks do not look into dataclasses."""
+    """Shows DeepSpeed the tensors of the encodings: its hooks do not look into dataclasses."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SharedModel) -> None:
         super().__init__()
         self.model = model
-        self._encoding: Encoding | None = None
+        self._encodings: list[Encoding] = []
 
-    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
-        self._encoding = self.model(batch)
-        return tuple(_tensors(self._encoding))
+    def forward(self, places: Sequence[int], batches: Sequence[Batch]) -> tuple[Tensor, ...]:
+        self._encodings = self.model(places, batches)
+        return tuple(tensor for encoding in self._encodings for tensor in _tensors(encoding))
 
-    def take(self, outputs: tuple[Tensor, ...]) -> Encoding:
-        """The Encoding, made of the tensors that DeepSpeed has hooked."""
-        encoding, self._encoding = self._encoding, None
-        return _with_tensors(encoding, iter(outputs))
+    def take(self, outputs: tuple[Tensor, ...]) -> list[Encoding]:
+        """The encodings, made of the tensors that DeepSpeed has hooked."""
+        encodings, self._encodings, hooked = self._encodings, [], iter(outputs)
+        return [_with_tensors(encoding, hooked) for encoding in encodings]
 
 
 def _tensors(record: Any) -> Iterator[Tensor]:

@@ -10,21 +10,24 @@ from infoprompt.config import RunConfig
 from infoprompt.engine.interface import Engine
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import Ranks
+from infoprompt.model.shared import SharedModel
 
 
-def build_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
+def build_engine(model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks) -> Engine:
     """The engine that `engine.kind` names.
 
     Args:
-        model: Batch -> Encoding, the same on every rank; float32 where it is trained. The engine moves it.
+        model: the same on every rank; float32 where it is trained. The engine moves it.
+        configs: of each member; settings of the engine, and how a batch is cut, are the same for all.
+        ranks: of all members.
     Raises:
         ConfigError: the batch cannot be cut into equal parts for all ranks.
     """
-    if config.engine.kind == "deepspeed":
+    if configs[0].engine.kind == "deepspeed":
         from infoprompt.engine.deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(model, config, ranks)
-    return PlainEngine(model, config, ranks)
+        return DeepSpeedEngine(model, configs, ranks)
+    return PlainEngine(model, configs, ranks)
 
 
 def partitions_weights(config: RunConfig) -> bool:

@@ -1,5 +1,6 @@
 """What runs forward, backward and update: the interface of the engines, and what they share."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infoprompt.data.batch import Batch
 from infoprompt.engine.ranks import Ranks
@@ -15,49 +16,54 @@ from infoprompt.objective.encoding import Encoding
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or gradient is infinite or not a number; the update was not made, on any rank."""
+    """A member's loss or gradient is infinite or not a number; its update was not made, on any rank."""
+
+
+Update = float | NonFiniteLoss | None
+"""What became of a member's micro-batch: the norm of its whole gradient over all ranks, before clipping, where its
+parameters were updated; None where no update was due; why none was made."""
 
 
 class Engine(Protocol):
-    """Trains a model. Every method is collective but `set_lr`: all ranks call it, in the same order.
+    """Trains members over one backbone, each as if it were alone: its own rate, clipping, AdamW state and end.
 
-    The states are whole float32 CPU tensors that know nothing of ranks, ZeRO stages or the kind of engine, so one that
-    was saved anywhere can be loaded anywhere.
+    Every method is collective but `set_lr`: all ranks call it, in the same order. Members are named by their place in
+    the model. The states are whole float32 CPU tensors that know nothing of ranks, ZeRO stages, the kind of engine or
+    other members, so one that was saved anywhere can be loaded anywhere.
     """
 
     ranks: Ranks
-    model: nn.Module
 
-    def forward(self, batch: Batch) -> Encoding:
-        """Forward in training mode."""
+    def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
+        """Forward in training mode, of the members that go on."""
 
-    def step(self, loss: Tensor) -> float | None:
+    def step(self, losses: Mapping[int, Tensor]) -> dict[int, Update]:
         """Backward of one micro-batch; at the last one of a batch clip, update, and zero the gradients.
 
         Args:
-            loss: scalar, the mean over the micro-batch's examples of this rank.
+            losses: of the members that `forward` was called for: scalar, the mean over the micro-batch's examples of
+                this rank.
         Returns:
-            Norm of the whole gradient over all ranks, before clipping; None if no update was due.
-        Raises:
-            NonFiniteLoss: on every rank, if the loss of any rank or the gradient is not finite.
+            What became of each. A member whose loss or gradient is not finite on any rank is not updated, then or
+            later; do not give it again. The others are, as if it had not been there.
         """
 
-    def set_lr(self, lr: float) -> None:
-        """Learning rate of the next updates."""
+    def set_lr(self, lr: float, member: int = 0) -> None:
+        """Learning rate of a member's next updates."""
 
-    def infer(self, batch: Batch) -> Encoding:
-        """Forward in evaluation mode, without gradients."""
+    def infer(self, batch: Batch, member: int = 0) -> Encoding:
+        """Forward of a member in evaluation mode, without gradients."""
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """Every trained parameter, by its name in the model."""
+    def trained_state(self, member: int = 0) -> dict[str, Tensor]:
+        """Every trained parameter, by its name in the member."""
 
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_trained_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
         """Set every trained parameter; raises ValueError if names or shapes differ."""
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_state(self, member: int = 0) -> dict[str, Tensor]:
         """`<parameter>.exp_avg` and `<parameter>.exp_avg_sq` of every trained parameter, and `step`, int64 scalar."""
 
-    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
         """Set what `optimizer_state` gave; raises ValueError if names or shapes differ."""
 
     def close(self) -> None:
@@ -73,17 +79,28 @@ def seeded_dropout(seed: int, step: int, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def require_finite_loss(loss: Tensor, ranks: Ranks) -> None:
-    """Raise NonFiniteLoss on every rank if the loss of any is not finite."""
-    value = float(loss.detach())
-    if ranks.all_true(math.isfinite(value)):
-        return
-    losses = ", ".join(f"{value:g} on rank {rank}" for rank, value in enumerate(ranks.gather_objects(value)))
-    raise NonFiniteLoss(f"the loss is not finite ({losses}). Lower optim.lr, or look at this batch's rows.")
+def finite_losses(losses: Mapping[int, Tensor], ranks: Ranks) -> tuple[dict[int, Tensor], dict[int, Update]]:
+    """The losses that are finite on every rank, and what became of each member so far; in one collective."""
+    values = {member: float(loss.detach()) for member, loss in losses.items()}
+    agreed = ranks.each_true([math.isfinite(value) for value in values.values()])
+    updates: dict[int, Update] = dict.fromkeys(losses)
+    if not all(agreed):
+        of_rank = ranks.gather_objects(values)
+        for member in (member for member, finite in zip(losses, agreed, strict=True) if not finite):
+            shown = ", ".join(f"{found[member]:g} on rank {rank}" for rank, found in enumerate(of_rank))
+            updates[member] = NonFiniteLoss(
+                f"the loss is not finite ({shown}). Lower optim.lr, or look at this batch's rows."
+            )
+    return {member: loss for member, loss in losses.items() if updates[member] is None}, updates
 
 
-def require_finite_norm(norm: float) -> float:
-    """The gradient norm, which all ranks share; raises NonFiniteLoss if it is not finite."""
-    if not math.isfinite(norm):
-        raise NonFiniteLoss(f"the gradient's norm is {norm:g}, though the loss is finite. Lower optim.lr.")
-    return norm
+def total(losses: Mapping[int, Tensor]) -> Tensor:
+    """The sum; rows of one member give the parameters of another no gradient, so it is each one's own loss."""
+    return functools.reduce(torch.add, losses.values())
+
+
+def checked_norm(norm: float) -> float | NonFiniteLoss:
+    """The norm of a member's gradient, which all ranks share, or what is wrong with it."""
+    if math.isfinite(norm):
+        return norm
+    return NonFiniteLoss(f"the gradient's norm is {norm:g}, though the loss is finite. Lower optim.lr.")

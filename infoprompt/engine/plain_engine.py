@@ -1,6 +1,6 @@
 """Training in torch alone: the yardstick that DeepSpeed must match."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,96 +16,106 @@ from infoprompt.engine.adamw import (
     trained_parameters,
 )
 from infoprompt.engine.deepspeed_config import accumulation_steps
-from infoprompt.engine.interface import require_finite_loss, require_finite_norm
+from infoprompt.engine.interface import Update, checked_norm, finite_losses, total
 from infoprompt.engine.ranks import Ranks
+from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 
 
 class PlainEngine:
     """An `Engine`: the model is whole on every rank, and gradients are averaged in one collective per update."""
 
-    def __init__(self, model: nn.Module, config: RunConfig, ranks: Ranks) -> None:
+    def __init__(self, model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks) -> None:
         self.ranks = ranks
-        self.model = model.to(ranks.device)
-        self._accumulation = accumulation_steps(config.data, ranks.world_size)
-        self._max_norm = config.optim.max_grad_norm
-        self._trained = trained_parameters(model)
-        self._optimizer = build_optimizer(list(self._trained.values()), config.optim)
+        self._model = model.to(ranks.device)
+        self._accumulation = accumulation_steps(configs[0].data, ranks.world_size)
+        self._max_norms = [config.optim.max_grad_norm for config in configs]
+        self._trained = [trained_parameters(member) for member in model.members]
+        self._optimizer = build_optimizer(self._trained, [config.optim for config in configs])
         self._micro_steps = 0
 
-    def forward(self, batch: Batch) -> Encoding:
+    def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
-        self.model.train()
-        return self.model(batch)
+        self._model.train()
+        return dict(zip(batches, self._model(list(batches), list(batches.values())), strict=True))
 
-    def step(self, loss: Tensor) -> float | None:
+    def step(self, losses: Mapping[int, Tensor]) -> dict[int, Update]:
         """See `Engine`."""
-        require_finite_loss(loss, self.ranks)
-        (loss / self._accumulation).backward()
+        finite, updates = finite_losses(losses, self.ranks)
+        if finite:
+            (total(finite) / self._accumulation).backward()
         self._micro_steps += 1
         if self._micro_steps % self._accumulation:
-            return None
-        norm = nn.utils.get_total_norm(self._averaged_gradients())
-        require_finite_norm(float(norm))
-        if self._max_norm > 0:
-            nn.utils.clip_grads_with_norm_(self._trained.values(), self._max_norm, norm)
+            return updates
+        for member, gradients in self._averaged_gradients(finite).items():
+            norm = nn.utils.get_total_norm(gradients)
+            updates[member] = checked_norm(float(norm))
+            if self._max_norms[member] > 0:
+                nn.utils.clip_grads_with_norm_(self._trained[member].values(), self._max_norms[member], norm)
+        for member, trained in enumerate(self._trained):
+            if not isinstance(updates.get(member), float):
+                for parameter in trained.values():  # without a gradient AdamW leaves it as it is
+                    parameter.grad = None
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return updates
 
-    def set_lr(self, lr: float) -> None:
+    def set_lr(self, lr: float, member: int = 0) -> None:
         """See `Engine`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-
-    @torch.no_grad()
-    def infer(self, batch: Batch) -> Encoding:
-        """See `Engine`."""
-        self.model.eval()
-        return self.model(batch)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """See `Engine`."""
-        return {name: cpu_copy(parameter) for name, parameter in self._trained.items()}
+        self._optimizer.param_groups[member]["lr"] = lr
 
     @torch.no_grad()
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+    def infer(self, batch: Batch, member: int = 0) -> Encoding:
         """See `Engine`."""
-        check_state(state, self._shapes())
-        for name, parameter in self._trained.items():
+        self._model.eval()
+        (encoding,) = self._model([member], [batch])
+        return encoding
+
+    def trained_state(self, member: int = 0) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return {name: cpu_copy(parameter) for name, parameter in self._trained[member].items()}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
+        """See `Engine`."""
+        check_state(state, self._shapes(member))
+        for name, parameter in self._trained[member].items():
             parameter.copy_(state[name])
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_state(self, member: int = 0) -> dict[str, Tensor]:
         """See `Engine`."""
-        return whole_optimizer_state(self._optimizer, self._trained)
+        return whole_optimizer_state(self._optimizer, self._trained[member])
 
-    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Tensor], member: int = 0) -> None:
         """See `Engine`."""
-        check_state(state, optimizer_shapes(self._shapes()))
-        set_whole_optimizer_state(self._optimizer, self._trained, state)
+        check_state(state, optimizer_shapes(self._shapes(member)))
+        set_whole_optimizer_state(self._optimizer, self._trained[member], state)
 
     def close(self) -> None:
         """See `Engine`."""
         self._optimizer.zero_grad()
 
-    def _shapes(self) -> dict[str, torch.Size]:
-        return {name: parameter.shape for name, parameter in self._trained.items()}
+    def _shapes(self, member: int) -> dict[str, torch.Size]:
+        return {name: parameter.shape for name, parameter in self._trained[member].items()}
 
-    def _averaged_gradients(self) -> list[Tensor]:
-        for parameter in self._trained.values():
-            # A parameter the loss did not reach gets a zero gradient, as DeepSpeed has it: ranks then agree on what
-            # is sent, and every parameter has made the same number of updates.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self._trained.values() if parameter.grad is not None]
-        if self.ranks.world_size == 1:
-            return gradients
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        self.ranks.sum_in_place(flat)
-        flat /= self.ranks.world_size
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-        return gradients
+    def _averaged_gradients(self, members: Iterable[int]) -> dict[int, list[Tensor]]:
+        found = {member: [_gradient(parameter) for parameter in self._trained[member].values()] for member in members}
+        gradients = [gradient for own in found.values() for gradient in own]
+        if self.ranks.world_size > 1 and gradients:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            self.ranks.sum_in_place(flat)
+            flat /= self.ranks.world_size
+            for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+        return found
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    # A parameter the loss did not reach gets a zero gradient, as DeepSpeed has it: ranks then agree on what is sent,
+    # and every parameter of a member has made the same number of updates.
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def whole_optimizer_state(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

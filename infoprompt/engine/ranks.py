@@ -3,7 +3,7 @@
 import atexit
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -43,14 +43,14 @@ _process = _Process()
 
 @dataclass
 class Wishes:
-    """What the ranks have agreed on in the last `all_true`, and what this one asks for in the next."""
+    """What the ranks have agreed on in the last `each_true`, and what this one asks for in the next."""
 
     leave: int = 0
     """Agreed: number of a signal that told any rank to end; 0 if none did."""
     save: bool = False
     """Agreed: whether the first rank asked for the state to be saved."""
     ask_to_save: bool = False
-    """Of the first rank, in the next `all_true`."""
+    """Of the first rank, in the next `each_true`."""
 
 
 @dataclass
@@ -83,18 +83,22 @@ class Ranks:
         return self.rank == 0
 
     def all_true(self, flag: bool) -> bool:
-        """Whether the flag is true on every rank; `wishes` are agreed on in the same collective."""
+        """Whether the flag is true on every rank."""
+        return self.each_true([flag])[0]
+
+    def each_true(self, flags: Sequence[bool]) -> list[bool]:
+        """Whether each flag is true on every rank; `wishes` are agreed on in the same collective."""
         wishes = self.wishes
         save = wishes.ask_to_save and self.is_first
         if self.world_size == 1:
             wishes.leave, wishes.save = told(), save
-            return flag
-        with self._waiting("all_true"):
-            reduced = torch.tensor([int(flag), -told(), -int(save)], device=self.device)
+            return list(flags)
+        with self._waiting("each_true"):
+            reduced = torch.tensor([-told(), -int(save), *map(int, flags)], device=self.device)
             dist.all_reduce(reduced, op=dist.ReduceOp.MIN)
-            true, leave, agreed_to_save = reduced.tolist()
+            leave, agreed_to_save, *true = reduced.tolist()
         wishes.leave, wishes.save = -leave, agreed_to_save < 0
-        return bool(true)
+        return [bool(flag) for flag in true]
 
     def sum_in_place(self, value: Tensor) -> None:
         """Make a tensor the sum of those of all ranks."""
@@ -130,7 +134,7 @@ class Ranks:
 
     def barrier(self) -> None:
         """Return when every rank has come here."""
-        self.all_true(True)
+        self.each_true([])
 
     @contextmanager
     def _waiting(self, name: str) -> Iterator[None]:

@@ -10,10 +10,10 @@ width.
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprompt.data.batch import Batch
@@ -38,6 +38,19 @@ class Pass:
     states_BLD: Tensor
     logits_BC: Tensor | None = None
     """Label scores, where the head made the pass itself."""
+
+
+class SharedModel(nn.Module):
+    """Members over one backbone; one run is a single member."""
+
+    def __init__(self, members: "Sequence[Member]") -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, places: Sequence[int], batches: Sequence[Batch]) -> list[Encoding]:
+        """The encoding of each batch by the member of that place, in as few passes as `shared_pass` takes."""
+        members: list[Any] = [self.members[place] for place in places]
+        return [members[0](batches[0])] if len(members) == 1 else shared_pass(members, batches)
 
 
 def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[Encoding]:

@@ -5,7 +5,7 @@ One start of the processes serves all engines, since importing DeepSpeed costs m
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from infoprompt.config import RunConfig, build_config
+from infoprompt.data.batch import Batch
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.interface import Engine, NonFiniteLoss
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
+from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding, Latent
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
@@ -110,9 +112,9 @@ def train(engine: Engine, first: int, last: int) -> list[tuple[float, float]]:
         batches = micro_batches(step, engine.ranks)
         assert not engine.infer(batches[0]).logits_BC.requires_grad  # type: ignore[arg-type]
         for batch in batches:
-            loss = loss_of(engine.forward(batch), batch)  # type: ignore[arg-type]
+            loss = loss_of(engine.forward({0: batch})[0], batch)  # type: ignore[dict-item]
             losses.append(loss.item())
-            norms.append(engine.step(loss))
+            norms.append(engine.step({0: loss})[0])
         assert norms[:-1] == [None] * (len(batches) - 1)
         assert norms[-1] is not None
         curve.append((engine.ranks.mean({"loss": sum(losses) / len(losses)})["loss"], norms[-1]))
@@ -129,8 +131,13 @@ def each_engine(use: Callable[[tuple[str, int], Ranks], Any], engines: list[tupl
     return results
 
 
-def state_of(engine: Engine) -> dict[str, Tensor]:
-    return engine.trained_state() | engine.optimizer_state()
+def state_of(engine: Engine, member: int = 0) -> dict[str, Tensor]:
+    return engine.trained_state(member) | engine.optimizer_state(member)
+
+
+def infinite_slope(value: Tensor) -> Tensor:
+    """Zero, but its gradient is infinite: the slope of the root there."""
+    return (value - value.detach()).abs().sqrt().sum()
 
 
 def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
@@ -161,7 +168,7 @@ def run_variant(dtype: torch.dtype, persistence: int, clip: float) -> dict[Any, 
     def curve(kind: tuple[str, int], ranks: Ranks) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
         model = Toy(dtype, seed=3)
         frozen = {name: value.clone() for name, value in model.state_dict().items() if "frozen" in name}
-        engine = build_engine(model, settings(kind, max_grad_norm=clip), ranks)
+        engine = build_engine(SharedModel([model]), [settings(kind, max_grad_norm=clip)], ranks)
         fresh = engine.optimizer_state()
         assert fresh["step"] == 0
         assert not any(value.any() for value in fresh.values())
@@ -195,7 +202,7 @@ def test_every_stage_trains_as_plain_torch_does(run_distributed, world_size):
 
 def run_resume() -> dict[Any, Any]:
     def halves(kind: tuple[str, int], ranks: Ranks) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
-        whole = build_engine(Toy(torch.bfloat16), settings(kind), ranks)
+        whole = build_engine(SharedModel([Toy(torch.bfloat16)]), [settings(kind)], ranks)
         train(whole, 0, 4)
         middle = state_of(whole)
         trained, optimizer = whole.trained_state(), whole.optimizer_state()
@@ -204,7 +211,7 @@ def run_resume() -> dict[Any, Any]:
         whole.close()
         fresh = Toy(torch.bfloat16, seed=9)
         fresh.frozen.load_state_dict(Toy(torch.bfloat16).frozen.state_dict())
-        engine = build_engine(fresh, settings(kind), ranks)
+        engine = build_engine(SharedModel([fresh]), [settings(kind)], ranks)
         engine.load_trained_state(trained)
         engine.load_optimizer_state(optimizer)
         assert_equal(state_of(engine), middle)
@@ -218,7 +225,7 @@ def run_resume() -> dict[Any, Any]:
 
 def run_continue(middle: dict[str, Tensor]) -> dict[Any, Any]:
     def second_half(kind: tuple[str, int], ranks: Ranks) -> dict[str, Tensor]:
-        engine = build_engine(Toy(torch.bfloat16), settings(kind), ranks)
+        engine = build_engine(SharedModel([Toy(torch.bfloat16)]), [settings(kind)], ranks)
         optimizer = {name: value for name, value in middle.items() if name.endswith(("step", "exp_avg", "exp_avg_sq"))}
         engine.load_trained_state({name: value for name, value in middle.items() if name not in optimizer})
         engine.load_optimizer_state(optimizer)
@@ -253,24 +260,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_states_change_engine_and_
 
 def run_not_finite() -> None:
     def poison(kind: tuple[str, int], ranks: Ranks) -> None:
-        engine = build_engine(Toy(torch.float32), settings(kind), ranks)
+        engine = build_engine(SharedModel([Toy(torch.float32)]), [settings(kind)], ranks)
         train(engine, 0, 1)
         before = state_of(engine)
         batch = micro_batches(1, ranks)[0]
-        loss = loss_of(engine.forward(batch), batch)
-        with pytest.raises(NonFiniteLoss, match=r"on rank 0, nan on rank 1"):
-            engine.step(loss * (math.nan if ranks.rank == 1 else 1.0))
+        loss = loss_of(engine.forward({0: batch})[0], batch)
+        update = engine.step({0: loss * (math.nan if ranks.rank == 1 else 1.0)})[0]
+        assert isinstance(update, NonFiniteLoss)
+        assert "on rank 0, nan on rank 1" in str(update)
         assert_equal(state_of(engine), before)
         engine.close()
 
-        # A finite loss with an infinite gradient: the slope of the root at zero.
-        engine = build_engine(Toy(torch.float32), settings(kind), ranks)
+        engine = build_engine(SharedModel([Toy(torch.float32)]), [settings(kind)], ranks)
         before = state_of(engine)
-        *accumulated, last = [engine.forward(batch) for batch in micro_batches(1, ranks)]
+        *accumulated, last = [engine.forward({0: batch})[0] for batch in micro_batches(1, ranks)]
         for encoding in accumulated:
-            engine.step(encoding.logits_BC.sum())
-        with pytest.raises(NonFiniteLoss, match="gradient's norm"):
-            engine.step((last.logits_BC - last.logits_BC.detach()).abs().sqrt().sum())
+            engine.step({0: encoding.logits_BC.sum()})
+        update = engine.step({0: infinite_slope(last.logits_BC)})[0]
+        assert isinstance(update, NonFiniteLoss)
+        assert "gradient's norm" in str(update)
         assert_equal(state_of(engine), before)
         engine.close()
 
@@ -279,6 +287,72 @@ def run_not_finite() -> None:
 
 def test_a_poisoned_rank_stops_every_rank_before_the_update(run_distributed):
     run_distributed(__file__, "run_not_finite")
+
+
+# ---- several members
+
+
+class Beside(SharedModel):
+    """Toys that share nothing, each called alone."""
+
+    def forward(self, places: Sequence[int], batches: Sequence[Batch]) -> list[Encoding]:
+        return [self.members[place](batch) for place, batch in zip(places, batches, strict=True)]
+
+
+MEMBERS = [
+    {"lr": 0.02, "max_grad_norm": 0.4},
+    {"lr": 0.02, "max_grad_norm": 0.0, "weight_decay": 0.0, "betas": [0.8, 0.99]},
+    {"lr": 0.1, "max_grad_norm": 0.05},
+    {"lr": 0.02, "max_grad_norm": 0.4},
+]
+ENDS = {1: 3, 3: 1}
+"""Members that diverge, and the update they do so in: member 1 by its loss, member 3 by its gradient."""
+
+
+def updates_of(engine: Engine, members: Sequence[int], steps: int = 6) -> dict[int, list[float]]:
+    """The norms of the members that live through all updates; one alone does not diverge."""
+    norms: dict[int, list[float]] = {place: [] for place in range(len(members))}
+    last_rank = engine.ranks.rank == engine.ranks.world_size - 1
+    for step in range(steps):
+        for place, member in enumerate(members):
+            engine.set_lr(MEMBERS[member]["lr"] / (1 + step), place)
+        for part, batch in enumerate(micro_batches(step, engine.ranks)):
+            encodings = engine.forward(dict.fromkeys(norms, batch))  # type: ignore[misc]
+            losses = {place: loss_of(encoding, batch) for place, encoding in encodings.items()}
+            diverging = [place for place in losses if len(members) > 1 and ENDS.get(place) == step and part == 1]
+            for place in diverging:
+                slope = infinite_slope(encodings[place].logits_BC)
+                losses[place] = slope if place == 3 else losses[place] * (math.nan if last_rank else 1)
+            for place, update in engine.step(losses).items():
+                if isinstance(update, NonFiniteLoss):
+                    del norms[place]
+                elif update is not None:
+                    norms[place].append(update)
+    return norms
+
+
+def run_members() -> None:
+    def compare(kind: tuple[str, int], ranks: Ranks) -> None:
+        configs = [settings(kind, **optim) for optim in MEMBERS]
+        engine = build_engine(Beside([Toy(torch.float32, member) for member in range(len(MEMBERS))]), configs, ranks)
+        norms = updates_of(engine, range(len(MEMBERS)))
+        assert norms.keys() == {0, 2}
+        for member, config in enumerate(configs):
+            alone = build_engine(SharedModel([Toy(torch.float32, member)]), [config], ranks)
+            own = updates_of(alone, [member], ENDS.get(member, 6))[0]
+            assert_close(engine.trained_state(member), alone.trained_state(), kind)
+            if member in norms:
+                assert_close(norms[member], own, kind)
+                assert_close(engine.optimizer_state(member), alone.optimizer_state(), kind)
+            alone.close()
+        engine.close()
+
+    each_engine(compare, [PLAIN, *STAGES])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_members_are_updated_as_if_alone_and_one_that_diverges_ends_alone(run_distributed, world_size):
+    run_distributed(__file__, "run_members", world_size=world_size)
 
 
 # ---- ranks
@@ -366,7 +440,7 @@ def run_partitioned_as(folder: str, dtype: str) -> dict[Any, Any]:
         held = sum(parameter.numel() for parameter in backbone.parameters())
         with gathered([embedding]):
             table_VD = embedding.detach().clone()
-        engine = build_engine(AroundBert(backbone), config, ranks)
+        engine = build_engine(SharedModel([AroundBert(backbone)]), [config], ranks)
         points = train(engine, 0, 4)
         assert {parameter.dtype for parameter in backbone.parameters()} == {getattr(torch, dtype)}
         engine.close()

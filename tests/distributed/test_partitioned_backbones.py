@@ -15,6 +15,7 @@ from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
+from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
@@ -75,13 +76,13 @@ def curve(folder: str, kind: str, stage: int) -> tuple[list[float], Tensor, str,
         backbone = load_backbone(config.backbone, ranks.device, gathered, lm_head=True)
     held = sum(parameter.numel() for parameter in backbone.parameters())
     table, fingerprint = backbone.embedding_table(), backbone.fingerprint()
-    engine = build_engine(EveryPlace(backbone), config, ranks)
+    engine = build_engine(SharedModel([EveryPlace(backbone)]), [config], ranks)
     losses = []
     for _ in range(3):
         batch = batch_of(ranks.rank)
         engine.infer(batch)
-        loss = nn.functional.cross_entropy(engine.forward(batch).logits_BC, batch.label_B)
-        engine.step(loss)
+        loss = nn.functional.cross_entropy(engine.forward({0: batch})[0].logits_BC, batch.label_B)
+        engine.step({0: loss})
         losses.append(ranks.mean({"loss": loss.item()})["loss"])
     engine.close()
     stop_ranks()

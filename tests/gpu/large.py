@@ -37,9 +37,9 @@ class Training:
         engine.set_lr(config.optim.lr)
         with seeded_dropout(config.seed, self.step, self.setup.ranks):
             for batch in self.batches():
-                encoding = engine.forward(batch)
+                encoding = engine.forward({0: batch})[0]
                 terms = information_objective(encoding, batch, config.objective, progress)
-                engine.step(terms.total)
+                engine.step({0: terms.total})
         self.step += 1
         return terms.total.detach()
 
@@ -124,7 +124,7 @@ def _products(training: Training) -> float:
     """Floating-point operations of an update: frozen weights forward and back, without a gradient; attention."""
     (batch, *_) = training.batches()
     examples, length = batch.input_ids_BL.shape
-    backbone = training.setup.engine.model.backbone.model
+    backbone = training.setup.member.backbone.model
     layers, width = backbone.config.num_hidden_layers, backbone.config.hidden_size
     weights = sum(parameter.numel() for parameter in backbone.encoder.parameters() if parameter.ndim == 2)
     return examples * length * (2 * 2 * weights + layers * (4 + 8) * length * width)

@@ -94,6 +94,7 @@ from infoprompt.engine.ranks import start_ranks
 from infoprompt.model.backbone import backbone as language_model
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
+from infoprompt.model.shared import SharedModel
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["the film was good", "it was a bad movie and the engine of the car was lost", "great"]
@@ -259,12 +260,12 @@ def test_a_prompt_for_all_rows_is_made_and_kept_once(kind, tiny_bert, make_artif
 def test_training_evaluation_and_prediction_all_see_the_prompt(prompt, tiny_bert, make_artifact):
     artifact = make_artifact(tiny_bert, prompt=prompt, head={"kind": "linear", "pooling": "mean"})
     config = build_config({**artifact.config.model_dump(), "engine": {"kind": "plain", "device": "cpu"}})
-    engine = PlainEngine(artifact.model, config, start_ranks(config.engine))
+    engine = PlainEngine(SharedModel([artifact.model]), [config], start_ranks(config.engine))
     batch = replace(artifact.read(TEXTS).batch([0, 1, 2]), label_B=torch.tensor([0, 1, 2]))
 
     def scores() -> list[torch.Tensor]:
         found = [list(prediction.probabilities.values()) for prediction in artifact.predict(TEXTS)]
-        return [engine.forward(batch).logits_BC, engine.infer(batch).logits_BC, torch.tensor(found)]
+        return [engine.forward({0: batch})[0].logits_BC, engine.infer(batch).logits_BC, torch.tensor(found)]
 
     before = scores()
     before[0].sum().backward()

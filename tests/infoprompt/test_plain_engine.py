@@ -11,6 +11,7 @@ from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.interface import NonFiniteLoss
 from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
+from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -42,7 +43,7 @@ def engine(micro_batch_size: int | None = None, **optim: Any) -> PlainEngine:
         "optim": {"lr": 0.1, "weight_decay": 0.5} | optim,
         "engine": {"kind": "plain"},
     }
-    built = build_engine(Toy(), build_config(values), ALONE)
+    built = build_engine(SharedModel([Toy()]), [build_config(values)], ALONE)
     assert isinstance(built, PlainEngine)
     return built
 
@@ -52,7 +53,9 @@ def batch(seed: int = 0) -> ToyBatch:
 
 
 def step(engine: PlainEngine, batch: ToyBatch) -> float | None:
-    return engine.step(engine.forward(batch).logits_BC.square().mean())  # type: ignore[arg-type]
+    update = engine.step({0: engine.forward({0: batch})[0].logits_BC.square().mean()})[0]  # type: ignore[dict-item]
+    assert not isinstance(update, NonFiniteLoss)
+    return update
 
 
 def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -116,8 +119,9 @@ def test_a_state_holds_what_is_trained_and_nothing_else():
 def test_a_loss_that_is_not_finite_stops_before_the_update(bad):
     trained = engine()
     before = trained.trained_state()
-    with pytest.raises(NonFiniteLoss, match=f"{bad:g} on rank 0"):
-        trained.step(trained.forward(batch()).logits_BC.mean() * bad)
+    update = trained.step({0: trained.forward({0: batch()})[0].logits_BC.mean() * bad})[0]
+    assert isinstance(update, NonFiniteLoss)
+    assert f"{bad:g} on rank 0" in str(update)
     assert_equal(trained.trained_state(), before)
 
 

@@ -3,8 +3,6 @@
 Shapes: B examples, E embedding width, P prompt vectors, Z latent width, K negatives.
 """
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.kernels.estimators.scores import RowScores
-from infoprompt.kernels.gathered import gathered_pair_stats
+from infoprompt.kernels.gathered import gather_rows
 from infoprompt.kernels.pair_stats.op import pair_stats
 from infoprompt.kernels.row_info_nce.op import exact_gaussian_row_info_nce, gaussian_row_info_nce
 from infoprompt.objective.baseline import Baseline
@@ -100,13 +98,11 @@ class RepresentationInformation(Information):
     ) -> InformationTerm:
         assert noise_BZ is not None
         drawn_BZ = latent.mean_BZ + latent.log_std_BZ.exp() * noise_BZ
-        options: dict[str, Any] = {"row_bias_N": offset_B, "exclude_positive": True, "impl": self.settings.kernels}
-        size, num_ranks = len(drawn_BZ), dist.get_world_size() if dist.is_initialized() else 1
-        if num_ranks == 1:
-            stats = pair_stats(direction_BZ, drawn_BZ, **options)
-        else:  # every rank has micro-batches of one size
-            stats = gathered_pair_stats(direction_BZ, drawn_BZ, sizes=[(size, size)] * num_ranks, **options)
-        num_negatives = size * num_ranks - 1
+        key_AZ, size, rank = drawn_BZ, len(drawn_BZ), 0
+        if dist.is_initialized() and dist.get_world_size() > 1:  # every rank has micro-batches of one size
+            key_AZ, rank = gather_rows(drawn_BZ), dist.get_rank()
+        stats = pair_stats(direction_BZ, key_AZ, offset_B, rank * size, impl=self.settings.kernels)
+        num_negatives = len(key_AZ) - 1
         baseline_B = self._baseline(prompt_BPE, latent, stats.positive_N)
         scores = RowScores.from_pair_stats(stats, num_negatives, baseline_B)
         if self.settings.representation_estimator != "infonce":

@@ -99,8 +99,8 @@ class RowScores:
         """Rows of a matrix of scores that was never stored.
 
         Args:
-            stats: `pair_stats(..., exclude_positive=True)`; its `transposed()` for the columns.
-            num_negatives: keys less the positive, and less those that a bias masks.
+            stats: of `pair_stats`.
+            num_negatives: keys less the positive.
             baseline_B: learned baseline, [B], in nats.
         Raises:
             ValueError: shapes disagree, or K is below 1.

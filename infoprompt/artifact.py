@@ -44,8 +44,10 @@ from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member, prompt_slots, reads_unprompted
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
+from infoprompt.nested import get_nested
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
+from infoprompt.settings import InputPromptSettings
 from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
 FORMAT_VERSION = 1
@@ -236,7 +238,7 @@ class Artifact:
                 if needs_unprompted_states(self.config, self.task, training=False):
                     states = self._plain_states(plain, batch.examples)
                     moved = replace(moved, summary_BD=states.summary_BD, pooled_BD=states.pooled_BD)
-                    if self.config.prompt.source == "other":
+                    if self.config.mixes_rows:
                         others = [(row - 1) % len(rows) for row in batch.examples]
                         moved = replace(moved, summary_BD=self._plain_states(plain, others).summary_BD)
                 logits_BC = self.model(moved).logits_BC.float().cpu()
@@ -268,7 +270,7 @@ def predicting_config(card: Mapping[str, Any]) -> RunConfig:
     # The critics are of no use any more; without their weights the model is built without them.
     values["objective"] = {**values["objective"], "head_weight": 0, "representation_weight": 0, "kl_weight": 0}
     # Nor are the files that training started from.
-    values["prompt"] = {**values["prompt"], "start_from": None, "table": None}
+    values["prompt"] = {**values["prompt"], **dict.fromkeys(values["prompt"].keys() & {"start_from", "table"})}
     if card["config"]["prompt"].get("table"):
         values["prompt"]["init"] = "random"
     return build_config(values)
@@ -283,7 +285,7 @@ def shared_values(config: RunConfig) -> dict[str, Any]:
     values["data"]["folder"] = None
     for section, names in {"data": ("train", "validation", "test"), "prompt": ("table", "start_from")}.items():
         for name in names:
-            path = values[section][name]
+            path = values[section].get(name)
             if isinstance(path, list):
                 values[section][name] = [_name_alone(one) for one in path]
             elif path is not None:
@@ -320,7 +322,7 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
     return Template.probe(
         backbone.tokenizer,
         num_vectors=prompt_slots(config.prompt),
-        placement=config.prompt.template,
+        placement=config.prompt.template if isinstance(config.prompt, InputPromptSettings) else "warp",
         use_mask=config.head.pooling_of(backbone.kind) == "mask",
         max_length=asked or backbone.max_length,
         num_embeddings=backbone.num_embeddings,
@@ -493,12 +495,9 @@ def _read_trained(folder: Path) -> dict[str, Tensor]:
 def _check_size(config: RunConfig, state: Mapping[str, Tensor], folder: Path) -> None:
     """Refuse a width that the file cannot fill, before so much memory is asked for."""
     largest = max(4096, sum(tensor.numel() for tensor in state.values()))
-    for key, value in (
-        ("prompt.length", config.prompt.length),
-        ("prompt.bottleneck", config.prompt.bottleneck),
-        ("objective.latent_size", config.objective.latent_size),
-    ):
-        if value > largest:
+    values = saved_values(config)
+    for key in ("prompt.length", "prompt.bottleneck", "objective.latent_size"):
+        if (value := get_nested(values, key, 0)) > largest:
             raise ArtifactError(f"{folder} does not fit its own config: {key} is {value}. Train it again.")
 
 

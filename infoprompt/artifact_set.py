@@ -118,7 +118,7 @@ class ArtifactSet:
     def _mixes(self, name: str) -> bool:
         model = self[name].model
         mixes = model.prompt is not None and not model.head.passes_itself
-        return mixes and self[name].config.prompt.source != "other"
+        return mixes and not self[name].config.mixes_rows
 
     def _mixed_scores(
         self, rows: Mapping[str, EncodedDataset], batch_size: int

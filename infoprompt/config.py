@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from infoprompt.credentials import shown_uri, without_credentials
 from infoprompt.nested import copy_nested, flat_nested, get_nested
@@ -35,7 +37,10 @@ from infoprompt.settings import (
     Settings,
     TrackingSettings,
 )
-from infoprompt.yaml_files import apply_override, nested_setting, owner_of, parse_override, read_yaml
+from infoprompt.settings.kinds import OWN, Models, field_of, kind_of_model, models_of, without_left_kinds
+from infoprompt.settings.objective import without_unread
+from infoprompt.settings.run import of_chosen_kinds
+from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml, section_of
 
 __all__ = [
     "DATA_SUFFIXES",
@@ -124,9 +129,10 @@ def compose_config(
         ConfigError: with one line per problem.
     """
     values: dict[str, Any] = {}
-    decided = (nested_setting(key, value) for key, value in last.items())
-    for layer in (*layers, *map(parse_override, overrides), *decided):
-        values = _merge(values, layer)
+    for layer in layers:
+        values = _above(values, [layer])
+    values = _above(values, [*map(parse_override, overrides)])
+    values = _above(values, [nested_setting(key, value) for key, value in last.items()])
     return build_config(values)
 
 
@@ -187,19 +193,19 @@ def changed_setting(now: RunConfig, before: RunConfig, free: Sequence[str] = ())
 
 def setting_keys() -> list[str]:
     """Every dotted key a file or an override may set."""
-    return [key for key, _ in _walk(RunConfig)]
+    return [key for key, _, _ in _walk(RunConfig)]
 
 
 def setting_reference(model: type[BaseModel] = RunConfig, prefix: str = "") -> str:
     """Markdown table of every setting of a model, a run's if not given, with its default and text."""
     lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    for key, field in _walk(model, prefix):
+    for key, field, kinds in _walk(model, prefix):
         choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, (str, int))]
         text = " ".join((field.description or "").split())
         if choices and not all(choice in text for choice in choices):
             text += f" One of: {', '.join(choices)}."
         default = "-" if field.is_required() else f"`{field.default}`"
-        lines.append(f"| `{key}` | {default} | {text.replace('|', chr(92) + '|')} |")
+        lines.append(f"| `{key}` | {default} | {kinds}{text.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -214,12 +220,29 @@ class _ConfigFile(RunConfig):
     base: str | None = None
 
 
-def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """Every setting below a model with its field, and which kinds of its section it is for, where not for all."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, f"{prefix}{name}.")
+        models = models_of(field.annotation)
+        if not models:
+            yield f"{prefix}{name}", field, ""
+        elif len(models) == 1:
+            yield from _walk(models[0], f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field
+            for setting in dict.fromkeys(setting for model in models for setting in model.model_fields):
+                described = field_of(models, setting)
+                assert described is not None
+                kinds = _kinds_with(models, setting)
+                yield f"{prefix}{name}.{setting}", described, f"For {kinds}: " if kinds else ""
+
+
+def _kinds_with(models: Models, setting: str) -> str:
+    """The kinds that have a setting, in words; empty if all have it."""
+    have = [kind_of_model(model) for model in models if setting in model.model_fields]
+    lack = [kind_of_model(model) for model in models if setting not in model.model_fields]
+    if len(lack) == 1:
+        return f"every kind but {lack[0]}"
+    return (", ".join(have[:-1]) + " and " + have[-1] if len(have) > 1 else have[0]) if lack else ""
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -228,13 +251,32 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} names itself as `base`, by way of {seen[-1]}. Remove one `base`.")
     if len(seen) >= MAX_BASES:
         raise ConfigError(f"{seen[0]} has more than {MAX_BASES} files below it by `base`. Join some of them.")
-    values = read_yaml(path, _ConfigFile)
+    values = of_chosen_kinds(read_yaml(path, _ConfigFile))
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base is {shown_value(base)}, but must be the path of one file, such as base.yaml.")
-    return _merge(_read(path.parent / base, (*seen, path)), values)
+    return _above(_read(path.parent / base, (*seen, path)), [values])
+
+
+def _above(lower: Mapping[str, Any], uppers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`lower` with the settings of one level above it, the last of which wins.
+
+    Where they change a kind or an estimator, `lower` loses the settings that only its own has.
+    """
+    merged = without_left_kinds(lower, uppers, RunConfig)
+    objective, after = merged.get("objective"), [upper["objective"] for upper in uppers if "objective" in upper]
+    if isinstance(objective, dict):
+        estimators = [
+            next(filter(None, (get_nested(values, key) for values in reversed([objective, *after]))), None)
+            for key in ("head_estimator", "representation_estimator")
+        ]
+        if estimators != [objective.get("head_estimator"), objective.get("representation_estimator")]:
+            merged["objective"] = without_unread(objective, estimators)
+    for upper in uppers:
+        merged = _merge(merged, upper)
+    return merged
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,12 +308,22 @@ def explain(error: ValidationError, model: type[BaseModel], example: str = "") -
         model: what was checked.
         example: a shipped file that gives all settings that must be given.
     """
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+    problems = error.errors()
+    of_no_kind = {problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("kind",)}
+    for problem in problems:
+        parts, owners = section_of(problem["loc"], model)
+        key = ".".join(parts)
         if problem["type"] == "extra_forbidden":
-            yield _unknown(problem["loc"], problem["input"], model)
+            if problem["loc"][:-1] not in of_no_kind:
+                yield _unknown(problem, parts, owners, model)
+        elif problem["type"] == "union_tag_invalid":
+            *kinds, last = (repr(kind_of_model(owner)) for owner in owners)
+            given = shown_value(get_nested(problem["input"], "kind"))
+            rule = f"must be {', '.join(kinds)} or {last}. Change it in the file or by {key}.kind=VALUE"
+            yield f"{key}.kind is {given}, but {rule}."
         elif problem["type"] == "missing":
-            yield f"{key} is missing. Give it" + (f", as {example} does." if example else ".")
+            way = f", as {example} does." if example and len(owners) == 1 else f" by {key}=VALUE."
+            yield f"{key} is missing. Give it{way}"
         elif problem["type"] == "value_error":
             text = str(problem["ctx"]["error"])
             yield f"{key} {text}" if text.startswith(_WITHOUT_KEY) else text
@@ -295,15 +347,21 @@ def shown_value(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
-def _unknown(location: tuple[int | str, ...], value: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in location)
+def _unknown(problem: ErrorDetails, parts: Sequence[str], owners: Models, model: type[BaseModel]) -> str:
+    key, value, name = ".".join(parts), problem["input"], parts[-1]
+    if field_of(owners, name):
+        kind, its_kind = ".".join([*parts[:-1], "kind"]), kind_of_model(owners[0])
+        way = f"Leave it out, or change {kind}." if its_kind != OWN else "Leave it out, or put it in prompt.options."
+        return (
+            f"{key} is {shown_value(value)}, but {kind} is {its_kind}, and that setting is for "
+            f"{_kinds_with(owners[1:], name)}. {way}"
+        )
     if model is RunConfig:
         if isinstance(value, Mapping) and value:  # a mistyped section: name a key in it
             key = f"{key}.{next(iter(value))}"
         return f"{key[:200]} is not a known setting. {_nearest(key)}"
-    owner = owner_of(location, model)
-    near = difflib.get_close_matches(str(location[-1]), owner.model_fields, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owner.model_fields)}."
+    near = difflib.get_close_matches(name, owners[0].model_fields, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owners[0].model_fields)}."
     return f"{key[:200]} is not a known setting. {hint}"
 
 

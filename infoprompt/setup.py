@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from infoprompt.artifact import make_template, needs_unprompted_states
-from infoprompt.config import ConfigError, RunConfig
+from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.loader import EncodedDataset, TrainLoader
@@ -66,7 +66,8 @@ class Setup:
 
     def tags(self) -> dict[str, str]:
         """What a table of runs is read and sorted by: task, rows, backbone and prompt."""
-        length = f" {self.config.prompt.length}" if self.member.prompt is not None else ""
+        prompt = self.config.prompt
+        length = f" {prompt.length}" if isinstance(prompt, PromptSettings) else ""
         return {
             "task": self.task.name,
             "task.kind": self.task.kind,
@@ -74,7 +75,7 @@ class Setup:
             "rows.dev": str(len(self.dev)),
             "rows.test": str(len(self.test)),
             "backbone": self.config.backbone.name,
-            "prompt": f"{self.config.prompt.kind}{length}",
+            "prompt": f"{prompt.kind}{length}",
         }
 
     def untouched_parameters(self) -> int:
@@ -150,7 +151,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
         for name, part in rows.items()
     }
-    if config.prompt.source == "other":
+    if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
 

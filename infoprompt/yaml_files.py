@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from infoprompt.credentials import shown_uri
 from infoprompt.settings import ConfigError, RunConfig, SettingName
+from infoprompt.settings.kinds import Models, field_of, model_of_kind, models_of
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -154,14 +155,14 @@ def _place(key: str, model: type[BaseModel]) -> _Place:
     kind, anything, rest = model, None, key  # type: Any, Any, str
     while rest:
         kind, _ = _bare(kind)
-        if _is_model(kind):
+        if models := models_of(kind):
             part, _, rest = rest.partition(".")
-            known = kind.model_fields.get(part)
+            known = field_of(models, part)
             kind = Any if known is None else known.annotation
         elif get_origin(kind) is dict:
             names, kind = get_args(kind)
             inner, _ = _bare(kind)
-            if names == SettingName or not (inner is Any or _is_model(inner) or get_origin(inner) is dict):
+            if names == SettingName or not (inner is Any or models_of(inner) or get_origin(inner) is dict):
                 part, rest = rest, ""  # the dots are the name's own
             else:
                 part, _, rest = rest.partition(".")
@@ -192,14 +193,10 @@ def _put(values: dict[str, Any], place: list[str], value: Any) -> None:
     values[last] = value
 
 
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
 def _bare(kind: Any) -> tuple[Any, bool]:
     """A type without its annotations, and whether it may be null."""
     optional = False
-    while get_origin(kind) in (Annotated, Union, UnionType):
+    while not models_of(kind) and get_origin(kind) in (Annotated, Union, UnionType):
         members = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
         optional |= NoneType in members
         others = [member for member in members if member is not NoneType]
@@ -216,7 +213,7 @@ def _resolved(kind: Any, anything: Any) -> tuple[Any, bool]:
 
 def _value(text: str, kind: Any, optional: bool, anything: Any) -> Any:
     """What an override says."""
-    if _is_model(kind) or get_origin(kind) in (list, tuple, dict) or (kind is Any and text[:1] in ("[", "{")):
+    if models_of(kind) or get_origin(kind) in (list, tuple, dict) or (kind is Any and text[:1] in ("[", "{")):
         return _built(text, kind, anything)
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         try:
@@ -309,7 +306,7 @@ def _pairs(node: yaml.MappingNode, reading: _Reading) -> Iterator[tuple[str, yam
 
 
 def _kinds_of_items(kind: Any, number: int, anything: Any) -> list[Any]:
-    if _is_model(kind):  # the short form of a task: its overrides
+    if models_of(kind):  # the short form of a task: its overrides
         return [anything or str] * number
     kinds = get_args(kind)
     if get_origin(kind) is list:
@@ -321,8 +318,8 @@ def _kinds_of_items(kind: Any, number: int, anything: Any) -> list[Any]:
 
 def _kind_of_entry(kind: Any, name: str, anything: Any) -> tuple[Any, Any]:
     """The type of a mapping's entry, and what stands for `Any` within it."""
-    if _is_model(kind):
-        known = kind.model_fields.get(name)
+    if models := models_of(kind):
+        known = field_of(models, name)
         return (Any, None) if known is None else (known.annotation, anything)
     if get_origin(kind) is dict:
         names, values = get_args(kind)
@@ -332,7 +329,7 @@ def _kind_of_entry(kind: Any, name: str, anything: Any) -> tuple[Any, Any]:
 
 def _scalar(text: str, quoted: bool, kind: Any, optional: bool) -> Any:
     null = not quoted and text in _NULLS
-    if kind is str or _is_model(kind):
+    if kind is str or models_of(kind):
         return None if null and (optional or not text or kind is not str) else _checked(text)
     return None if null else _typed(text, quoted, kind)
 
@@ -374,16 +371,26 @@ def _checked(text: str) -> str:
     return text
 
 
-def owner_of(location: Sequence[int | str], model: type[BaseModel]) -> type[BaseModel]:
-    """The model that the last part of pydantic's location is, or should be, a setting of."""
+def section_of(location: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], Models]:
+    """Pydantic's location without the kinds that it puts in, and the models of the section that its last part is in.
+
+    Of a section with kinds the first model is that of its kind, and all follow; of such a section itself, all.
+    """
+    parts: list[str] = []
+    owners: Models = (model,)
     kind: Any = model
-    owner = model
     for part in location:
         kind, _ = _bare(kind)
-        if _is_model(kind):
-            owner = kind
-            known = kind.model_fields.get(str(part))
+        models = models_of(kind)
+        if len(models) > 1:
+            kind = model_of_kind(models, part)
+            owners = (kind, *models)
+            continue
+        parts.append(str(part))
+        if models:
+            owners = owners if owners[0] is kind else models
+            known = field_of(models, str(part))
             kind = Any if known is None else known.annotation
         else:
             kind = get_args(kind)[-1] if get_args(kind) else Any
-    return owner
+    return parts, models_of(kind) or owners

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infoprompt.config import RunConfig
+from infoprompt.config import PromptSettings, RunConfig
 from infoprompt.credentials import shown_uri
 from infoprompt.data.places import source_name
 from launcher.comparison import Outcome, Result
@@ -55,7 +55,7 @@ def configure_logging(*, quiet: bool, debug: bool, rank: int = 0) -> None:
 def describe(config: RunConfig, num_processes: int) -> str:
     """One line: what will run."""
     prompt = f"{config.prompt.kind} prompt"
-    if config.prompt.kind != "none":
+    if isinstance(config.prompt, PromptSettings):
         prompt += f" of {config.prompt.length} vectors"
     data = config.data.task or source_name(config.data.train or "the bundled task")
     engine = config.engine.kind + (f" ZeRO {config.engine.zero_stage}" if config.engine.kind == "deepspeed" else "")

@@ -12,6 +12,7 @@ from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
+from infoprompt.settings import AnyPrompt
 
 
 def reads_unprompted(config: RunConfig) -> bool:
@@ -19,9 +20,9 @@ def reads_unprompted(config: RunConfig) -> bool:
     return config.prompt.kind != "none" and prompt_kind(config.prompt.kind).reads_unprompted
 
 
-def prompt_slots(settings: PromptSettings) -> int:
+def prompt_slots(settings: AnyPrompt) -> int:
     """Slots that the prompt takes in the input."""
-    return 0 if settings.kind == "none" else prompt_kind(settings.kind).slots(settings)
+    return prompt_kind(settings.kind).slots(settings) if isinstance(settings, PromptSettings) else 0
 
 
 def backbone_needs(config: RunConfig) -> frozenset[str]:

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.config import ConfigError
 from infoprompt.files import heal, read_object, whole_folder
 from infoprompt.nested import get_nested
+from infoprompt.settings import IptSettings
 from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
 TABLE_FILE = "table.safetensors"
@@ -156,9 +157,7 @@ def save_table(folder: Path, table_VW: Tensor, encoder: TableEncoder, card: Tabl
         (new / CARD_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def load_table(
-    settings: PromptSettings, encoder: TableEncoder | None, shape: tuple[int, int], tokenizer: Any
-) -> Tensor:
+def load_table(settings: IptSettings, encoder: TableEncoder | None, shape: tuple[int, int], tokenizer: Any) -> Tensor:
     """The table in the folder `prompt.table`; sets the encoder's weights to those trained beside it.
 
     Without an encoder any table of the right mode and vocabulary fits, whatever it was trained beside.
@@ -194,7 +193,7 @@ def load_table(
     return table_VW
 
 
-def _read_card(folder: Path, settings: PromptSettings) -> TableCard:
+def _read_card(folder: Path, settings: IptSettings) -> TableCard:
     try:
         values = read_object(folder / CARD_FILE)
         version = values.get("format_version")
@@ -207,7 +206,7 @@ def _read_card(folder: Path, settings: PromptSettings) -> TableCard:
     return card
 
 
-def _check_fits(card: TableCard, settings: PromptSettings, with_encoder: bool, tokenizer: Any) -> None:
+def _check_fits(card: TableCard, settings: IptSettings, with_encoder: bool, tokenizer: Any) -> None:
     if card.vocabulary != vocabulary_hash(tokenizer):
         made_for = get_nested(card.origin, "backbone.name", "another backbone")
         raise _unfit(settings, f"has a row for each token of {made_for}, but this backbone has another vocabulary")
@@ -223,7 +222,7 @@ def _check_fits(card: TableCard, settings: PromptSettings, with_encoder: bool, t
         )
 
 
-def _unfit(settings: PromptSettings, reason: str) -> ConfigError:
+def _unfit(settings: IptSettings, reason: str) -> ConfigError:
     return ConfigError(
         f"prompt.table is {settings.table}, whose table {reason}. Run `infoprompt pretrain` with these settings, or "
         "name another folder."

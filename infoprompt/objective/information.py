@@ -32,7 +32,7 @@ class Information(nn.Module):
     def __init__(self, estimator: str, settings: ObjectiveSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.estimator: Estimator = build_estimator(estimator, settings.model_dump())
+        self.estimator: Estimator = build_estimator(estimator, dict(settings))
         self.log_average: Tensor | None
         self.register_buffer("log_average", None)
 

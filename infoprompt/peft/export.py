@@ -28,6 +28,7 @@ from infoprompt.model.prompts.static import StaticPrompt
 from infoprompt.peft.host import Host, check_prefix, choose_host, differences
 from infoprompt.peft.read import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
 from infoprompt.peft.readme import readme
+from infoprompt.settings import InputPromptSettings
 from infoprompt.tensor_file import save_tensors
 
 PEFT_VERSION = "0.21.2"
@@ -114,7 +115,7 @@ def _check_expressible(artifact: Artifact) -> None:
             "at the input or as keys and values at every layer. Use the artifact itself, or train with prompt.kind "
             "static, residual, p_tuning or prefix."
         )
-    if isinstance(prompt, StaticPrompt) and settings.template == "warp":
+    if isinstance(settings, InputPromptSettings) and settings.template == "warp":
         raise ConfigError(
             "prompt.template is warp, which places vectors inside the text, but PEFT puts all of them before it. Use "
             "the artifact itself, or train with prompt.template=before."

@@ -17,6 +17,7 @@ from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import FAMILIES, Backbone
 from infoprompt.model.heads.kind import head_kind
+from infoprompt.settings import InputPromptSettings
 
 # Families whose token classification is dropout and one linear layer, and that layer's name.
 _TOKEN_HEAD = {
@@ -81,7 +82,7 @@ def differences(config: RunConfig, task: Task, backbone: Backbone, host: Host) -
     """Why PEFT's scores would differ from ours; empty if they are equal to rounding."""
     family, window = backbone.family, getattr(backbone.config, "sliding_window", None)
     found = []
-    if config.prompt.kind != "prefix" and config.prompt.template == "front":
+    if isinstance(config.prompt, InputPromptSettings) and config.prompt.template == "front":
         found.append(
             "PEFT puts the vectors before the first token and counts them as positions; this prompt was trained behind "
             "the first token (`prompt.template: front`), with the text's positions unmoved. Use the folder as a start, "

@@ -1,6 +1,6 @@
 """The README.md of an exported prompt: Python that loads it with PEFT and computes our scores, and what differs."""
 
-from infoprompt.config import RunConfig
+from infoprompt.config import PromptSettings, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.heads.kind import head_kind
@@ -54,6 +54,7 @@ Written by infoprompt. `infoprompt.json` has the config that it was trained with
 
 def code(config: RunConfig, task: Task, backbone: Backbone, host: Host, base: str) -> str:
     """Python that loads the folder over its model, and reads `scores` of one text."""
+    assert isinstance(config.prompt, PromptSettings)
     prefix = config.prompt.kind == "prefix"
     return "\n".join(
         [

@@ -50,6 +50,7 @@ from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.pretraining.classifier import TableClassifier, TableOptimizer
 from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.schedule import learning_rate
+from infoprompt.settings import IptSettings
 
 log = logging.getLogger(__name__)
 
@@ -161,15 +162,19 @@ def _pretrain(config: RunConfig, folder: Path, on_epoch: Callable[[Epoch], None]
 
 
 def _claimed(config: RunConfig) -> Path:
-    prompt = config.prompt
-    if prompt.kind != "ipt":
-        raise ConfigError(
-            f"prompt.kind is {prompt.kind}, but only kind ipt has a table to pretrain. Use "
-            "configs/recipes/ipt_pretrained.yaml."
-        )
+    prompt = _prompt(config)
     if prompt.table is None:
         raise ConfigError("prompt.table is not given. Name the folder that the pretrained table is to be written to.")
     return claim_table_folder(prompt.table)
+
+
+def _prompt(config: RunConfig) -> IptSettings:
+    if not isinstance(config.prompt, IptSettings):
+        raise ConfigError(
+            f"prompt.kind is {config.prompt.kind}, but only kind ipt has a table to pretrain. Use "
+            "configs/recipes/ipt_pretrained.yaml."
+        )
+    return config.prompt
 
 
 def _check_task(task: Task) -> None:
@@ -187,7 +192,7 @@ def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part
         rows = EncodedDataset.encode(examples, splits.task.labels, template, name)
         starts = range(0, len(rows), ENCODE_ROWS)
         batches = (rows.batch(range(start, min(start + ENCODE_ROWS, len(rows)))) for start in starts)
-        ids_NP = torch.cat([ipt.first_ids(batch, config.prompt.length, rows.pad_id) for batch in batches])
+        ids_NP = torch.cat([ipt.first_ids(batch, _prompt(config).length, rows.pad_id) for batch in batches])
         return _Part(ids_NP, torch.tensor(rows.labels))
 
     return part(splits.train, "training"), part(splits.validation, "dev")
@@ -204,7 +209,7 @@ def _build(config: RunConfig, task: Task, backbone: Backbone) -> TableClassifier
         backbone.summary,
         torch.Generator().manual_seed(config.seed),
     )
-    prompt = ipt.build(config.prompt.model_copy(update={"table": None}), context)
+    prompt = ipt.build(_prompt(config).model_copy(update={"table": None}), context)
     encoder = prompt.encoder
     if encoder is None:
         encoder = FeedForwardEncoder(prompt.table_VW.shape[1], length=1)  # only its features count: the mean row
@@ -292,6 +297,6 @@ def _card(config: RunConfig, splits: Splits, backbone: Backbone, result: Pretrai
         "optim": config.optim.model_dump(mode="json"),
         "batch_size": config.data.batch_size,
     }
-    prompt = config.prompt
+    prompt = _prompt(config)
     beside = "mlp" if prompt.encoder == "none" else prompt.encoder
     return TableCard(beside, prompt.mode, prompt.length, vocabulary_hash(backbone.tokenizer), origin)

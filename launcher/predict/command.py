@@ -67,7 +67,7 @@ def predict_from(
         return predictions
 
     # That control reads the state of another row, so its answers depend on which rows come together.
-    mixing = any(artifact.config.prompt.source == "other" for artifact in artifacts.values())
+    mixing = any(artifact.config.mixes_rows for artifact in artifacts.values())
     from_stdin = sys.stdin if not texts and file in (None, STANDARD_INPUT) else None
     output.open()
     try:

@@ -8,9 +8,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from infoprompt.config import ConfigError, RunConfig, apply_override, compose_config, explain, read_settings, read_yaml
+from infoprompt.config import (
+    ConfigError,
+    RunConfig,
+    apply_override,
+    compose_config,
+    explain,
+    parse_override,
+    read_settings,
+    read_yaml,
+)
+from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
-from launcher.sweeps.settings import SweepSettings, resources
+from launcher.sweeps.settings import StoppingScheduler, SweepSettings, of_chosen_scheduler, resources
 from launcher.sweeps.space import check_conditions, corners, expand, show_values
 
 
@@ -44,7 +54,9 @@ class Sweep:
     @property
     def grace_steps(self) -> int:
         """Updates before a trial may be stopped."""
-        return self.settings.scheduler.grace_steps or self.first.evaluation.every_steps or 1
+        scheduler = self.settings.scheduler
+        given = scheduler.grace_steps if isinstance(scheduler, StoppingScheduler) else None
+        return given or self.first.evaluation.every_steps or 1
 
     def seeds_of(self, values: Mapping[str, Any]) -> list[int]:
         """Seeds that a trial is trained with."""
@@ -95,8 +107,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), home: Path | None = No
     Raises:
         ConfigError: the file, an override or any trial's settings do not fit.
     """
-    values = read_yaml(path, SweepSettings, "sweep")
+    values = of_chosen_scheduler(read_yaml(path, SweepSettings, "sweep"))
     changes = [override for override in overrides if root(override) in SweepSettings.model_fields]
+    values = without_left_kinds(values, [parse_override(change, SweepSettings) for change in changes], SweepSettings)
     for change in changes:
         apply_override(values, change, SweepSettings)
     given = values.get("overrides") or []
@@ -128,7 +141,7 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
         except ConfigError as error:
             name = f"Trial {number}" if planned and number < len(points) else "A corner of the space"
             raise ConfigError(f"{name} ({show_values(values)}): {error}") from None
-    if scheduler.kind in ("asha", "median") and not (scheduler.grace_steps or configs[0].evaluation.every_steps):
+    if isinstance(scheduler, StoppingScheduler) and not (scheduler.grace_steps or configs[0].evaluation.every_steps):
         raise ConfigError(
             f"scheduler.kind is {scheduler.kind}, but neither scheduler.grace_steps nor evaluation.every_steps says "
             "after how many updates trials are first compared. Give one of them."

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from launcher.sweeps.journal import RunState, TrialState
-from launcher.sweeps.settings import SweepSettings
+from launcher.sweeps.settings import Pbt, SweepSettings
 from launcher.sweeps.space import point_of
 
 
 def perturbation_step(settings: SweepSettings, trial: TrialState) -> int:
     """The update of a trial's next exchange."""
-    return (settings.scheduler.interval_steps or 1) * (trial.stage + 1)
+    return _pbt(settings).interval_steps * (trial.stage + 1)
 
 
 def exploit(settings: SweepSettings, population: Sequence[TrialState]) -> list[tuple[TrialState, TrialState]] | None:
@@ -41,7 +41,7 @@ def exploit(settings: SweepSettings, population: Sequence[TrialState]) -> list[t
     scores = {trial.number: _score(trial, step, settings.sign) for trial in population}
     ranked = {number: settings.sign * score if math.isfinite(score) else -math.inf for number, score in scores.items()}
     order = sorted(population, key=lambda trial: ranked[trial.number])
-    num = max(1, int(len(order) * settings.scheduler.quantile)) if len(order) > 1 else 0
+    num = max(1, int(len(order) * _pbt(settings).quantile)) if len(order) > 1 else 0
     pairs = [
         (taker, donor)
         for taker, donor in zip(order[:num], reversed(order[-num:] if num else []), strict=True)
@@ -50,7 +50,7 @@ def exploit(settings: SweepSettings, population: Sequence[TrialState]) -> list[t
     for trial in here:
         trial.scores.append((step, scores[trial.number]))
         # evaluations may be further apart than exchanges
-        farthest = max(run.step for run in trial.runs) // (settings.scheduler.interval_steps or 1)
+        farthest = max(run.step for run in trial.runs) // _pbt(settings).interval_steps
         trial.stage = max(stage + 1, farthest)
     for taker, donor in pairs:
         _take_over(settings, taker, donor, step)
@@ -94,7 +94,7 @@ def _take_over(settings: SweepSettings, taker: TrialState, donor: TrialState, st
 
 def explore(settings: SweepSettings, values: dict[str, Any], source: random.Random) -> dict[str, Any]:
     """Settings near those of a donor; a condition that is met anew has its settings drawn."""
-    resample = settings.scheduler.resample
+    resample = _pbt(settings).resample
     return point_of(
         settings.space,
         lambda key, dimension: (
@@ -103,3 +103,8 @@ def explore(settings: SweepSettings, values: dict[str, Any], source: random.Rand
             else dimension.perturb(values[key], source)
         ),
     )
+
+
+def _pbt(settings: SweepSettings) -> Pbt:
+    assert isinstance(settings.scheduler, Pbt)
+    return settings.scheduler

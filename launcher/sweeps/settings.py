@@ -1,57 +1,79 @@
 """The settings of a sweep file, with their checks. Knows nothing of Ray or Optuna."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
 
 from infoprompt.config import Settings, setting_reference
 from infoprompt.settings import LIMIT, AnyInt, NonNegativeInt, PositiveInt, SettingName
+from infoprompt.settings.kinds import kind_of, of_kind, sections_with_kinds
 from launcher.sweeps.space import Dimension
 
 # What may change while a run goes on; anything else decides which tensors there are, or which rows.
 CHANGEABLE = ("optim.", "objective.")
 
 
-class Scheduler(Settings):
-    """Which trials go on."""
+class NoScheduler(Settings):
+    """Every trial goes on."""
 
-    kind: Literal["none", "asha", "median", "pbt"] = "none"
+    kind: Literal["none"] = "none"
     """`asha`: at each rung only the best of those that came so far go on (Li et al. 2020, arXiv:1810.05934).
     `median`: one below the median that those which finished had at the same step is stopped (Golovin et al. 2017).
     `pbt`: at each interval the worst take over the prompts of the best, with their settings perturbed (Jaderberg et
-    al. 2017, arXiv:1711.09846). All compare the mean over a trial's seeds."""
+    al. 2017, arXiv:1711.09846). All compare the mean over a trial's seeds. `none`: every trial goes on."""
+
+
+class StoppingScheduler(Settings):
+    """Trials that fall behind are stopped."""
 
     grace_steps: PositiveInt | None = None
     """Updates before a trial may be stopped: the first rung of `asha`. The first evaluation if not given."""
 
+
+class Asha(StoppingScheduler):
+    """Asynchronous successive halving."""
+
+    kind: Literal["asha"] = "asha"
+
     reduction_factor: int = Field(default=3, ge=2, lt=LIMIT)
-    """`asha`: one in so many goes on, and each rung is so many times as far as the one before."""
+    """One in so many goes on, and each rung is so many times as far as the one before."""
+
+
+class Median(StoppingScheduler):
+    """The median stopping rule."""
+
+    kind: Literal["median"] = "median"
 
     startup_trials: PositiveInt = 4
-    """`median`: trials that must have finished before one is stopped."""
+    """Trials that must have finished before one is stopped."""
 
-    interval_steps: PositiveInt | None = None
-    """`pbt`: updates between two exchanges."""
+
+class Pbt(Settings):
+    """Population-based training."""
+
+    kind: Literal["pbt"] = "pbt"
+
+    interval_steps: PositiveInt
+    """Updates between two exchanges, such as 32."""
 
     quantile: float = Field(default=0.25, gt=0, le=0.5)
-    """`pbt`: share of the trials that takes over, and of those taken from; at least one of each."""
+    """Share of the trials that takes over, and of those taken from; at least one of each."""
 
     resample: float = Field(default=0.25, ge=0, le=1)
-    """`pbt`: probability that a setting is drawn anew; it is else multiplied by 0.8 or 1.2, or moved to a
-    neighbouring choice."""
+    """Probability that a setting is drawn anew; it is else multiplied by 0.8 or 1.2, or moved to a neighbouring
+    choice."""
 
-    @model_validator(mode="after")
-    def _interval(self) -> "Scheduler":
-        if self.kind == "pbt" and self.interval_steps is None:
-            raise ValueError("is pbt without interval_steps; give the updates between two exchanges, such as 32.")
-        return self
+
+_Kinds = (
+    Annotated[NoScheduler, Tag("none")]
+    | Annotated[Asha, Tag("asha")]
+    | Annotated[Median, Tag("median")]
+    | Annotated[Pbt, Tag("pbt")]
+)
+Scheduler = Annotated[_Kinds, Discriminator(kind_of(_Kinds))]
+"""Which trials go on, by any kind."""
 
 
 class Budget(Settings):
@@ -95,7 +117,7 @@ class SweepSettings(Settings):
     sample_seed: AnyInt = 0
     """Seed of the draws."""
 
-    scheduler: Scheduler = Scheduler()
+    scheduler: Scheduler = NoScheduler()
     """Which trials go on."""
 
     budget: Budget = Budget()
@@ -205,3 +227,11 @@ def resources(sweep: SweepSettings) -> dict[str, Any]:
 def sweep_reference() -> str:
     """Markdown tables of every setting of a sweep file, and of a dimension of its space."""
     return f"{setting_reference(SweepSettings)}\n{setting_reference(Dimension, 'space.SETTING.')}"
+
+
+def of_chosen_scheduler(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep file as it is; of one that an earlier version saved, without what it names of all other schedulers."""
+    scheduler, models = values.get("scheduler"), sections_with_kinds(SweepSettings)["scheduler"]
+    if isinstance(scheduler, Mapping) and {"reduction_factor", "startup_trials", "quantile"} <= scheduler.keys():
+        return {**values, "scheduler": of_kind(scheduler, models, scheduler.get("kind"))}
+    return dict(values)

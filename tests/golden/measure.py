@@ -89,11 +89,12 @@ def _train(run: GoldenRun, folder: Path, files: dict[str, str], model: str) -> R
 
 
 def _settings(run: GoldenRun, folder: Path, files: dict[str, str], model: str) -> Record:
+    kind = run.settings.get("prompt", {}).get("kind", "instance")
     common: dict[str, dict[str, Any]] = {
         "backbone": {"name": model},
         "data": {**files, "batch_size": 8, "validation_share": 0.33},
         "optim": {"lr": 1e-2, "epochs": 3},
-        "prompt": {"bottleneck": 8},
+        "prompt": {"bottleneck": 8} if kind in ("instance", "instance_layers", "lpt") else {},
         "evaluation": {"every_steps": 4},
         "engine": {"kind": "plain"},
         "tracking": {"enabled": False, "every_steps": 1},

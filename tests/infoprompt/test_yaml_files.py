@@ -55,7 +55,6 @@ def test_an_override_of_a_text_is_taken_as_typed(text):
         ("engine.zero_stage=2", 2),
         ("optim.betas=[0.8, 0.99]", (0.8, 0.99)),
         ("data.columns={text: no, label: 0}", {"text": "no", "label": "0"}),
-        ("prompt.options={a: 010, b: no, c: 1e3, d: true}", {"a": 10, "b": "no", "c": 1e3, "d": True}),
         ("search={optim.lr: [1e-3], prompt.text: [no, 1]}", {"optim.lr": [1e-3], "prompt.text": ["no", "1"]}),
         ("search.prompt.text=[yes]", {"prompt.text": ["yes"]}),
     ],
@@ -67,6 +66,12 @@ def test_a_value_is_read_by_the_type_of_its_setting(override, value):
         config = getattr(config, part)
     assert config == value
     assert type(config) is type(value)
+
+
+def test_where_a_setting_may_be_anything_the_form_of_a_value_decides():
+    values = parse_override("prompt.options={a: 010, b: no, c: 1e3, d: true}")
+    assert values == {"prompt": {"options": {"a": 10, "b": "no", "c": 1e3, "d": True}}}
+    assert [type(value) for value in values["prompt"]["options"].values()] == [int, str, float, bool]
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,16 @@ def test_one_dimension_or_one_setting_of_a_section_is_changed_from_the_command_l
         (["budget.hours=0"], "budget.hours is 0, but must be greater than 0.* by budget.hours=VALUE"),
         (["scheduler.kind=hyperband"], "scheduler.kind is 'hyperband', but must be 'none', 'asha', 'median' or 'pbt'"),
         (["scheduler={knd: asha}"], "scheduler.knd is not a known setting. Did you mean kind"),
-        (["scheduler.reduction_factor=1"], "scheduler.reduction_factor is 1, but must be greater than or equal to 2"),
-        (["scheduler.quantile=0.7"], "scheduler.quantile is 0.7, but must be less than or equal to 0.5"),
-        (["scheduler.kind=pbt"], "scheduler is pbt without interval_steps; give the updates between two exchanges"),
+        (
+            ["scheduler={kind: asha, reduction_factor: 1}"],
+            "scheduler.reduction_factor is 1, but must be greater than or equal to 2",
+        ),
+        (
+            ["scheduler={kind: pbt, interval_steps: 4, quantile: 0.7}"],
+            "scheduler.quantile is 0.7, but must be less than or equal to 0.5",
+        ),
+        (["scheduler.kind=pbt"], "scheduler.interval_steps is missing. Give it by scheduler.interval_steps=VALUE"),
+        (["scheduler.quantile=0.3"], "scheduler.quantile is 0.3, but scheduler.kind is none, .* is for pbt. Leave it"),
         (
             ["scheduler={kind: pbt, interval_steps: 4}"],
             r"pbt, but space varies seed, which cannot change .*Only optim.\* and objective.\* may vary; use asha",

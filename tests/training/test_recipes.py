@@ -27,7 +27,7 @@ def test_a_recipe_trains_saves_and_predicts(path, toy_data, tmp_path):
         f"run.output_dir={tmp_path / 'run'}",
     ]
     config = load_config(path, small)
-    if config.prompt.table is not None:
+    if getattr(config.prompt, "table", None) is not None:
         config = load_config(path, [*small, f"prompt.table={tmp_path / 'table'}"])
         pretrain(config)
     result = run(config)

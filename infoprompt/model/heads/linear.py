@@ -71,7 +71,7 @@ def label_state_weights(state_CD: Tensor) -> Tensor:
 
 
 def _starts_from_labels(config: RunConfig, task: Task) -> bool:
-    return config.head.init == "labels" and num_outputs(task) > 1
+    return config.head.from_labels and num_outputs(task) > 1
 
 
 def _build(config: RunConfig, context: HeadContext) -> LinearHead:

@@ -54,7 +54,7 @@ def random_class_vectors(num_classes: int, table_VE: Tensor, generator: torch.Ge
 
 def _build(config: RunConfig, context: HeadContext) -> VariationalHead:
     vocabulary = context.vocabulary
-    if config.head.init == "labels":
+    if config.head.from_labels:
         start_CE = torch.stack([vocabulary.mean_embedding(text) for text in vocabulary.label_texts])
     else:
         start_CE = random_class_vectors(context.task.num_classes, vocabulary.table_VE, context.generator)

@@ -6,9 +6,9 @@ Shapes: H key-value heads, K head width, N layers, P prompt vectors.
 import torch
 from torch import Tensor, nn
 
-from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
+from infoprompt.settings import AdaptionPromptSettings
 
 
 class AdaptionPrompt(Prompt):
@@ -30,7 +30,7 @@ class AdaptionPrompt(Prompt):
         return PromptParts(deep=DeepPrompt(adapter_kv=adapter_kv))
 
 
-def build(settings: PromptSettings, context: PromptContext) -> AdaptionPrompt:
+def build(settings: AdaptionPromptSettings, context: PromptContext) -> AdaptionPrompt:
     """`prompt.length` random keys a layer, at the scale of a layer's own, with zero values."""
     shape = (context.num_layers, 2, context.num_kv_heads, settings.length, context.head_size)
     start_N2HPK = torch.randn(shape, generator=context.generator)

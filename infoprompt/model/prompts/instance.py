@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
+from infoprompt.settings import InstanceSettings
 
 
 class InstancePrompt(Prompt):
@@ -69,7 +69,7 @@ def start_generator(down: nn.Linear, up: nn.Linear, spread: float, generator: to
     up.weight.mul_(spread / up(probe_NH).std())
 
 
-def build(settings: PromptSettings, context: PromptContext) -> InstancePrompt:
+def build(settings: InstanceSettings, context: PromptContext) -> InstancePrompt:
     """A generator, added to static vectors if the settings say so."""
     base = None
     if settings.static_base:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
+from infoprompt.settings import InstanceLayersSettings
 
 
 class InstanceLayersPrompt(Prompt):
@@ -47,7 +47,7 @@ class InstanceLayersPrompt(Prompt):
         return spread_B11 * (made_BPD.unflatten(1, self.bias_NPD.shape[1:]) + self.bias_NPD[layer])
 
 
-def build(settings: PromptSettings, context: PromptContext) -> InstanceLayersPrompt:
+def build(settings: InstanceLayersSettings, context: PromptContext) -> InstanceLayersPrompt:
     """A generator of width `prompt.bottleneck` shared by all layers."""
     start_PE = start_vectors(settings, context.vocabulary, context.generator)
     return InstanceLayersPrompt(start_PE, context, settings.bottleneck)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompt_table import build_encoder, load_table
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.prefix import PrefixPrompt, start_table
+from infoprompt.settings import IptSettings
 
 PREFIX_SCALE = 0.05
 
@@ -62,7 +63,7 @@ def first_ids(batch: Batch, count: int, pad_id: int) -> Tensor:
     return F.pad(ids_BP, (0, count - ids_BP.shape[1]), value=pad_id)
 
 
-def build(settings: PromptSettings, context: PromptContext) -> TablePrompt:
+def build(settings: IptSettings, context: PromptContext) -> TablePrompt:
     """A table and its encoder, random or pretrained, and the prefix below them in prefix mode.
 
     Raises:
@@ -80,7 +81,7 @@ def build(settings: PromptSettings, context: PromptContext) -> TablePrompt:
     return TablePrompt(table_VW, settings.length, context.vocabulary.tokenizer.pad_token_id, encoder, prefix)
 
 
-def _start(settings: PromptSettings, context: PromptContext, width: int) -> Tensor:
+def _start(settings: IptSettings, context: PromptContext, width: int) -> Tensor:
     table_VE = context.vocabulary.table_VE
     if settings.init == "random":
         return torch.rand(len(table_VE), width, generator=context.generator) - 0.5

@@ -6,6 +6,7 @@ Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden w
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.start import Vocabulary
+
+S = TypeVar("S", bound=PromptSettings)
+"""The settings of a kind."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,21 @@ def all_slots(settings: PromptSettings) -> int:
 
 
 @dataclass(frozen=True)
-class PromptKind:
+class PromptKind(Generic[S]):
     """What the rest of the system must know of a kind before it is built; each file of kinds holds one as `KIND`."""
 
-    build: Callable[[PromptSettings, PromptContext], Prompt]
-    slots: Callable[[PromptSettings], int] = all_slots
+    build: Callable[[S, PromptContext], Prompt]
+    slots: Callable[[S], int] = all_slots
     """Slots that the prompt needs in the input."""
     reads_unprompted: bool = False
     """Whether it reads the states of the plain text, which take one pass per data set."""
-    needs: Callable[[PromptSettings], frozenset[str]] = lambda settings: frozenset()
+    needs: Callable[[S], frozenset[str]] = lambda settings: frozenset()
     """What the backbone's family must offer beside input vectors: `prefix`, `layers`."""
-    embeds: Callable[[PromptSettings], bool] = lambda settings: True
+    embeds: Callable[[S], bool] = lambda settings: True
     """Whether its vectors live among the word embeddings; the information terms are defined for such alone."""
 
 
-def prompt_kind(name: str) -> PromptKind:
+def prompt_kind(name: str) -> PromptKind[Any]:
     """The kind of prompt that `prompt.kind` names: the file of that name in `prompts/`."""
-    kind: PromptKind = importlib.import_module(f"infoprompt.model.prompts.{name}").KIND
+    kind: PromptKind[Any] = importlib.import_module(f"infoprompt.model.prompts.{name}").KIND
     return kind

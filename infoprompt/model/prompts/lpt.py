@@ -6,11 +6,12 @@ Shapes: B examples, L positions, P prompt vectors, D hidden width, H bottleneck 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.config import ConfigError
 from infoprompt.data.batch import Batch
 from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
+from infoprompt.settings import LptSettings
 
 
 class LatePrompt(Prompt):
@@ -42,7 +43,7 @@ class LatePrompt(Prompt):
         return state_BD.std(1)[:, None, None] * made_BPD
 
 
-def build(settings: PromptSettings, context: PromptContext) -> LatePrompt:
+def build(settings: LptSettings, context: PromptContext) -> LatePrompt:
     """A generator at layer `prompt.layer`; raises ConfigError where the backbone has no such layer."""
     layer = context.num_layers // 2 if settings.layer is None else settings.layer
     if layer >= context.num_layers:

@@ -5,10 +5,10 @@ Shapes: P prompt vectors, E embedding width, H hidden width.
 
 from torch import Tensor, nn
 
-from infoprompt.config import PromptSettings
 from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
+from infoprompt.settings import PTuningSettings
 
 
 class ReparameterizedPrompt(StaticPrompt):
@@ -35,7 +35,7 @@ class ReparameterizedPrompt(StaticPrompt):
         return self.vectors_PE + self.scale * self.mlp(read_PH)
 
 
-def build(settings: PromptSettings, context: PromptContext) -> ReparameterizedPrompt:
+def build(settings: PTuningSettings, context: PromptContext) -> ReparameterizedPrompt:
     """A network of width `prompt.bottleneck`, as `prompt.reparameterization` names it."""
     start_PE = start_vectors(settings, context.vocabulary, context.generator)
     return ReparameterizedPrompt(start_PE, settings.reparameterization, settings.bottleneck, context.vocabulary.scale)

@@ -6,10 +6,10 @@ Shapes: B examples, H key-value heads, K head width, N layers, P prompt vectors.
 import torch
 from torch import Tensor, nn
 
-from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.peft.read import prefix_start
+from infoprompt.settings import PrefixSettings, PromptSettings
 
 START_STD = 0.02
 
@@ -39,7 +39,7 @@ def start_table(settings: PromptSettings, context: PromptContext) -> Tensor:
     return START_STD * torch.randn(shape, generator=context.generator)
 
 
-def build(settings: PromptSettings, context: PromptContext) -> PrefixPrompt:
+def build(settings: PrefixSettings, context: PromptContext) -> PrefixPrompt:
     """A prefix of `prompt.length` keys and values a layer, small random ones or those of a PEFT folder."""
     if settings.start_from is not None:
         shape = (context.num_layers, context.num_kv_heads, context.head_size)

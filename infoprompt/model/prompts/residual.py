@@ -6,10 +6,10 @@ Shapes: P prompt vectors, E embedding width, H bottleneck width.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprompt.config import PromptSettings
 from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
+from infoprompt.settings import ResidualSettings
 
 
 class ResidualPrompt(StaticPrompt):
@@ -32,7 +32,7 @@ class ResidualPrompt(StaticPrompt):
         return self.vectors_PE + self.scale * self.norm(self.up(F.relu(self.down(self.vectors_PE / self.scale))))
 
 
-def build(settings: PromptSettings, context: PromptContext) -> ResidualPrompt:
+def build(settings: ResidualSettings, context: PromptContext) -> ResidualPrompt:
     """A network of width `prompt.bottleneck` around vectors with the start that the settings name."""
     start_PE = start_vectors(settings, context.vocabulary, context.generator)
     return ResidualPrompt(start_PE, settings.bottleneck, context.vocabulary.scale)

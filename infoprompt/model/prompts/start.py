@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.config import ConfigError
+from infoprompt.settings import StartedPromptSettings
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Vocabulary:
         return float((self.table_VE - self.table_VE.mean(0)).std())
 
 
-def start_vectors(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def start_vectors(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     """Starting values of the static prompt vectors, [P, E], float32.
 
     Raises:
@@ -56,13 +57,13 @@ def start_vectors(settings: PromptSettings, vocabulary: Vocabulary, generator: t
     return STARTS[settings.init](settings, vocabulary, generator)
 
 
-def _random(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def _random(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     # Column by column at the table's own mean and spread: PEFT's N(0, 1) is some 45 times too large for most models.
     draws_PE = torch.randn(settings.length, vocabulary.table_VE.shape[1], generator=generator)
     return vocabulary.table_VE.mean(0) + draws_PE * vocabulary.table_VE.std(0)
 
 
-def _vocabulary(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def _vocabulary(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     words = torch.tensor(vocabulary.whole_words())
     if len(words) < settings.length:
         raise ConfigError(
@@ -72,20 +73,20 @@ def _vocabulary(settings: PromptSettings, vocabulary: Vocabulary, generator: tor
     return vocabulary.table_VE[words[torch.randperm(len(words), generator=generator)[: settings.length]]]
 
 
-def _text(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def _text(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     ids = vocabulary.token_ids(settings.text or "")
     if not ids:
         raise ConfigError(f"prompt.text is {settings.text!r}, which has no tokens. Give some words.")
     return vocabulary.table_VE[_cycled(ids, settings.length)]
 
 
-def _labels(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def _labels(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     order = torch.randperm(len(vocabulary.label_texts), generator=generator).tolist()
     texts = [vocabulary.label_texts[i] for i in _cycled(order, settings.length)]
     return torch.stack([vocabulary.mean_embedding(text) for text in texts])
 
 
-def _mask(settings: PromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
+def _mask(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
     mask_id = vocabulary.tokenizer.mask_token_id
     if mask_id is None:
         raise ConfigError("prompt.init is mask, but this backbone's tokenizer has no mask token. Use vocabulary.")
@@ -96,7 +97,7 @@ def _cycled(values: Sequence[int], size: int) -> list[int]:
     return [values[i % len(values)] for i in range(size)]
 
 
-STARTS: dict[str, Callable[[PromptSettings, Vocabulary, torch.Generator], Tensor]] = {
+STARTS: dict[str, Callable[[StartedPromptSettings, Vocabulary, torch.Generator], Tensor]] = {
     "random": _random,
     "vocabulary": _vocabulary,
     "text": _text,

@@ -5,11 +5,11 @@ Shapes: B examples, P prompt vectors, E embedding width.
 
 from torch import Tensor, nn
 
-from infoprompt.config import PromptSettings
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.peft.read import input_start
+from infoprompt.settings import StaticSettings
 
 
 class StaticPrompt(Prompt):
@@ -28,7 +28,7 @@ class StaticPrompt(Prompt):
         return PromptParts(self.vectors().expand(len(batch), -1, -1))
 
 
-def build(settings: PromptSettings, context: PromptContext) -> StaticPrompt:
+def build(settings: StaticSettings, context: PromptContext) -> StaticPrompt:
     """Vectors with the start that the settings name, or those of a PEFT folder."""
     if settings.start_from is not None:
         return StaticPrompt(input_start(settings.start_from, settings.length, context.embedding_size))

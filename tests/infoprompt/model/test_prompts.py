@@ -6,12 +6,13 @@ Shapes: B examples, E embedding width, P prompt vectors.
 import pytest
 import torch
 
-from infoprompt.config import ConfigError, PromptSettings
+from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.ipt import first_ids
 from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.settings import PROMPT_KINDS
+from infoprompt.settings.kinds import of_kind, sections_with_kinds
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HEAD_SIZE, LENGTH = 40, 12, 3, 2, 6, 5
 
@@ -31,7 +32,7 @@ class Tokenizer:
 
 
 @pytest.fixture
-def around():
+def context():
     torch.manual_seed(0)
     vocabulary = Vocabulary(0.05 * torch.randn(VOCABULARY, WIDTH), Tokenizer(), ("good", "awful"))
     return PromptContext(vocabulary, WIDTH, LAYERS, HEADS, HEAD_SIZE, "first", torch.Generator().manual_seed(0))
@@ -55,8 +56,10 @@ def batch():
 
 
 def settings_of(kind, **given):
-    start = {"ipt": "random"}.get(kind, "vocabulary")
-    return PromptSettings(kind=kind, length=LENGTH, bottleneck=8, init=start, **given)
+    values = {"length": LENGTH, "bottleneck": 8, "init": "random" if kind == "ipt" else "vocabulary"}
+    own = of_kind(values, sections_with_kinds(RunConfig)["prompt"], kind)
+    objective = {"head_weight": 0, "representation_weight": 0}
+    return build_config({"prompt": {"kind": kind, **own, **given}, "objective": objective}).prompt
 
 
 def build(kind, context, **given):
@@ -172,8 +175,8 @@ def test_bad_settings_of_a_kind_are_refused_by_name(context):
     with pytest.raises(ConfigError, match=r"prompt\.layer is 3, but the backbone has 3 layers"):
         build("lpt", context, layer=3)
     with pytest.raises(ConfigError, match=r"prompt\.init is mask"):
-        prompt_kind("ipt").build(PromptSettings(kind="ipt", init="mask"), context)
+        build("ipt", context, init="mask")
     with pytest.raises(ConfigError, match=r"prompt\.table is nowhere.*infoprompt pretrain"):
         build("ipt", context, table="nowhere")
     with pytest.raises(ValueError, match=r"prompt\.kind is lptt, but kinds are none, .*lpt"):
-        PromptSettings(kind="lptt")
+        settings_of("lptt")

@@ -111,6 +111,8 @@ def test_the_rate_is_a_setting_and_the_last_mean_may_be_far_off(scores):
 
 
 def test_a_setting_of_names_that_read_samples_is_that_of_the_estimators():
-    from infoprompt.settings import _NEED_SAMPLES
+    from infoprompt.settings.objective import _NEED_SAMPLES, ESTIMATOR_SETTINGS
 
     assert set(_NEED_SAMPLES) == {name for name, estimator in ESTIMATORS.items() if estimator.needs_samples}
+    read = {key: name for name, estimator in ESTIMATORS.items() for key in estimator.settings.values()}
+    assert read == ESTIMATOR_SETTINGS

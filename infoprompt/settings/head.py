@@ -1,0 +1,97 @@
+"""The settings of a head: those of every kind, and a model for each kind with its own."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Tag, ValidationInfo, field_validator
+
+from infoprompt.settings.base import Settings, files_of
+from infoprompt.settings.kinds import OWN, kind_of
+
+HEAD_KINDS = files_of("model/heads", besides=("kind", "label_tokens"))
+"""A kind of head is a file in `model/heads/`, and its name is the file's."""
+
+
+class HeadSettings(Settings):
+    """What turns a pooled state into label scores, whatever its kind."""
+
+    kind: str
+
+    pooling: Literal["mask", "first", "mean", "last", "entities"] | None = None
+    """Which state is read: the mask token's, the first or the last real token's, the mean over real tokens, or, for
+    relations, both entities' markers side by side. If not given, the mean; for `label_words` the token at which the
+    model says words: the mask, of decoders the last."""
+
+    @field_validator("pooling")
+    @classmethod
+    def _follows_the_kind(cls, pooling: str | None, info: ValidationInfo) -> str | None:
+        # for label words it stays open until the backbone is known: see `pooling_of`
+        return pooling if pooling is not None or info.data.get("kind") == "label_words" else "mean"
+
+    @property
+    def from_labels(self) -> bool:
+        """Whether class vectors start from the label names."""
+        return isinstance(self, ClassVectorSettings) and self.init == "labels"
+
+    def pooling_of(self, backbone_kind: str) -> str:
+        """Which state is read of a backbone of this kind, `encoder`, `decoder` or `encoder-decoder`."""
+        return self.pooling or ("mask" if backbone_kind == "encoder" else "last")
+
+
+class ClassVectorSettings(HeadSettings):
+    """A head with trained class vectors."""
+
+    init: Literal["labels", "random"] = "labels"
+    """Start of the class vectors: from the label names, or random."""
+
+
+class LinearSettings(ClassVectorSettings):
+    """A linear layer."""
+
+    kind: Literal["linear"] = "linear"
+    """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head);
+    `linear`: a linear layer; `label_words`: the model's own scores of the label words at the mask (decoders: at the
+    next token); `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
+    two are not trained."""
+
+
+class VariationalSettings(ClassVectorSettings):
+    """Class vectors on a Gaussian latent."""
+
+    kind: Literal["variational"] = "variational"
+
+
+class LabelWordsSettings(HeadSettings):
+    """The model's own scores of the label words."""
+
+    kind: Literal["label_words"] = "label_words"
+
+
+class TextSettings(HeadSettings):
+    """The model's own probability of the label texts."""
+
+    kind: Literal["text"] = "text"
+
+
+class OwnHeadSettings(ClassVectorSettings):
+    """A kind of head that you added yourself."""
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_known(cls, kind: str) -> str:
+        if kind not in HEAD_KINDS:
+            raise ValueError(
+                f"head.kind is {kind!r}, but kinds are {', '.join(HEAD_KINDS)}. Choose one, or add a file {kind}.py to "
+                "infoprompt/model/heads."
+            )
+        return kind
+
+
+_Kinds = (
+    Annotated[LinearSettings, Tag("linear")]
+    | Annotated[VariationalSettings, Tag("variational")]
+    | Annotated[LabelWordsSettings, Tag("label_words")]
+    | Annotated[TextSettings, Tag("text")]
+    | Annotated[OwnHeadSettings, Tag(OWN)]
+)
+AnyHead = Annotated[_Kinds, Discriminator(kind_of(_Kinds))]
+"""The settings of any kind of head."""

@@ -1,0 +1,159 @@
+"""The settings of the training loss."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from infoprompt.settings.base import PositiveInt, Settings, files_of
+
+ESTIMATOR_NAMES = files_of("kernels/estimators", besides=("registry", "scores"))
+"""An estimator of mutual information is a file in `kernels/estimators/`, and its name is the file's."""
+
+ESTIMATOR_SETTINGS = {"smile_tau": "smile", "mine_rate": "mine", "interpolation": "interpolated"}
+"""The settings of the objective that one estimator alone reads, and which."""
+
+# Estimators that read the score of every negative; the others need no more than the log-mean-exp of the scores.
+_NEED_SAMPLES = ("jsd", "smile")
+
+
+class ObjectiveSettings(Settings):
+    """The training loss: CE + w(t) * (head_weight * head + representation_weight * representation + kl_weight * KL)."""
+
+    preset: Literal["paper", "release", "analytic"] = "analytic"
+    """Sets every setting below that is not given, `head.kind` and, for kind `instance`, `prompt.static_base`:
+    `paper` is reconstructed from the InfoPrompt paper, `release` is as its authors' code, `analytic` is ours.
+    `infoprompt show` prints what it sets."""
+
+    head_weight: NonNegativeFloat = 0.05
+    """Weight of the mutual information between prompt and head (gamma)."""
+
+    representation_weight: NonNegativeFloat = 0.1
+    """Weight of the mutual information between prompt and representation (beta)."""
+
+    kl_weight: NonNegativeFloat = 0.0
+    """Weight of the latents' KL divergence to a standard normal (kappa)."""
+
+    decay: float = Field(default=0.0, ge=0, le=1)
+    """How much of the three weights is gone at the last epoch: w(t) = 1 - decay * epoch / epochs."""
+
+    head_critic: Literal["dot", "bilinear"] = "bilinear"
+    """Score of a prompt vector with the mean class vector: scaled dot product, or with a learned matrix."""
+
+    head_negatives: Literal["all_tokens", "sampled_tokens"] = "all_tokens"
+    """Negatives of the head loss: every token of the same input, or `negatives` drawn from them."""
+
+    representation_critic: Literal["bilinear", "projections"] = "bilinear"
+    """Score of prompt and latent: one learned matrix, or the released two linear layers."""
+
+    representation_negatives: Literal["sampled", "exact", "batch"] = "exact"
+    """Negatives of the representation loss: `negatives` Gaussian draws of the input's latent without prompt, or their
+    exact expectation, which is information given the input; or the prompted latents of the other examples of the
+    micro-batch, over all ranks, which is information about which input it is."""
+
+    negatives: PositiveInt = 32
+    """K, the number of negatives drawn (or, for `exact`, stood for); of `batch` there are as many as other examples."""
+
+    head_estimator: str = "infonce"
+    """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
+    are lower bounds, `dv`, `mine` (`dv` with a running mean in its gradient) and `smile` are not, `jsd` trains a
+    discriminator and reports NWJ's bound. A prompt can be told from tokens, and a prompted latent from an unprompted
+    one, without error, so what is estimated has no limit: with `nwj`, `dv`, `mine`, `tuba` and `flo`, which have none
+    either, the term grows until it outweighs the task."""
+
+    representation_estimator: str = "infonce"
+    """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and
+    `smile` need `objective.representation_negatives` to be `sampled`."""
+
+    smile_tau: PositiveFloat = 5.0
+    """Largest absolute score of a negative in the value of `smile`, in nats."""
+
+    mine_rate: float = Field(default=0.01, gt=0, le=1)
+    """Weight of the newest micro-batch in the running mean of `mine`, which all ranks share; 1 keeps only that
+    micro-batch's mean, as `dv` does."""
+
+    interpolation: float = Field(default=0.01, ge=0, le=1)
+    """Share of the batch's own mean in the denominator of `interpolated` (alpha): 1 is InfoNCE's, 0 is TUBA."""
+
+    head_loss_cap: PositiveFloat | None = None
+    """Upper limit of the head loss per example, in nats; above it the gradient is zero. The released code has 2."""
+
+    representation_loss_cap: PositiveFloat | None = None
+    """Upper limit of the representation loss per example, in nats, as `objective.head_loss_cap`."""
+
+    latent_size: PositiveInt = 32
+    """Width of the Gaussian latent."""
+
+    kernels: Literal["auto", "triton", "chunked", "reference"] = "auto"
+    """Implementation of the information losses where they are InfoNCE: `triton` kernels, torch in parts (`chunked`), or
+    the plain formula (`reference`); `auto` takes the first on a GPU, the second elsewhere. Their gradients are the same
+    but for rounding. Other estimators are plain torch."""
+
+    @field_validator("head_estimator", "representation_estimator")
+    @classmethod
+    def _estimator_known(cls, name: str, info: ValidationInfo) -> str:
+        if name not in ESTIMATOR_NAMES:
+            raise ValueError(
+                f"objective.{info.field_name} is {name!r}, but estimators are {', '.join(ESTIMATOR_NAMES)}. Choose one."
+            )
+        return name
+
+    @property
+    def estimators(self) -> tuple[str, str]:
+        """Of the two terms, the head's first."""
+        return self.head_estimator, self.representation_estimator
+
+    @model_validator(mode="after")
+    def _read_by_an_estimator(self) -> "ObjectiveSettings":
+        for name, estimator in ESTIMATOR_SETTINGS.items():
+            if name in self.model_fields_set and estimator not in self.estimators:
+                raise ValueError(
+                    f"objective.{name} is {getattr(self, name):g}, but is a setting of the estimator {estimator}, and "
+                    f"the two terms have {' and '.join(self.estimators)}. Leave it out, or set "
+                    f"objective.head_estimator or objective.representation_estimator to {estimator}."
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unread(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A setting of an estimator that neither term has would be refused when it is read back."""
+        return without_unread(dump(self), self.estimators)
+
+    @model_validator(mode="after")
+    def _estimators_fit(self) -> "ObjectiveSettings":
+        if self.representation_negatives != "sampled" and self.representation_estimator in _NEED_SAMPLES:
+            raise ValueError(
+                f"objective.representation_estimator is {self.representation_estimator}, which reads the score of each "
+                f"negative, but objective.representation_negatives is {self.representation_negatives}, which has "
+                "none. Set objective.representation_negatives to sampled, or use infonce, nwj, dv, mine, tuba, "
+                "interpolated or flo."
+            )
+        for term, estimator, cap in (
+            ("head", self.head_estimator, self.head_loss_cap),
+            ("representation", self.representation_estimator, self.representation_loss_cap),
+        ):
+            if cap is not None and estimator != "infonce":
+                raise ValueError(
+                    f"objective.{term}_loss_cap is {cap:g}, but objective.{term}_estimator is {estimator}, and only "
+                    f"infonce has a loss with a scale that a cap can refer to. Set objective.{term}_loss_cap to null, "
+                    f"or objective.{term}_estimator to infonce."
+                )
+        return self
+
+
+def without_unread(objective: Mapping[str, Any], estimators: Collection[Any]) -> dict[str, Any]:
+    """Settings of the objective without those that none of these estimators reads."""
+    return {
+        name: value
+        for name, value in objective.items()
+        if name not in ESTIMATOR_SETTINGS or ESTIMATOR_SETTINGS[name] in estimators
+    }

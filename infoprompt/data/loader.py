@@ -1,6 +1,6 @@
 """Batches of tokenized rows; which rows, in which order, with which noise depends on (seed, step) alone.
 
-So a run can go on at any step, and the number of ranks changes no example's input. Letters: B examples (or their
+So a run can go on at any step, and the number of ranks changes no example's input. Shapes: B examples (or their
 choices), L positions, N inputs of the data set, W words.
 """
 

@@ -1,6 +1,6 @@
 """Estimators of mutual information against Gaussians with a known one, and against their own formulas.
 
-The critic is the true log ratio, so nothing is trained. Letters: N examples of a batch, D dimensions of
+The critic is the true log ratio, so nothing is trained. Shapes: N examples of a batch, D dimensions of
 either variable.
 """
 

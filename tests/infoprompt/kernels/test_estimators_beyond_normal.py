@@ -1,7 +1,7 @@
 """Estimators on distributions with a known mutual information that are not Gaussian, or not any more.
 
 Tasks and values: Czyz et al. 2023, "Beyond Normal", arXiv:2306.11078. Samplers and log ratios are derived here; the
-published values are held as constants. Letters: N examples, D and E dimensions of the two variables.
+published values are held as constants. Shapes: N examples, D and E dimensions of the two variables.
 """
 
 import math

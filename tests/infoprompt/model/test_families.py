@@ -286,7 +286,7 @@ def told_apart_attention(place, prefixes):
             mean = scores.softmax(-1) @ values.repeat_interleave(group, 1).expand(len(query), -1, -1, -1)
             parts.append((scores.logsumexp(-1, keepdim=True), mean))
         (text, of_text), (prefix, of_prefix) = parts
-        if place == "adapter":
+        if place == "adapter_kv":
             return (of_text + of_prefix).transpose(1, 2), None
         share = torch.sigmoid(prefix - text)
         return ((1 - share) * of_text + share * of_prefix).transpose(1, 2), None
@@ -294,7 +294,7 @@ def told_apart_attention(place, prefixes):
     return attend
 
 
-@pytest.mark.parametrize("place", ["prefix", "adapter"])
+@pytest.mark.parametrize("place", ["prefix", "adapter_kv"])
 @pytest.mark.parametrize("name", able("prefix"))
 def test_a_prefix_equals_two_attentions_told_apart(load, name, place):
     backbone, text = load(name), without_slots(TEXTS)[2]
@@ -352,7 +352,7 @@ def test_a_prefix_equals_a_cache_that_shifts_no_position(load, name):
     close(run(backbone, batch_of([text]), deep=DeepPrompt(prefix=prefix)), expected)
 
 
-@pytest.mark.parametrize("place", ["prefix", "adapter"])
+@pytest.mark.parametrize("place", ["prefix", "adapter_kv"])
 @pytest.mark.parametrize("name", able("prefix"))
 def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name, place):
     backbone = load(name)
@@ -367,12 +367,14 @@ def test_a_prefix_is_each_examples_own_on_either_side_of_padding(load, name, pla
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", able("prefix"))
-@pytest.mark.parametrize("place", ["prefix", "adapter"])
+@pytest.mark.parametrize("place", ["prefix", "adapter_kv"])
 def test_prefixes_of_different_lengths_do_as_each_alone(load, name, attention, place):
     backbone, sizes = load(name, attention=attention), [3, 1, 2]
     prefix = prefix_of(backbone)
     seen = torch.arange(3) < torch.tensor(sizes)[:, None]
-    together = run(backbone, batch_of(TEXTS), deep=DeepPrompt(**{place: prefix, f"{place}_seen_BP": seen}))
+    together = run(
+        backbone, batch_of(TEXTS), deep=DeepPrompt(**{place: prefix, f"{place.removesuffix('_kv')}_seen_BP": seen})
+    )
     alone = [
         run(
             backbone,
@@ -448,8 +450,8 @@ def everything(backbone, name, batch):
     trained = [input_vectors(backbone)]
     parts = {}
     if name in able("prefix"):
-        parts |= {"prefix": prefix_of(backbone), "adapter": prefix_of(backbone, size=2)}
-        trained += [tensor for pair in (*parts["prefix"], *parts["adapter"]) for tensor in pair]
+        parts |= {"prefix": prefix_of(backbone), "adapter_kv": prefix_of(backbone, size=2)}
+        trained += [tensor for pair in (*parts["prefix"], *parts["adapter_kv"]) for tensor in pair]
     if name in able("layers"):
         vectors = draws(len(TEXTS), SLOTS, backbone.hidden_size, seed=7)
         trained.append(vectors)

@@ -10,11 +10,12 @@ from infoprompt.config import build_config
 from infoprompt.data.loader import EncodedDataset, TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
+from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
-from infoprompt.model.shared import shared_pass
+from infoprompt.model.shared import SharedModel, shared_pass
 from infoprompt.model.unprompted import with_unprompted_states
 from infoprompt.objective.noise import noise_of
 from infoprompt.objective.total import information_objective
@@ -126,3 +127,27 @@ def test_one_pass_serves_all_but_those_that_need_their_own(made, monkeypatch):
     sizes = [len(batch) for _, _, batch in members]
     # a prompt of kind lpt enters at its own layer; a head alone reads kept states
     assert sorted(passes) == sorted([sum(sizes[:4]), sizes[4]])
+
+
+def trained(members, rates):
+    """What each has after three updates, and its optimiser's state."""
+    configs = [config for config, _, _ in members]
+    engine = PlainEngine(SharedModel([member for _, member, _ in members]), configs, ALONE)
+    batches = {place: batch for place, (_, _, batch) in enumerate(members)}
+    for _ in range(3):
+        for place, rate in enumerate(rates):
+            engine.set_lr(rate, place)
+        losses = {
+            place: information_objective(encoding, batches[place], configs[place].objective, PROGRESS).total
+            for place, encoding in engine.forward(batches).items()
+        }
+        assert all(isinstance(norm, float) for norm in engine.step(losses).values())
+    return [engine.trained_state(place) | engine.optimizer_state(place) for place in batches]
+
+
+def test_members_of_unlike_kinds_and_rates_train_together_as_alone(made):
+    rates = {"paper": 0.01, "prefix": 0.03, "layer_0": 0.02, "none": 0.05, "static": 0.1}
+    together = trained([made("bert", name) for name in rates], rates.values())
+    for (name, rate), state in zip(rates.items(), together, strict=True):
+        (alone,) = trained([made("bert", name)], [rate])
+        torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")

@@ -41,7 +41,7 @@ os.chdir(request["cwd"])
 os.environ.clear()
 os.environ.update(request["environment"])
 for number, path in enumerate(request["files"]):
-    os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), number)
 requests.close()
 answers.close()
 sys.stdin = open(0)

@@ -1,5 +1,6 @@
 """Sweeps on a real Ray of this machine, each in a process of its own; the longest tests of the launcher."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from preloaded import COMMAND, Forked, Preloaded
+from project_copy import copied_project
 
 from launcher.processes import held_port
 from launcher.sweeps.plan import load_sweep
@@ -106,8 +109,9 @@ def test_every_way_a_trial_can_end(tiny_sweep, tmp_path):
     assert "trial 1 failed: the loss is not finite" in done.stderr
 
 
-def runs_in_mlflow(uri: str) -> dict[str, dict]:
-    """Name to status, parent, world size and the steps of the dev score."""
+@pytest.fixture
+def runs_in_mlflow(processes, tmp_path):
+    """Called with an address: name to status, parent, world size and the steps of the dev score."""
     code = (
         "import json, sys\nfrom mlflow import MlflowClient\nclient = MlflowClient(sys.argv[1])\n"
         "ids = [e.experiment_id for e in client.search_experiments()]\n"
@@ -117,11 +121,18 @@ def runs_in_mlflow(uri: str) -> dict[str, dict]:
         "'steps': [m.step for m in client.get_metric_history(run.info.run_id, 'dev/accuracy')]} "
         "for run in client.search_runs(ids)}))"
     )
-    shown = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, timeout=100, check=True)
-    return last_json(shown.stdout)
+
+    def runs(uri: str) -> dict[str, dict]:
+        shown = processes.run([uri], tmp_path, os.environ, python=code)
+        assert shown.returncode == 0, shown.stderr
+        return last_json(shown.stdout)
+
+    return runs
 
 
-def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(infoprompt, tiny_sweep, tmp_path):
+def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(
+    infoprompt, runs_in_mlflow, tiny_sweep, tmp_path
+):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tracking = ["tracking.enabled=true", f"tracking.uri={uri}"]
     changes = ["workers_per_trial=1", "space={optim.lr: {grid: [0.003, 0.01]}}", "seeds=[0, 1]"]
@@ -153,14 +164,16 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(inf
         assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
 
 
-def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infoprompt, tiny_sweep, tmp_path):
+def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
+    infoprompt, processes, runs_in_mlflow, tiny_sweep, tmp_path
+):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
         "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=60",
         "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
-    code, said = _end_driver(signal.SIGTERM, tiny_sweep, ["--resume", *changes], folder, trial=1)
+    code, said = _end_driver(processes, signal.SIGTERM, tiny_sweep, ["--resume", *changes], folder, trial=1)
     assert code == 143, said
     assert "there is nothing to resume" in said
     assert "the same command with --resume goes on" in said
@@ -168,7 +181,7 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infopro
     before = json.loads((folder / "trials/0000/seed_0/result.json").read_text())
     finished_at = (folder / "trials/0000/seed_0/result.json").stat().st_mtime
     assert {run["status"] for run in runs_in_mlflow(uri).values()} == {"FINISHED", "KILLED"}
-    code, said = _end_driver(signal.SIGKILL, tiny_sweep, ["--resume", *changes], folder, trial=2)
+    code, said = _end_driver(processes, signal.SIGKILL, tiny_sweep, ["--resume", *changes], folder, trial=2)
     assert "trial 1 seed 1 goes on from update" in said
 
     refused = infoprompt("sweep", tiny_sweep, *changes)
@@ -196,19 +209,20 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(infopro
 
 
 def _end_driver(
-    with_signal: signal.Signals, file: Path, changes: list[str], folder: Path, *, trial: int
+    processes: Preloaded, with_signal: signal.Signals, file: Path, changes: list[str], folder: Path, *, trial: int
 ) -> tuple[int, str]:
     """Start a sweep, send it a signal in the middle of a trial; its code and what it said."""
-    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", str(file), *changes]
-    path = folder.with_suffix(f".{with_signal.name}")
-    with path.open("w") as log:
-        driver = subprocess.Popen(command, cwd=folder.parent, stdout=log, stderr=log)
-        try:
-            _wait_until(lambda: _curve(folder, trial), driver, path)
-        finally:
-            driver.send_signal(with_signal)
-            code = driver.wait(timeout=100)
-    return code, path.read_text()
+    log = folder.with_suffix(f".{with_signal.name}")
+    driver = processes.start(
+        COMMAND, ["sweep", file, *changes], folder.parent, os.environ, [Path(os.devnull), log, log]
+    )
+    try:
+        _wait_until(lambda: _curve(folder, trial), driver, log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(driver.pid, with_signal)
+        code = driver.wait(timeout=100)
+    return code, log.read_text()
 
 
 def _curve(folder: Path, trial: int) -> list:
@@ -218,7 +232,7 @@ def _curve(folder: Path, trial: int) -> list:
     return run["curve"] if run["status"] == "running" else []
 
 
-def _wait_until(condition, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+def _wait_until(condition, process: Forked, log: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, log.read_text()
@@ -347,9 +361,11 @@ def test_the_readmes_job_runs_as_written_on_a_cluster_with_a_token(cluster, tmp_
     home = ["--runtime-env-json", json.dumps({"env_vars": {"INFOPROMPT_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}})]
     command = shlex.split(submit)
     command[command.index("--") : command.index("--")] = home  # not into the home folder of who tests
+    command += ["optim.max_steps=4", "evaluation.every_steps=2"]
+    (tmp_path / "project").mkdir()
     done = subprocess.run(
         command,
-        cwd=REPOSITORY,
+        cwd=copied_project(tmp_path / "project"),
         env=environment,
         capture_output=True,
         text=True,
@@ -371,6 +387,17 @@ def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_s
     done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode != 0
     assert "a trial needs 3 CPUs, but the cluster has 2" in done.stdout + done.stderr
+
+
+def test_the_proof_of_a_thousand_trials_runs_with_six(runs_in_mlflow, tmp_path):
+    script = str(REPOSITORY / "tests/proofs/thousand_trials.py")
+    command = [sys.executable, script, "--trials", "6", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    finished, stopped, failed = map(int, re.findall(r"(?:finished|early|failed) (\d+)", done.stdout))
+    assert finished
+    assert (finished + stopped, failed) == (6, 0)
+    assert len(runs_in_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")) == 7
 
 
 @pytest.mark.timeout(60)

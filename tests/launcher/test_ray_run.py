@@ -217,7 +217,8 @@ def _end_driver(
         COMMAND, ["sweep", file, *changes], folder.parent, os.environ, [Path(os.devnull), log, log]
     )
     try:
-        _wait_until(lambda: _curve(folder, trial), driver, log)
+        # by its second evaluation, the training state of its first one is saved
+        _wait_until(lambda: len(_curve(folder, trial)) > 1, driver, log)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(driver.pid, with_signal)

@@ -12,7 +12,7 @@ Shapes: B examples, C classes.
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from infoprompt.config import (
     saved_values,
 )
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import EncodedDataset, evaluation_batches
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
@@ -44,9 +44,11 @@ from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member, prompt_slots, reads_unprompted
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
+from infoprompt.model.shared import shared_pass
 from infoprompt.nested import get_nested
 from infoprompt.objective.encoding import Encoding
 from infoprompt.predictions import Target, completed, predicted, targets
+from infoprompt.predictor import States, scored_batches
 from infoprompt.settings import InputPromptSettings
 from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
@@ -230,23 +232,8 @@ class Artifact:
 
     def _scores(self, rows: EncodedDataset, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
         """Batches and the model's scores of them, float32 on the CPU."""
-        plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
-        device = next(self.model.backbone.parameters()).device
-        for batch in evaluation_batches(rows, batch_size, rank=0, world_size=1):
-            moved = batch.to(device)
-            with torch.inference_mode():
-                if needs_unprompted_states(self.config, self.task, training=False):
-                    states = self._plain_states(plain, batch.examples)
-                    moved = replace(moved, summary_BD=states.summary_BD, pooled_BD=states.pooled_BD)
-                    if self.config.mixes_rows:
-                        others = [(row - 1) % len(rows) for row in batch.examples]
-                        moved = replace(moved, summary_BD=self._plain_states(plain, others).summary_BD)
-                logits_BC = self.model(moved).logits_BC.float().cpu()
+        for ((_, batch, logits_BC),) in artifact_scores({"": self}, {"": rows}, batch_size):
             yield batch, logits_BC
-
-    def _plain_states(self, plain: EncodedDataset, rows: Sequence[int]) -> Encoding:
-        device = next(self.model.backbone.parameters()).device
-        return self.model(replace(plain.batch(rows), unprompted=True).to(device))
 
     def _example(self, given: Example | str) -> Example:
         if not isinstance(given, str):
@@ -259,6 +246,26 @@ class Artifact:
             tags = tuple(self.task.labels[tag] for tag in target)
             return Prediction(" ".join(tags), {}, tags=tags)
         return Prediction(f"{target:.4g}", {}, value=float(target))
+
+
+def artifact_scores(
+    artifacts: Mapping[str, Artifact], rows: Mapping[str, EncodedDataset], batch_size: int
+) -> Iterator[list[tuple[str, Batch, Tensor]]]:
+    """Scores of rows by artifacts over one backbone, in passes that they share; see `scored_batches`."""
+    device = next(next(iter(artifacts.values())).model.backbone.parameters()).device
+    reads: dict[str, States] = {
+        name: "other" if artifact.config.mixes_rows else "own"
+        for name, artifact in artifacts.items()
+        if needs_unprompted_states(artifact.config, artifact.task, training=False)
+    }
+
+    @torch.inference_mode()
+    def infer(batches: Mapping[str, Batch]) -> dict[str, Encoding]:
+        members = [artifacts[name].model for name in batches]
+        encodings = shared_pass(members, [batch.to(device) for batch in batches.values()])
+        return dict(zip(batches, encodings, strict=True))
+
+    return scored_batches(rows, infer, batch_size, reads=reads)
 
 
 def predicting_config(card: Mapping[str, Any]) -> RunConfig:

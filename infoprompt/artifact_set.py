@@ -4,7 +4,6 @@ Shapes: B rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,19 +13,16 @@ from infoprompt.artifact import (
     Artifact,
     ArtifactError,
     Prediction,
-    needs_unprompted_states,
+    artifact_scores,
     predicting_config,
     read_card,
 )
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs
 from infoprompt.model.heads.kind import head_kind
-from infoprompt.model.shared import shared_pass
-from infoprompt.objective.encoding import Encoding
 
 
 class ArtifactSet:
@@ -78,9 +74,7 @@ class ArtifactSet:
     ) -> list[Prediction]:
         """What `artifacts[name].predict` gives for each example and its name, to rounding, in the order given.
 
-        Rows of all artifacts share each batch and its encoder pass. Three do not mix, and read their own rows alone:
-        `head.kind: text`, which scores texts behind the input; `prompt.kind: none`; and the control
-        `prompt.source: other`, which reads another row's state.
+        Rows of all artifacts share each batch, and its passes of the backbone as far as they can, see `shared_pass`.
 
         Args:
             examples: as for `Artifact.predict`.
@@ -92,14 +86,13 @@ class ArtifactSet:
         """
         chosen = self._rows_by_name(examples, names)
         rows = {name: self[name].read(examples[i] for i in own) for name, own in chosen.items()}
+        scores: dict[str, list[tuple[Batch, Tensor]]] = {name: [] for name in rows}
+        for scored in artifact_scores(self.artifacts, rows, batch_size):
+            for name, batch, logits_BC in scored:
+                scores[name].append((batch, logits_BC))
         results: dict[int, Prediction] = {}
-        scores = self._mixed_scores({name: part for name, part in rows.items() if self._mixes(name)}, batch_size)
         for name, own in chosen.items():
-            if self._mixes(name):
-                predictions = self[name].predictions(rows[name], scores[name])
-            else:
-                predictions = self[name].predict([examples[i] for i in own], batch_size)
-            results |= dict(zip(own, predictions, strict=True))
+            results |= dict(zip(own, self[name].predictions(rows[name], scores[name]), strict=True))
         return [results[index] for index in range(len(examples))]
 
     def _rows_by_name(self, examples: Sequence[Example | str], names: Sequence[str]) -> dict[str, list[int]]:
@@ -114,56 +107,6 @@ class ArtifactSet:
             self[name].check(examples[index], f"Example {index + 1}")  # its place among all, not among the name's own
             chosen.setdefault(name, []).append(index)
         return chosen
-
-    def _mixes(self, name: str) -> bool:
-        model = self[name].model
-        mixes = model.prompt is not None and not model.head.passes_itself
-        return mixes and not self[name].config.mixes_rows
-
-    def _mixed_scores(
-        self, rows: Mapping[str, EncodedDataset], batch_size: int
-    ) -> dict[str, list[tuple[Batch, Tensor]]]:
-        """For each artifact its part of every batch, with the scores, float32 on the CPU."""
-        order = [(part.length(row), name, row) for name, part in rows.items() for row in range(len(part))]
-        order.sort()
-        plain = {name: _without_prompt(part) for name, part in rows.items() if self._reads_unprompted(name)}
-        found: dict[str, list[tuple[Batch, Tensor]]] = {name: [] for name in rows}
-        for start in range(0, len(order), batch_size):
-            own: dict[str, list[int]] = {}
-            for _, name, row in order[start : start + batch_size]:
-                own.setdefault(name, []).append(row)
-            batches = self._batches(rows, plain, own)
-            encodings = self._encodings(batches)
-            for name, batch in batches.items():
-                found[name].append((batch.to("cpu"), encodings[name].logits_BC.float().cpu()))
-        return found
-
-    def _batches(
-        self, rows: Mapping[str, EncodedDataset], plain: Mapping[str, EncodedDataset], own: Mapping[str, list[int]]
-    ) -> dict[str, Batch]:
-        """Each artifact's batch of its own rows, with the unprompted states where it reads them; one pass for all."""
-        device = next(self[next(iter(own))].model.parameters()).device
-        batches = {name: rows[name].batch(indices).to(device) for name, indices in own.items()}
-        reading = [name for name in own if name in plain]
-        if reading:
-            states = self._encodings(
-                {name: replace(plain[name].batch(own[name]), unprompted=True).to(device) for name in reading}
-            )
-            for name, found in states.items():
-                batches[name] = replace(batches[name], summary_BD=found.summary_BD, pooled_BD=found.pooled_BD)
-        return batches
-
-    @torch.inference_mode()
-    def _encodings(self, batches: Mapping[str, Batch]) -> dict[str, Encoding]:
-        encodings = shared_pass([self[name].model for name in batches], list(batches.values()))
-        return dict(zip(batches, encodings, strict=True))
-
-    def _reads_unprompted(self, name: str) -> bool:
-        return needs_unprompted_states(self[name].config, self[name].task, training=False)
-
-
-def _without_prompt(rows: EncodedDataset) -> EncodedDataset:
-    return replace(rows, texts=[text.without_prompt() for text in rows.texts])
 
 
 def _check_one_backbone(fingerprints: Mapping[str, str], configs: Mapping[str, RunConfig]) -> None:

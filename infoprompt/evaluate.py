@@ -5,7 +5,7 @@ Shapes: N rows.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from infoprompt.artifact import Artifact
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
-from infoprompt.data.batch import Batch
-from infoprompt.data.loader import EncodedDataset, evaluation_batches, num_batches
+from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.loader import num_batches
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Adapter, Example, Kind
@@ -24,9 +24,9 @@ from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
 from infoprompt.model.unprompted import Peers
-from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.task import example_losses
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
+from infoprompt.predictor import Infer, scored_batches
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def evaluate(
-    infer: Callable[[Batch], Encoding],
+    infer: Infer,
     rows: EncodedDataset,
     task: Task,
     peers: Peers,
@@ -51,12 +51,13 @@ def evaluate(
     name: str = "given",
 ) -> Evaluation:
     """Score every row once; all ranks take part and all get the result. `name`: of the rows, for people."""
-    parts: list[tuple[list[int], list[Target], list[float]]] = []
-    batches = evaluation_batches(rows, batch_size, peers.rank, peers.world_size)
-    for batch in track(batches, num_batches(rows, batch_size, peers.world_size), f"scoring {name} rows, batches"):
-        logits_BC = infer(batch).logits_BC
-        losses = example_losses(logits_BC, batch)
-        parts.append((batch.examples, predicted(logits_BC, batch, task), losses))
+    batches = scored_batches({name: rows}, infer, batch_size, rank=peers.rank, world_size=peers.world_size)
+    parts = [
+        (batch.examples, predicted(logits_BC, batch, task), example_losses(logits_BC, batch))
+        for ((_, batch, logits_BC),) in track(
+            batches, num_batches(rows, batch_size, peers.world_size), f"scoring {name} rows, batches"
+        )
+    ]
     known = targets(rows, task)
     found: list[Target] = [-1] * len(rows)
     loss_of = [math.nan] * len(rows)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import EncodedDataset
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.task import Task
 
 Target = int | float | list[int]

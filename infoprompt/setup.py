@@ -1,6 +1,7 @@
 """What a run works with, built in the order of the data flow: data, backbone, model, engine, kept states."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from infoprompt.artifact import make_template, needs_unprompted_states
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
-from infoprompt.data.loader import EncodedDataset, TrainLoader
+from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.loader import TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import Splits, load_splits
@@ -90,7 +92,12 @@ class Setup:
     def evaluate(self, rows: EncodedDataset) -> Evaluation:
         """Scores on rows; all ranks take part."""
         name = "test" if rows is self.test else "dev"
-        return evaluate(self.infer, rows, self.task, self.ranks, self.config.evaluation.batch_size, name)
+        batch_size = self.config.evaluation.batch_size
+
+        def infer(batches: Mapping[str, Batch]) -> dict[str, Encoding]:
+            return {name: self.infer(batch) for name, batch in batches.items()}
+
+        return evaluate(infer, rows, self.task, self.ranks, batch_size, name)
 
 
 def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -> Setup:

@@ -30,6 +30,7 @@ ORDER = [
     "infoprompt.peft.read",
     "infoprompt.model",
     "infoprompt.predictions",
+    "infoprompt.predictor",
     "infoprompt.metrics",
     "infoprompt.engine",
     "infoprompt.tracking",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from infoprompt.config import ConfigError, DataSettings
-from infoprompt.data.loader import EncodedDataset
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.task import KINDS, Task
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from infoprompt.bar import track
 from infoprompt.data.batch import Batch
-from infoprompt.data.loader import EncodedDataset, evaluation_batches, num_batches
+from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.loader import evaluation_batches, num_batches
 from infoprompt.files import whole_file
 from infoprompt.objective.encoding import Encoding
 from infoprompt.tensor_file import read_tensors, save_tensors
@@ -74,7 +75,7 @@ def with_unprompted_states(
     """
     if not len(rows):
         return rows
-    plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
+    plain = rows.without_prompt()
     path = cache_dir() / "unprompted" / f"{_content_hash(plain, backbone_key)}.safetensors"
     states = _read(path, len(plain.texts))
     if not peers.all_true(states is not None):
@@ -97,7 +98,7 @@ def with_other_states(rows: EncodedDataset) -> EncodedDataset:
 
 def text_states(rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:
     """Pooled states of a few plain texts, [N, D], not kept; every rank takes part."""
-    plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
+    plain = rows.without_prompt()
     return _compute(plain, infer, peers, batch_size)["pooled"]
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from infoprompt.artifact import make_template
 from infoprompt.config import ConfigError, RunConfig
-from infoprompt.data.loader import EncodedDataset
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.places import source_name
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.class_weights import class_weights
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.task import Task
 from infoprompt.objective.task import example_losses, task_loss
 

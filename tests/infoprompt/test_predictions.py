@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from infoprompt.data.batch import Batch
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import EncodedDataset
 from infoprompt.data.rows import Candidate
 from infoprompt.data.task import Task
 from infoprompt.objective.task import task_loss

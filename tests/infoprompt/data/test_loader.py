@@ -8,8 +8,9 @@ import torch
 from transformers import AutoTokenizer
 
 from infoprompt.config import build_config
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.loader import EncodedDataset, TrainLoader, evaluation_batches
+from infoprompt.data.loader import TrainLoader, evaluation_batches
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
 from infoprompt.objective.noise import noise_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from infoprompt.data.loader import EncodedDataset
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import read_examples
 from infoprompt.data.task_files import FOLDER_VARIABLE, find_task_files

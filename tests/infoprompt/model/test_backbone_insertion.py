@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from infoprompt.artifact import make_template
 from infoprompt.config import BackboneSettings, ConfigError, build_config
-from infoprompt.data.loader import EncodedDataset
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import load_backbone

@@ -7,7 +7,8 @@ import torch
 
 from infoprompt.artifact import make_template
 from infoprompt.config import build_config
-from infoprompt.data.loader import EncodedDataset, TrainLoader
+from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.loader import TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.engine.plain_engine import PlainEngine

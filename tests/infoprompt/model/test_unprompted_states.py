@@ -11,7 +11,8 @@ from safetensors.torch import load, save_file
 
 from infoprompt.artifact import Artifact, make_template
 from infoprompt.config import build_config
-from infoprompt.data.loader import EncodedDataset, evaluation_batches
+from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.loader import evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.engine.ranks import Ranks

@@ -130,7 +130,7 @@ def test_a_prefix_scores_alike_within_the_window_alone(tiny_backbones, make_arti
 
 def build_from(folder, backbone: str, kind: str, length: int = 3) -> torch.nn.Module:
     """The prompt that a run with `prompt.start_from` starts with."""
-    settings = {"kind": kind, "length": length, "template": "before", "start_from": str(folder)}
+    settings = {"kind": kind, "length": length, "start_from": str(folder)}
     objective = {"head_weight": 0, "representation_weight": 0}
     config = build_config({"backbone": {"name": backbone}, "prompt": settings, "objective": objective})
     task = Task("toy", ("bad", "good"), ("bad", "good"), ("accuracy",), "single")
@@ -229,7 +229,7 @@ def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tiny_backbones, m
     for folder, backbone, kind, length, message in wrong:
         with pytest.raises(ConfigError, match=message):
             build_from(folder, backbone, kind, length)
-    with pytest.raises(ConfigError, match=r"prompt\.start_from .* prompt\.kind instance"):
+    with pytest.raises(ConfigError, match=r"prompt\.start_from .* prompt\.kind is instance, .* for static and prefix"):
         build_from(tmp_path / "input", bert, "instance")
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from infoprompt.artifact import Artifact
-from infoprompt.config import ConfigError, build_config
+from infoprompt.config import ConfigError, build_config, override_config
 from infoprompt.data.splits import load_splits
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
@@ -147,7 +147,7 @@ def test_what_cannot_be_pretrained_is_refused(config_for, tmp_path):
     with pytest.raises(ConfigError, match=r"prompt\.table is not given"):
         pretrain(config_for(table=None))
     with pytest.raises(ConfigError, match="only kind ipt has a table"):
-        pretrain(config_for(kind="static"))
+        pretrain(override_config(config_for(), ["prompt.kind=static"]))
     values = tmp_path / "values.jsonl"
     values.write_text("".join(json.dumps({"text": f"film {i}", "value": i / 10}) + "\n" for i in range(20)))
     config = config_for()

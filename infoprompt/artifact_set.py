@@ -9,14 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from infoprompt.artifact import (
-    Artifact,
-    ArtifactError,
-    Prediction,
-    artifact_scores,
-    predicting_config,
-    read_card,
-)
+from infoprompt.artifact import Artifact, Prediction, artifact_scores
+from infoprompt.artifact_files import ArtifactError, predicting_config, read_card
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.rows import Example

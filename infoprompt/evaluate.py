@@ -23,10 +23,10 @@ from infoprompt.data.split_rows import SplitRows
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.metrics import score
-from infoprompt.model.unprompted import Peers
 from infoprompt.objective.task import example_losses
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
 from infoprompt.predictor import Infer, scored_batches
+from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +46,22 @@ def evaluate(
     infer: Infer,
     rows: EncodedDataset,
     task: Task,
-    peers: Peers,
+    ranks: Ranks,
     batch_size: int,
     name: str = "given",
 ) -> Evaluation:
     """Score every row once; all ranks take part and all get the result. `name`: of the rows, for people."""
-    batches = scored_batches({name: rows}, infer, batch_size, rank=peers.rank, world_size=peers.world_size)
+    batches = scored_batches({name: rows}, infer, batch_size, rank=ranks.rank, world_size=ranks.world_size)
     parts = [
         (batch.examples, predicted(logits_BC, batch, task), example_losses(logits_BC, batch))
         for ((_, batch, logits_BC),) in track(
-            batches, num_batches(rows, batch_size, peers.world_size), f"scoring {name} rows, batches"
+            batches, num_batches(rows, batch_size, ranks.world_size), f"scoring {name} rows, batches"
         )
     ]
     known = targets(rows, task)
     found: list[Target] = [-1] * len(rows)
     loss_of = [math.nan] * len(rows)
-    for rank_parts in peers.gather_objects(parts):
+    for rank_parts in ranks.gather_objects(parts):
         for indices, predictions, losses in rank_parts:
             for row, prediction, loss in zip(indices, predictions, losses, strict=True):
                 if row >= 0:

@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from infoprompt.config import ConfigError
 from infoprompt.folder_lock import held, inside, require_free_below
 from infoprompt.progress import TrainingStopped
+
+if TYPE_CHECKING:
+    from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -18,19 +21,8 @@ T = TypeVar("T")
 LEAST_FREE_BYTES = 64 * 2**20
 
 
-class Peers(Protocol):
-    """What is needed of the other ranks; `engine.ranks.Ranks` is one."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0."""
-
-    def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
-
-
 @contextmanager
-def claimed_output_dir(folder: Path, *, keep: bool, ranks: Peers, owner: str | None = None) -> Iterator[None]:
+def claimed_output_dir(folder: Path, *, keep: bool, ranks: "Ranks", owner: str | None = None) -> Iterator[None]:
     """Make the folder, check that it can be written, and hold it against other runs while the body runs.
 
     Args:
@@ -47,7 +39,7 @@ def claimed_output_dir(folder: Path, *, keep: bool, ranks: Peers, owner: str | N
         yield
 
 
-def on_first(ranks: Peers, call: Callable[[], T]) -> T | None:
+def on_first(ranks: "Ranks", call: Callable[[], T]) -> T | None:
     """What the call returns on the first rank, None elsewhere; what it raises there for the user, every rank raises.
 
     Raises:

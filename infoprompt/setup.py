@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from infoprompt.artifact import make_template, needs_unprompted_states
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
@@ -20,7 +19,6 @@ from infoprompt.data.tasks import Task
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.interface import Engine
-from infoprompt.engine.ranks import Ranks
 from infoprompt.evaluate import Evaluation, evaluate
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
@@ -28,11 +26,13 @@ from infoprompt.model.backbone.cache import kept_backbone
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
+from infoprompt.model.inputs import make_template, needs_unprompted_states
 from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
+from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,11 @@
 """One run: build, train, choose the best state on dev, report it on test, save the artifact."""
 
-import json
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
-from infoprompt.artifact import save_artifact
 from infoprompt.bar import ProgressBar
 from infoprompt.checkpoint import ResumeState
 from infoprompt.config import RunConfig, dump_config
@@ -17,62 +13,19 @@ from infoprompt.data.splits import Splits
 from infoprompt.engine.interface import Engine, NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
-from infoprompt.evaluate import Evaluation
-from infoprompt.figures import confusion_matrix, learning_curves
-from infoprompt.files import replace_file
-from infoprompt.metrics import class_scores, steps_to_share, why_undefined
+from infoprompt.metrics import why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
 from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped, due
+from infoprompt.result import RunResult, finish
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
 from infoprompt.stopping import Preempted, Terminated, noting
-from infoprompt.test_predictions import keep_predictions
 from infoprompt.tracking import Tracker
 from infoprompt.training_state import TrainingState, save_training_state, saved_state, start_training_state
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run; the same on every rank."""
-
-    test: dict[str, float]
-    """Scores of the best state on the test rows; empty where there are none."""
-    dev: dict[str, float]
-    """Scores of the best state on the held-out rows."""
-    steps: int
-    """Updates made."""
-    best_step: int
-    """Updates after which the best state was reached."""
-    steps_to_95: int
-    """Updates after which dev first reached 95 % of its best score."""
-    seconds: float
-    """Time of training and evaluation on dev, resumed parts included; loading and test left out."""
-    trained_parameters: int
-    touched_parameters: int
-    """Trained parameters, counting of a table only the rows that the training rows look up."""
-    encoder_passes: float
-    """Passes over the backbone for each training example of each update: the forward passes of training, plus one
-    unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt;
-    1 + 1 / epochs with kept states; 1 / epochs for a head on kept states alone. Kept states count as computed here
-    also where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
-    total_encoder_passes: int
-    """The same as a count: `encoder_passes` times the examples seen."""
-    metric: str
-    """The metric that chose the best state."""
-    artifact: str
-    """Folder of the artifact; empty if `run.save_artifact` is false."""
-    output_dir: str
-    run_id: str | None
-    classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Precision, recall, F1 and support of each class on the test rows; empty without them or without classes."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain values."""
-        return asdict(self)
 
 
 def run(
@@ -152,7 +105,9 @@ def _run(
             if ranks.wishes.leave:
                 leave(setup, state, ranks.wishes.leave)
         trained = True
-        result = _finish(setup, state, tracker)
+        if not state.best_state:  # max_steps came before the first evaluation
+            _evaluate_dev(setup, state)
+        result = finish(setup, state, tracker)
     except LeftOff as left:
         tracker.close(None if left.decision == "pause" else "FINISHED")
         setup.engine.close()
@@ -284,87 +239,6 @@ def _is_better(score: float, loss: float | None, setup: Setup, state: TrainingSt
 def _out_of_patience(setup: Setup, state: TrainingState) -> bool:
     patience = setup.config.evaluation.patience
     return patience is not None and state.evaluations_since_best >= patience
-
-
-def _finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
-    config, ranks = setup.config, setup.ranks
-    output_dir = Path(config.run.output_dir)
-    if not state.best_state:  # max_steps came before the first evaluation
-        _evaluate_dev(setup, state)
-    setup.engine.load_trained_state(state.best_state)
-    tested = setup.evaluate(setup.test) if len(setup.test) else None
-    test = tested.scores if tested else {}
-    curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in state.history if f"dev/{setup.metric}" in row]
-    trained_parameters = sum(tensor.numel() for tensor in state.best_state.values())
-    passes = _encoder_passes(setup, state.progress)
-    result = RunResult(
-        test=test,
-        dev=state.best_scores,
-        steps=state.progress.step,
-        best_step=state.best_step,
-        steps_to_95=steps_to_share(curve),
-        seconds=round(state.seconds, 3),
-        trained_parameters=trained_parameters,
-        touched_parameters=trained_parameters - setup.untouched_parameters(),
-        encoder_passes=passes / max(state.progress.examples, 1),
-        total_encoder_passes=passes,
-        metric=setup.metric,
-        artifact=str(output_dir / "artifact") if config.run.save_artifact else "",
-        output_dir=str(output_dir),
-        run_id=state.run_id,
-        classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
-    )
-    on_first(ranks, lambda: _write_results(setup, state, tracker, tested, result))
-    return result
-
-
-def _write_results(
-    setup: Setup, state: TrainingState, tracker: Tracker, tested: Evaluation | None, result: RunResult
-) -> None:
-    """Write what came out, `result.json` last; raises TrainingStopped if the disk does not take it."""
-    config, output_dir = setup.config, Path(result.output_dir)
-    scores = {"dev": result.dev, "test": result.test}
-    try:
-        if result.artifact:
-            artifact, fingerprint = Path(result.artifact), setup.fingerprint
-            save_artifact(artifact, state.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
-        replace_file(output_dir / "history.json", json.dumps([finite(row) for row in state.history]))
-        tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
-        tracker.log({f"best/dev_{name}": value for name, value in state.best_scores.items()}, result.steps)
-        if result.artifact:  # behind its scores, which MLflow shows beside it
-            tracker.log_artifacts(Path(result.artifact), "artifact")
-        if tested:
-            keep_predictions(output_dir, setup.task, tested)
-        # last of what is needed, so that its presence means that everything else is there; a picture is a bonus
-        replace_file(output_dir / "result.json", json.dumps({"state": "finished", **result.as_json()}, indent=1))
-    except OSError as error:
-        kept = "Its last resume state stays: with --resume auto nothing is trained again."
-        lost = "checkpoint.enabled is false, so there is no resume state to go on from: start again."
-        raise TrainingStopped(
-            f"The run has come to its end, but its results could not be written to {output_dir}: {error}. Make room, "
-            f"or get the right to write there. {kept if config.checkpoint.enabled else lost}"
-        ) from None
-    _draw(setup, state, tracker, tested)
-
-
-def _draw(setup: Setup, state: TrainingState, tracker: Tracker, tested: Evaluation | None) -> None:
-    tracker.log_figure("learning_curves.png", lambda: learning_curves(state.history))
-    if tested and setup.task.classifies:
-        labels, predictions = tested.labels.tolist(), tested.predictions.tolist()
-        tracker.log_figure("confusion_matrix.png", lambda: confusion_matrix(labels, predictions, setup.task.labels))
-
-
-def finite(row: Mapping[str, float]) -> dict[str, float]:
-    """What JSON has words for: neither NaN nor infinity."""
-    return {name: value for name, value in row.items() if math.isfinite(value)}
-
-
-def _encoder_passes(setup: Setup, progress: Progress) -> int:
-    """See `RunResult.encoder_passes`."""
-    rows = setup.train.rows
-    kept = 0 if rows.pooled_ND is None else len(rows)
-    head_alone = kept and setup.config.prompt.kind == "none"
-    return kept + (0 if head_alone else progress.examples)
 
 
 class _Clock:

@@ -13,12 +13,12 @@ from torch import Tensor
 from infoprompt.checkpoint import ResumeState, newest_resume_state, num_states, save_resume_state, set_newer_aside
 from infoprompt.config import ConfigError, RunConfig, build_config, changed_setting, saved_values
 from infoprompt.engine.adamw import cpu_copy, optimizer_shapes
-from infoprompt.engine.ranks import Ranks
 from infoprompt.files import replace_file, whole_folder
 from infoprompt.folder_lock import inside, taken_over
 from infoprompt.objective.information import running_means, set_running_means
 from infoprompt.output import on_first
 from infoprompt.progress import Progress, TrainingStopped
+from infoprompt.ranks import Ranks
 from infoprompt.setup import Setup
 from infoprompt.tensor_file import unfit
 

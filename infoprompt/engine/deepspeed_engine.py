@@ -40,9 +40,9 @@ from infoprompt.engine.adamw import (
 from infoprompt.engine.deepspeed_config import deepspeed_config, loading_config
 from infoprompt.engine.interface import NonFiniteLoss, Update, checked_norm, finite_losses, total
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
-from infoprompt.engine.ranks import Ranks
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 
 
 class DeepSpeedEngine:

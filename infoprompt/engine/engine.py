@@ -9,8 +9,8 @@ from torch import nn
 from infoprompt.config import RunConfig
 from infoprompt.engine.interface import Engine
 from infoprompt.engine.plain_engine import PlainEngine
-from infoprompt.engine.ranks import Ranks
 from infoprompt.model.shared import SharedModel
+from infoprompt.ranks import Ranks
 
 
 def build_engine(model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks) -> Engine:

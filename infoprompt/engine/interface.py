@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from infoprompt.data.batch import Batch
-from infoprompt.engine.ranks import Ranks
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 
 
 class NonFiniteLoss(RuntimeError):

@@ -17,9 +17,9 @@ from infoprompt.engine.adamw import (
 )
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.interface import Update, checked_norm, finite_losses, total
-from infoprompt.engine.ranks import Ranks
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 
 
 class PlainEngine:

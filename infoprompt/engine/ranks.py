@@ -1,24 +1,18 @@
-"""The processes of a run, and the few things they say to each other outside the engines."""
+"""How the processes of a run come together and part."""
 
 import atexit
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from infoprompt.config import ConfigError, EngineSettings
 from infoprompt.progress import RankLost
-from infoprompt.stopping import told
-
-T = TypeVar("T")
+from infoprompt.ranks import Ranks
 
 START_SECONDS = 120
 """For all ranks to come together, or longer where a collective may wait longer: one may load Python's modules from
@@ -39,111 +33,6 @@ class _Process:
 
 
 _process = _Process()
-
-
-@dataclass
-class Wishes:
-    """What the ranks have agreed on in the last `each_true`, and what this one asks for in the next."""
-
-    leave: int = 0
-    """Agreed: number of a signal that told any rank to end; 0 if none did."""
-    save: bool = False
-    """Agreed: whether the first rank asked for the state to be saved."""
-    ask_to_save: bool = False
-    """Of the first rank, in the next `each_true`."""
-
-
-@dataclass
-class Place:
-    """Where this rank is, for others who wonder why it does not come."""
-
-    step: int = 0
-    """Updates made."""
-    waiting_in: str = ""
-    """The collective in which it waits for others; empty where it does not."""
-    since: float = 0.0
-    """By `time.monotonic`."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among all. Every method but the properties is collective: all ranks call it, in the same order."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    """Rank among the processes of this machine."""
-    device: torch.device
-    wishes: Wishes = field(default_factory=Wishes, compare=False)
-    place: Place = field(default_factory=Place, compare=False)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0."""
-        return self.rank == 0
-
-    def all_true(self, flag: bool) -> bool:
-        """Whether the flag is true on every rank."""
-        return self.each_true([flag])[0]
-
-    def each_true(self, flags: Sequence[bool]) -> list[bool]:
-        """Whether each flag is true on every rank; `wishes` are agreed on in the same collective."""
-        wishes = self.wishes
-        save = wishes.ask_to_save and self.is_first
-        if self.world_size == 1:
-            wishes.leave, wishes.save = told(), save
-            return list(flags)
-        with self._waiting("each_true"):
-            reduced = torch.tensor([-told(), -int(save), *map(int, flags)], device=self.device)
-            dist.all_reduce(reduced, op=dist.ReduceOp.MIN)
-            leave, agreed_to_save, *true = reduced.tolist()
-        wishes.leave, wishes.save = -leave, agreed_to_save < 0
-        return [bool(flag) for flag in true]
-
-    def sum_in_place(self, value: Tensor) -> None:
-        """Make a tensor the sum of those of all ranks."""
-        with self._waiting("sum_in_place"):
-            dist.all_reduce(value)
-
-    def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Mean over the ranks of each value, in one collective; the keys are the same everywhere."""
-        if self.world_size == 1:
-            return dict(values)
-        with self._waiting("mean"):
-            reduced = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-            dist.all_reduce(reduced)
-            return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
-
-    def gather_objects(self, value: T) -> list[T]:
-        """The value of every rank, in rank order, on every rank. Pickled: for our own small values only."""
-        if self.world_size == 1:
-            return [value]
-        gathered: list[T | None] = [None] * self.world_size
-        with self._waiting("gather_objects"):
-            dist.all_gather_object(gathered, value)
-        return gathered  # type: ignore[return-value]
-
-    def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every rank. Pickled: for our own small values only."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        with self._waiting("broadcast_object"):
-            dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
-
-    def barrier(self) -> None:
-        """Return when every rank has come here."""
-        self.each_true([])
-
-    @contextmanager
-    def _waiting(self, name: str) -> Iterator[None]:
-        """Around a collective and whatever waits for its result."""
-        self.place.waiting_in, self.place.since = name, time.monotonic()
-        try:
-            yield
-        finally:
-            self.place.waiting_in = ""
 
 
 def start_ranks(settings: EngineSettings) -> Ranks:

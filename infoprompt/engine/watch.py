@@ -24,8 +24,8 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from infoprompt.engine.ranks import Ranks
 from infoprompt.progress import RankLost
+from infoprompt.ranks import Ranks
 
 BEAT_SECONDS = 0.5
 LOOK_SECONDS = 4.0

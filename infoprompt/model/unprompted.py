@@ -14,7 +14,6 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -26,34 +25,12 @@ from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import evaluation_batches, num_batches
 from infoprompt.files import whole_file
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 from infoprompt.tensor_file import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 NAMES = ("first", "pooled")
-
-
-class Peers(Protocol):
-    """What is needed of the other ranks; `engine.ranks.Ranks` is one."""
-
-    @property
-    def rank(self) -> int:
-        """Index of this rank."""
-
-    @property
-    def local_rank(self) -> int:
-        """Index among the ranks of this machine."""
-
-    @property
-    def world_size(self) -> int:
-        """How many ranks there are."""
-
-    def all_true(self, flag: bool) -> bool:
-        """Whether the flag is set on every rank."""
-
-    def gather_objects(self, value: T) -> list[T]:
-        """The value of every rank, on every rank."""
 
 
 def cache_dir() -> Path:
@@ -62,14 +39,14 @@ def cache_dir() -> Path:
 
 
 def with_unprompted_states(
-    rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, *, backbone_key: str, batch_size: int
+    rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Ranks, *, backbone_key: str, batch_size: int
 ) -> EncodedDataset:
     """The rows with `summary_ND` and `pooled_ND` filled in, read from the cache where it has them.
 
     Args:
         rows: tokenized data set.
         infer: the model's forward without gradient; every rank calls it equally often.
-        peers: the ranks, which share the work.
+        ranks: they share the work.
         backbone_key: names whatever the states depend on besides the tokens: weights, dtype, pooling.
         batch_size: examples per rank per forward.
     """
@@ -78,9 +55,9 @@ def with_unprompted_states(
     plain = rows.without_prompt()
     path = cache_dir() / "unprompted" / f"{_content_hash(plain, backbone_key)}.safetensors"
     states = _read(path, len(plain.texts))
-    if not peers.all_true(states is not None):
-        states = _compute(plain, infer, peers, batch_size)
-        if peers.local_rank == 0:
+    if not ranks.all_true(states is not None):
+        states = _compute(plain, infer, ranks, batch_size)
+        if ranks.local_rank == 0:
             _write(path, states)
     assert states is not None
     return replace(rows, summary_ND=states["first"], pooled_ND=states["pooled"])
@@ -96,18 +73,18 @@ def with_other_states(rows: EncodedDataset) -> EncodedDataset:
     return replace(rows, summary_ND=rows.summary_ND.roll(rows.num_choices, dims=0))
 
 
-def text_states(rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int) -> Tensor:
+def text_states(rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Ranks, batch_size: int) -> Tensor:
     """Pooled states of a few plain texts, [N, D], not kept; every rank takes part."""
     plain = rows.without_prompt()
-    return _compute(plain, infer, peers, batch_size)["pooled"]
+    return _compute(plain, infer, ranks, batch_size)["pooled"]
 
 
 def _compute(
-    rows: EncodedDataset, infer: Callable[[Batch], Encoding], peers: Peers, batch_size: int
+    rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Ranks, batch_size: int
 ) -> dict[str, Tensor]:
     parts: list[tuple[Sequence[int], Tensor, Tensor]] = []
-    batches = evaluation_batches(rows, batch_size, peers.rank, peers.world_size)
-    for batch in track(batches, num_batches(rows, batch_size, peers.world_size), "states of the plain texts, batches"):
+    batches = evaluation_batches(rows, batch_size, ranks.rank, ranks.world_size)
+    for batch in track(batches, num_batches(rows, batch_size, ranks.world_size), "states of the plain texts, batches"):
         encoding = infer(replace(batch, unprompted=True))
         assert encoding.summary_BD is not None
         parts.append((batch.row_B.tolist(), encoding.summary_BD.cpu(), encoding.pooled_BD.cpu()))
@@ -116,7 +93,7 @@ def _compute(
         name: torch.zeros(len(rows.texts), part_BD.shape[1])
         for name, part_BD in (("first", summary_BD), ("pooled", pooled_BD))
     }
-    for rank_parts in peers.gather_objects(parts):
+    for rank_parts in ranks.gather_objects(parts):
         for indices, summary_BD, pooled_BD in rank_parts:
             known = [i for i, row in enumerate(indices) if row >= 0]
             target = [indices[i] for i in known]

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infoprompt.artifact import Artifact, own_folder, shared_values
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import own_folder, shared_values
 from infoprompt.config import ConfigError
 from infoprompt.folder_lock import beside, held
 from infoprompt.model.member import Member

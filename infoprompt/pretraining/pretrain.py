@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from infoprompt.artifact import make_template
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.places import source_name
@@ -36,6 +35,7 @@ from infoprompt.data.task import KINDS, Task
 from infoprompt.folder_lock import beside, held
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs
+from infoprompt.model.inputs import make_template
 from infoprompt.model.prompt_table import (
     FeedForwardEncoder,
     TableCard,

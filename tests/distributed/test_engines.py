@@ -19,9 +19,10 @@ from infoprompt.data.batch import Batch
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.interface import Engine, NonFiniteLoss
-from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
+from infoprompt.engine.ranks import start_ranks, stop_ranks
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding, Latent
+from infoprompt.ranks import Ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
 

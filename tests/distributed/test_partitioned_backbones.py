@@ -11,12 +11,13 @@ from infoprompt.config import build_config
 from infoprompt.data.batch import Batch
 from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
-from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
+from infoprompt.engine.ranks import start_ranks, stop_ranks
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]  # several starts, on a busy machine
 

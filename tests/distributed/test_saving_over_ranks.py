@@ -24,9 +24,9 @@ def said(config, **named) -> str:
 
 def run_into_trouble(settings: dict) -> list[str]:
     """One rank: the disk is full at the second state, then at the results; then all states are damaged."""
-    from infoprompt import train, training_state
+    from infoprompt import result, training_state
 
-    save, finish, config = training_state.save_resume_state, train.save_artifact, build_config(settings)
+    save, finish, config = training_state.save_resume_state, result.save_artifact, build_config(settings)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(call, *arguments, **named):
@@ -42,9 +42,9 @@ def run_into_trouble(settings: dict) -> list[str]:
     training_state.save_resume_state = save_once
     endings = [said(config)]
     training_state.save_resume_state = save
-    train.save_artifact = lambda *arguments, **named: full(finish, *arguments, **named)
+    result.save_artifact = lambda *arguments, **named: full(finish, *arguments, **named)
     endings.append(said(config, resume="auto"))
-    train.save_artifact = finish
+    result.save_artifact = finish
     from infoprompt.engine.ranks import start_ranks
 
     ranks = start_ranks(config.engine)

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "earlier"))
 
 from make import make_backbone
 
-from infoprompt.artifact import Artifact, ArtifactError, predicting_config, read_card
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError, predicting_config, read_card
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config
 from infoprompt.engine.adamw import check_state

@@ -10,7 +10,8 @@ def make_artifact(tmp_path):
 
     It takes the folder, a name, settings by section, and fields of the task.
     """
-    from infoprompt.artifact import Artifact, save_artifact
+    from infoprompt.artifact import Artifact
+    from infoprompt.artifact_files import save_artifact
     from infoprompt.config import build_config
     from infoprompt.data.task import Task
     from infoprompt.model.backbone.load import load_backbone

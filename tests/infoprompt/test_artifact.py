@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError
 from infoprompt.checkpoint import write_manifest
 
 

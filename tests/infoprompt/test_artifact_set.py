@@ -2,7 +2,8 @@
 
 import pytest
 
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError
 from infoprompt.artifact_set import ArtifactSet
 from infoprompt.data.rows import Example, Span
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from infoprompt import bar
 from infoprompt.bar import Pace, ProgressBar, track
 from infoprompt.config import build_config
-from infoprompt.engine.ranks import Ranks
 from infoprompt.progress import Progress
+from infoprompt.ranks import Ranks
 from infoprompt.setup import build_setup
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForTokenClassification
 from typer.testing import CliRunner
 
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError
 from infoprompt.config import ConfigError, build_config
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task

@@ -10,9 +10,10 @@ from infoprompt.config import ConfigError, EngineSettings, build_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.interface import NonFiniteLoss
 from infoprompt.engine.plain_engine import PlainEngine
-from infoprompt.engine.ranks import Ranks, start_ranks, stop_ranks
+from infoprompt.engine.ranks import start_ranks, stop_ranks
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
+from infoprompt.ranks import Ranks
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

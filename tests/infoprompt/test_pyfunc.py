@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError
 from infoprompt.config import ConfigError
 from infoprompt.data.rows import Example, Span
 from infoprompt.mlmodel import FILES, example_row, signature

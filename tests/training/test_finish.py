@@ -20,7 +20,7 @@ def test_a_picture_that_cannot_be_drawn_costs_a_warning_and_no_result(toy_settin
         raise MemoryError("no room for it")
 
     for name in ("confusion_matrix", "learning_curves"):
-        monkeypatch.setattr(f"infoprompt.train.{name}", broken)
+        monkeypatch.setattr(f"infoprompt.result.{name}", broken)
     result = run(config_of(toy_settings, tmp_path / "run"))
     assert json.loads((tmp_path / "run/result.json").read_text())["test"] == pytest.approx(result.test)
     for name in ("confusion_matrix.png", "learning_curves.png"):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import infoprompt
-from infoprompt.artifact import Artifact, ArtifactError
+from infoprompt.artifact import Artifact
+from infoprompt.artifact_files import ArtifactError
 from infoprompt.config import ConfigError, build_config, load_config, override_config
 from infoprompt.data.rows import Example
 from infoprompt.evaluate import evaluate_artifact

@@ -158,15 +158,15 @@ def test_a_full_disk_at_a_state_stops_the_run_with_the_way_out_and_keeps_the_sta
 
 
 def test_a_full_disk_at_the_end_loses_nothing_that_was_trained(config, monkeypatch):
-    from infoprompt import train
+    from infoprompt import result
 
-    save = train.save_artifact
+    save = result.save_artifact
 
     def save_on_full_disk(*arguments, **named):
         with full_disk(500):
             save(*arguments, **named)
 
-    monkeypatch.setattr(train, "save_artifact", save_on_full_disk)
+    monkeypatch.setattr(result, "save_artifact", save_on_full_disk)
     with pytest.raises(TrainingStopped, match=r"results could not be written .* with --resume auto nothing is trained"):
         run(config)
     assert not (Path(config.run.output_dir) / "result.json").exists()

@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from infoprompt.artifact import make_template
 from infoprompt.config import BackboneSettings, ConfigError, build_config
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
+from infoprompt.model.inputs import make_template
 from infoprompt.model.insert import insert_prompt, pool
 
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")

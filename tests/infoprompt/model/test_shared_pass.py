@@ -5,22 +5,22 @@ import itertools
 import pytest
 import torch
 
-from infoprompt.artifact import make_template
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.engine.plain_engine import PlainEngine
-from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
+from infoprompt.model.inputs import make_template
 from infoprompt.model.shared import SharedModel, shared_pass
 from infoprompt.model.unprompted import with_unprompted_states
 from infoprompt.objective.noise import noise_of
 from infoprompt.objective.total import information_objective
 from infoprompt.progress import Progress
+from infoprompt.ranks import Ranks
 from infoprompt.settings import PROMPT_KINDS
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))

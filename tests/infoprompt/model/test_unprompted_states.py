@@ -9,16 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from infoprompt.artifact import Artifact, make_template
+from infoprompt.artifact import Artifact
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
-from infoprompt.engine.ranks import Ranks
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
+from infoprompt.model.inputs import make_template
 from infoprompt.model.unprompted import cache_dir, with_other_states, with_unprompted_states
+from infoprompt.ranks import Ranks
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")

@@ -6,17 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infoprompt.artifact import make_template
 from infoprompt.config import build_config
 from infoprompt.data.batch import Noise
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import TrainLoader
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
-from infoprompt.engine.ranks import Ranks
 from infoprompt.kernels.estimators.registry import ESTIMATORS
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
+from infoprompt.model.inputs import make_template
 from infoprompt.model.unprompted import with_unprompted_states
 from infoprompt.objective.encoding import Latent
 from infoprompt.objective.head_information import HeadInformation, drawn_tokens
@@ -25,6 +24,7 @@ from infoprompt.objective.representation_information import RepresentationInform
 from infoprompt.objective.terms import InformationTerm
 from infoprompt.objective.total import information_objective, standard_normal_kl
 from infoprompt.progress import Progress
+from infoprompt.ranks import Ranks
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")

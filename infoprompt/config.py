@@ -266,14 +266,13 @@ def _above(lower: Mapping[str, Any], uppers: Sequence[Mapping[str, Any]]) -> dic
     Where they change a kind or an estimator, `lower` loses the settings that only its own has.
     """
     merged = without_left_kinds(lower, uppers, RunConfig)
-    objective, after = merged.get("objective"), [upper["objective"] for upper in uppers if "objective" in upper]
-    if isinstance(objective, dict):
-        estimators = [
-            next(filter(None, (get_nested(values, key) for values in reversed([objective, *after]))), None)
-            for key in ("head_estimator", "representation_estimator")
-        ]
-        if estimators != [objective.get("head_estimator"), objective.get("representation_estimator")]:
-            merged["objective"] = without_unread(objective, estimators)
+    keys = ("objective.head_estimator", "objective.representation_estimator")
+    before = [get_nested(lower, key, "infonce") for key in keys]
+    estimators = before
+    for upper in uppers:
+        estimators = [get_nested(upper, key, earlier) for key, earlier in zip(keys, estimators, strict=True)]
+    if estimators != before and isinstance(merged.get("objective"), dict):
+        merged["objective"] = without_unread(merged["objective"], estimators)
     for upper in uppers:
         merged = _merge(merged, upper)
     return merged

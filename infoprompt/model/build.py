@@ -12,7 +12,7 @@ from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
-from infoprompt.settings import AnyPrompt
+from infoprompt.settings.prompt import AnyPrompt
 
 
 def reads_unprompted(config: RunConfig) -> bool:

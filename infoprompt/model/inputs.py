@@ -5,7 +5,7 @@ from infoprompt.data.task import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.build import prompt_slots, reads_unprompted
-from infoprompt.settings import InputPromptSettings
+from infoprompt.settings.prompt import InputPromptSettings
 
 
 def make_template(config: RunConfig, backbone: Backbone) -> Template:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError
 from infoprompt.files import heal, read_object, whole_folder
 from infoprompt.nested import get_nested
-from infoprompt.settings import IptSettings
+from infoprompt.settings.prompt import IptSettings
 from infoprompt.tensor_file import read_tensors, save_tensors, unfit
 
 TABLE_FILE = "table.safetensors"

@@ -29,7 +29,7 @@ from infoprompt.model.prompts.static import StaticPrompt
 from infoprompt.peft.host import Host, check_prefix, choose_host, differences
 from infoprompt.peft.read import CONFIG_FILE, TENSOR, TENSOR_FILE, flat_prefix
 from infoprompt.peft.readme import readme
-from infoprompt.settings import InputPromptSettings
+from infoprompt.settings.prompt import InputPromptSettings
 from infoprompt.tensor_file import save_tensors
 
 PEFT_VERSION = "0.21.2"

@@ -17,7 +17,7 @@ from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import FAMILIES, Backbone
 from infoprompt.model.heads.kind import head_kind
-from infoprompt.settings import InputPromptSettings
+from infoprompt.settings.prompt import InputPromptSettings
 
 # Families whose token classification is dropout and one linear layer, and that layer's name.
 _TOKEN_HEAD = {

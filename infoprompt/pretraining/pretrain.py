@@ -50,7 +50,7 @@ from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.pretraining.classifier import TableClassifier, TableOptimizer
 from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.schedule import learning_rate
-from infoprompt.settings import IptSettings
+from infoprompt.settings.prompt import IptSettings
 
 log = logging.getLogger(__name__)
 

@@ -5,24 +5,11 @@ How files and overrides become these is in `config.py`. Imports no torch, so che
 
 from infoprompt.settings.base import LIMIT, AnyInt, ConfigError, NonNegativeInt, PositiveInt, SettingName, Settings
 from infoprompt.settings.data import DataSettings, FewShotSettings
-from infoprompt.settings.head import HEAD_KINDS, AnyHead, HeadSettings
-from infoprompt.settings.objective import ESTIMATOR_NAMES, ESTIMATOR_SETTINGS, ObjectiveSettings
+from infoprompt.settings.head import HEAD_KINDS, HeadSettings
+from infoprompt.settings.objective import ESTIMATOR_NAMES, ObjectiveSettings
 from infoprompt.settings.prompt import (
     PROMPT_KINDS,
-    AdaptionPromptSettings,
-    AnyPrompt,
-    InputPromptSettings,
-    InstanceLayersSettings,
-    InstanceSettings,
-    IptSettings,
-    LptSettings,
-    OwnPromptSettings,
-    PrefixSettings,
     PromptSettings,
-    PTuningSettings,
-    ResidualSettings,
-    StartedPromptSettings,
-    StaticSettings,
 )
 from infoprompt.settings.run import (
     BackboneSettings,
@@ -37,14 +24,10 @@ from infoprompt.settings.run import (
 
 __all__ = [
     "ESTIMATOR_NAMES",
-    "ESTIMATOR_SETTINGS",
     "HEAD_KINDS",
     "LIMIT",
     "PROMPT_KINDS",
-    "AdaptionPromptSettings",
-    "AnyHead",
     "AnyInt",
-    "AnyPrompt",
     "BackboneSettings",
     "CheckpointSettings",
     "ConfigError",
@@ -53,25 +36,14 @@ __all__ = [
     "EvaluationSettings",
     "FewShotSettings",
     "HeadSettings",
-    "InputPromptSettings",
-    "InstanceLayersSettings",
-    "InstanceSettings",
-    "IptSettings",
-    "LptSettings",
     "NonNegativeInt",
     "ObjectiveSettings",
     "OptimSettings",
-    "OwnPromptSettings",
-    "PTuningSettings",
     "PositiveInt",
-    "PrefixSettings",
     "PromptSettings",
-    "ResidualSettings",
     "RunConfig",
     "RunSettings",
     "SettingName",
     "Settings",
-    "StartedPromptSettings",
-    "StaticSettings",
     "TrackingSettings",
 ]

@@ -18,8 +18,9 @@ from infoprompt.config import (
     saved_values,
     setting_reference,
 )
-from infoprompt.settings import ESTIMATOR_NAMES, ESTIMATOR_SETTINGS, HEAD_KINDS, PROMPT_KINDS
+from infoprompt.settings import ESTIMATOR_NAMES, HEAD_KINDS, PROMPT_KINDS
 from infoprompt.settings.kinds import OWN, field_of, kind_of_model, model_of_kind, sections_with_kinds
+from infoprompt.settings.objective import ESTIMATOR_SETTINGS
 from launcher.sweeps.plan import load_sweep
 from launcher.sweeps.settings import SweepSettings
 

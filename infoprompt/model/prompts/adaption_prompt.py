@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
-from infoprompt.settings import AdaptionPromptSettings
+from infoprompt.settings.prompt import AdaptionPromptSettings
 
 
 class AdaptionPrompt(Prompt):

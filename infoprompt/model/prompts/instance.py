@@ -11,7 +11,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
-from infoprompt.settings import InstanceSettings
+from infoprompt.settings.prompt import InstanceSettings
 
 
 class InstancePrompt(Prompt):

@@ -14,7 +14,7 @@ from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
-from infoprompt.settings import InstanceLayersSettings
+from infoprompt.settings.prompt import InstanceLayersSettings
 
 
 class InstanceLayersPrompt(Prompt):

@@ -15,7 +15,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.prompt_table import build_encoder, load_table
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.prefix import PrefixPrompt, start_table
-from infoprompt.settings import IptSettings
+from infoprompt.settings.prompt import IptSettings
 
 PREFIX_SCALE = 0.05
 

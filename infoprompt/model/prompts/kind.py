@@ -16,7 +16,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.start import Vocabulary
 
 S = TypeVar("S", bound=PromptSettings)
-"""The settings of a kind."""
+"""The settings of a kind; `OwnPromptSettings` for one that you added yourself."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.insert import pool
 from infoprompt.model.prompts.instance import start_generator
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
-from infoprompt.settings import LptSettings
+from infoprompt.settings.prompt import LptSettings
 
 
 class LatePrompt(Prompt):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
-from infoprompt.settings import PTuningSettings
+from infoprompt.settings.prompt import PTuningSettings
 
 
 class ReparameterizedPrompt(StaticPrompt):

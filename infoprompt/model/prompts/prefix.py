@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import DeepPrompt, Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.peft.read import prefix_start
-from infoprompt.settings import PrefixSettings, PromptSettings
+from infoprompt.settings.prompt import PrefixSettings, PromptSettings
 
 START_STD = 0.02
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from infoprompt.model.prompts.kind import PromptContext, PromptKind
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.model.prompts.static import StaticPrompt
-from infoprompt.settings import ResidualSettings
+from infoprompt.settings.prompt import ResidualSettings
 
 
 class ResidualPrompt(StaticPrompt):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infoprompt.config import ConfigError
-from infoprompt.settings import StartedPromptSettings
+from infoprompt.settings.prompt import StartedPromptSettings
 
 
 @dataclass(frozen=True)

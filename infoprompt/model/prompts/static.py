@@ -9,7 +9,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.prompts.kind import Prompt, PromptContext, PromptKind, PromptParts
 from infoprompt.model.prompts.start import start_vectors
 from infoprompt.peft.read import input_start
-from infoprompt.settings import StaticSettings
+from infoprompt.settings.prompt import StaticSettings
 
 
 class StaticPrompt(Prompt):

@@ -2,15 +2,15 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from infoprompt.bar import ProgressBar
-from infoprompt.checkpoint import ResumeState
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.splits import Splits
-from infoprompt.engine.interface import Engine, NonFiniteLoss, seeded_dropout
+from infoprompt.engine.interface import NonFiniteLoss, seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
 from infoprompt.metrics import why_undefined
@@ -69,57 +69,50 @@ def run(
     ):
         saved = saved_state(config, ranks) if resume == "auto" else None
         setup = build_setup(config, ranks, splits)
-        return _run(setup, saved, parent_run_id, tags or {}, report, show_progress)
+        state, trained = start_training_state(setup, saved), False
+        on_first(ranks, lambda: write_first_file(output_dir / "config.yaml", dump_config(config)))
+        try:
+            with recorded(setup, state, parent_run_id, tags or {}, resumed=saved is not None) as tracker:
+                with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
+                    train(setup, state, tracker, bar, report)
+                    ranks.barrier()  # agrees on a signal that came since the last update
+                    if ranks.wishes.leave:
+                        leave(setup, state, ranks.wishes.leave)
+                trained = True
+                return finish(setup, state, tracker)
+        except Terminated as told:
+            if isinstance(told, Preempted):
+                ranks.barrier()  # a launcher ends the others as soon as one has left
+            elif trained:
+                raise _preempted(setup, state, told.number) from None
+            raise
 
 
-def _run(
-    setup: Setup,
-    saved: ResumeState | None,
-    parent_run_id: str | None,
-    tags: Mapping[str, str],
-    report: Report | None,
-    show_progress: bool,
-) -> RunResult:
-    config, ranks = setup.config, setup.ranks
-    state = start_training_state(setup, saved)
-    text = dump_config(config)
-    on_first(ranks, lambda: write_first_file(Path(config.run.output_dir) / "config.yaml", text))
+@contextmanager
+def recorded(
+    setup: Setup, state: TrainingState, parent_run_id: str | None, tags: Mapping[str, str], *, resumed: bool
+) -> Iterator[Tracker]:
+    """The run in MLflow while the body trains it; how the body ends is how the run does."""
 
     def open_tracker() -> Tracker:
         return Tracker.open(
-            config,
-            first=ranks.is_first,
+            setup.config,
+            first=setup.ranks.is_first,
             run_id=state.run_id,
             parent_run_id=parent_run_id,
             tags={**setup.tags(), **tags},
-            last_logged_step=state.progress.step if saved else -1,
+            last_logged_step=state.progress.step if resumed else -1,
         )
 
-    tracker = on_first(ranks, open_tracker) or open_tracker()
-    state.run_id = ranks.broadcast_object(tracker.run_id)
-    trained = False
+    tracker = on_first(setup.ranks, open_tracker) or open_tracker()
+    state.run_id = setup.ranks.broadcast_object(tracker.run_id)
     try:
-        with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
-            train(setup, state, tracker, bar, report)
-            ranks.barrier()  # agrees on a signal that came since the last update
-            if ranks.wishes.leave:
-                leave(setup, state, ranks.wishes.leave)
-        trained = True
-        if not state.best_state:  # max_steps came before the first evaluation
-            _evaluate_dev(setup, state)
-        result = finish(setup, state, tracker)
+        yield tracker
     except LeftOff as left:
         tracker.close(None if left.decision == "pause" else "FINISHED")
         setup.engine.close()
         raise
-    except Terminated as told:
-        tracker.close("KILLED")
-        if isinstance(told, Preempted):
-            ranks.barrier()  # a launcher ends the others as soon as one has left
-        elif trained:
-            raise _preempted(setup, state, told.number) from None
-        raise
-    except KeyboardInterrupt:
+    except (Terminated, KeyboardInterrupt):
         tracker.close("KILLED")
         raise
     except BaseException:
@@ -127,7 +120,6 @@ def _run(
         raise
     tracker.close()
     setup.engine.close()
-    return result
 
 
 def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
@@ -152,14 +144,17 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
                 on_device = batch.to(setup.ranks.device)
                 encoding = engine.forward({0: on_device})[0]
                 terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
-                grad_norm = _step(engine, terms, progress)
+                update = engine.step({0: terms.total})[0]
+                if isinstance(update, NonFiniteLoss):
+                    raise _diverged(terms, progress)
+                norm = update or 0.0
                 parts.append(terms)
         state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
-        told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `_step`
+        told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `step`
         clock.count(config.data.batch_size)
         if due(config.tracking.every_steps, progress):
-            metrics = {**mean_metrics(parts), "train/grad_norm": grad_norm or 0.0}
+            metrics = {**mean_metrics(parts), "train/grad_norm": norm}
             metrics = {**setup.ranks.mean(metrics), "train/lr": lr, "train/epoch": progress.epoch}
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
@@ -181,14 +176,13 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         if told:
             leave(setup, state, told)
     state.seconds = clock.seconds
+    if not state.best_state:  # max_steps came before the first evaluation
+        _evaluate_dev(setup, state)
 
 
-def _step(engine: Engine, terms: LossTerms, progress: Progress) -> float | None:
-    update = engine.step({0: terms.total})[0]
-    if not isinstance(update, NonFiniteLoss):
-        return update
+def _diverged(terms: LossTerms, progress: Progress) -> TrainingStopped:
     parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
-    raise TrainingStopped(
+    return TrainingStopped(
         f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the update was "
         "not made. Lower optim.lr or the objective's weights, and start anew; what was saved before it stays."
     )

@@ -79,7 +79,8 @@ def train(
 ) -> None:
     """Train a prompt, then the runs it is compared with, and show their scores."""
     from infoprompt.tracking.environment import RECIPE_VARIABLE
-    from launcher.processes import Output, start
+    from launcher.comparison import read_rows_of, train_all
+    from launcher.processes import Output, prepare_environment, train_in_processes
     from launcher.report import configure_logging, console, describe, show
     from launcher.resume import check_new_run
 
@@ -88,8 +89,13 @@ def train(
     check_new_run(Path(checked.run.output_dir), resume)
     os.environ[RECIPE_VARIABLE] = config.stem
     console(json_output).print(describe(checked, processes))
-    output = Output(progress=not quiet, debug=debug, to_stderr=json_output)
-    outcome = start(checked, num_processes=processes, resume=resume, output=output)
+    prepare_environment(processes)
+    splits = read_rows_of(checked)
+    if processes == 1:
+        outcome = train_all(checked, resume=resume, show_progress=not quiet, splits=splits)
+    else:
+        output = Output(progress=not quiet, debug=debug, to_stderr=json_output)
+        outcome = train_in_processes(checked, processes, resume, output)
     show(outcome, checked, json_output)
     if outcome.stopped:
         raise SystemExit(STOPPED)

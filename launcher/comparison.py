@@ -62,13 +62,14 @@ def read_rows_of(config: RunConfig) -> "Splits":
     """The rows of a run, read and checked before torch is loaded; those of its comparisons are checked too.
 
     Raises:
-        ConfigError: all that is wrong with the files.
+        ConfigError: all that is wrong with the files, or a comparison does not fit.
     """
     from infoprompt.data.splits import load_splits
 
+    others = comparisons(config)
     splits = load_splits(config.data, config.data_seed)
     read = {(repr(config.data), config.data_seed)}
-    for other in comparisons(config).values():
+    for other in others.values():
         key = (repr(other.data), other.data_seed)
         if key not in read and other.data != config.data:  # another seed draws from the same rows
             load_splits(other.data, other.data_seed)

@@ -17,7 +17,7 @@ from pathlib import Path
 from infoprompt.config import NOTHING, RunConfig, dump_config
 from infoprompt.credentials import shown_uri
 from infoprompt.stopping import Preempted, Terminated
-from launcher.comparison import Outcome, Resume, comparisons, read_rows_of, train_all
+from launcher.comparison import Outcome, Resume
 from launcher.exit_codes import BAD_INPUT, LOST, RESUMABLE, STOPPED
 from launcher.exits import PARENT_VARIABLE
 
@@ -46,27 +46,18 @@ class Output:
     """Keep standard output free, for JSON."""
 
 
-def start(
-    config: RunConfig, *, num_processes: int = 1, resume: Resume = "never", output: Output | None = None
-) -> Outcome:
-    """Train `config` and what it is compared with.
+def train_in_processes(config: RunConfig, num_processes: int, resume: Resume, output: Output) -> Outcome:
+    """Train `config` and what it is compared with in processes of their own.
 
     Args:
-        config: every setting.
-        num_processes: ranks on this machine; 1 trains in this process.
+        config: every setting; its rows were read once, so that faults are known.
+        num_processes: ranks on this machine.
         resume: `auto` goes on from the newest resume state.
         output: what is shown meanwhile.
     Raises:
-        ConfigError, TrainingStopped: see `infoprompt.train.run`; with several processes each rank says it itself, and
-            SystemExit carries the code.
+        SystemExit: what a rank has raised, which it has said itself.
         WorkersFailed: a rank was killed, or ended without a result.
     """
-    output = output or Output()
-    comparisons(config)
-    prepare_environment(num_processes)
-    splits = read_rows_of(config)
-    if num_processes == 1:
-        return train_all(config, resume=resume, show_progress=output.progress, splits=splits)
     with tempfile.TemporaryDirectory(prefix="infoprompt-") as name:
         folder = Path(name)
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from infoprompt.config import load_config
 from launcher.cli import app
 
+ROOT = Path(__file__).parents[2]
+PACKAGES = (f"{ROOT}/infoprompt/", f"{ROOT}/launcher/")
 HEAVY = ("torch", "transformers", "deepspeed", "ray", "mlflow", "datasets", "numpy", "sklearn", "matplotlib")
 
 
@@ -144,3 +147,20 @@ def test_sync_of_a_folder_without_runs_says_so(infoprompt, tmp_path):
     done = infoprompt("sync", tmp_path)
     assert done.returncode == 2
     assert "no run was recorded there" in done.stderr
+
+
+def test_from_the_command_to_backward_are_four_calls(call, toy_settings, tmp_path, monkeypatch):
+    import torch
+
+    backward, calls = torch.Tensor.backward, []
+
+    def noted(tensor, *arguments, **named):
+        calls[:] = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGES)]
+        return backward(tensor, *arguments, **named)
+
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**toy_settings, "optim": {"max_steps": 1}}))
+    result = call("train", tmp_path / "run.yaml", "--quiet")
+    assert result.exit_code == 0, result.output
+    names = [frame.name for frame in calls]
+    assert names[names.index("train_all") - 1 :] == ["train", "train_all", "run", "train", "step"]

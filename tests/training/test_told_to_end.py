@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import infoprompt.train
+import infoprompt.result
 from infoprompt.config import build_config, override_config
+from infoprompt.engine.plain_engine import PlainEngine
 from infoprompt.progress import LeftOff
 from infoprompt.stopping import Preempted, forget
 from infoprompt.train import run
@@ -32,7 +33,7 @@ def steps(folder: Path) -> list[int]:
 
 def signal_before_update(monkeypatch, step: int, number: int) -> None:
     """Have a signal arrive while update number `step` is made."""
-    original, calls = infoprompt.train._step, []
+    original, calls = PlainEngine.step, []
 
     def interrupted(*arguments):
         calls.append(None)
@@ -40,7 +41,7 @@ def signal_before_update(monkeypatch, step: int, number: int) -> None:
             os.kill(os.getpid(), number)
         return original(*arguments)
 
-    monkeypatch.setattr(infoprompt.train, "_step", interrupted)
+    monkeypatch.setattr(PlainEngine, "step", interrupted)
 
 
 def interrupted_run(config) -> Preempted:
@@ -93,7 +94,7 @@ def test_a_signal_in_the_last_evaluation_or_the_test_leaves_the_state_of_the_las
         run(config, report=report)
     assert caught.value.step == 8
     with monkeypatch.context() as patched:
-        patched.setattr(infoprompt.train, "save_artifact", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(infoprompt.result, "save_artifact", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted) as caught, signals_heard():
             run(config, resume="auto")
     assert not (tmp_path / "run/result.json").exists()

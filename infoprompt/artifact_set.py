@@ -1,6 +1,6 @@
 """Several artifacts over one backbone, and batches whose rows use different ones.
 
-Shapes: B rows, C classes.
+Shapes: B examples, C classes.
 """
 
 from collections.abc import Mapping, Sequence

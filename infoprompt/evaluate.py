@@ -1,6 +1,6 @@
 """Scoring a model on labelled rows.
 
-Shapes: N rows.
+Shapes: M rows of the data set.
 """
 
 import logging
@@ -66,8 +66,8 @@ def evaluate(
             for row, prediction, loss in zip(indices, predictions, losses, strict=True):
                 if row >= 0:
                     found[row], loss_of[row] = completed(prediction, known[row], task), loss
-    labels, predicted_N = compared(rows, task, found)
-    return Evaluation(score(task, labels, predicted_N), labels, predicted_N, math.fsum(loss_of) / len(rows))
+    labels, predicted_M = compared(rows, task, found)
+    return Evaluation(score(task, labels, predicted_M), labels, predicted_M, math.fsum(loss_of) / len(rows))
 
 
 def evaluate_artifact(

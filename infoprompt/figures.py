@@ -64,11 +64,11 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_na
     Raises:
         ValueError: if `labels` and `predictions` differ in number, or an index has no name.
     """
-    true_N, predicted_N = _checked(labels, predictions, len(label_names))
-    drawn = _most_confused(true_N, predicted_N, len(label_names))
+    true_M, predicted_M = _checked(labels, predictions, len(label_names))
+    drawn = _most_confused(true_M, predicted_M, len(label_names))
     names = [shown(label_names[index]) for index in drawn]
-    counts_CC = _count(true_N, predicted_N, drawn)
-    row_totals_C = np.bincount(true_N, minlength=len(label_names))[drawn]
+    counts_CC = _count(true_M, predicted_M, drawn)
+    row_totals_C = np.bincount(true_M, minlength=len(label_names))[drawn]
     shares_CC = counts_CC / np.maximum(row_totals_C[:, None], 1)
     small = len(names) <= MAX_CLASSES_WITH_COUNTS
     cell = max(3.5 / max(len(names), 1), 0.42 if small else 0.145)  # inches
@@ -80,14 +80,14 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_na
     image = axes.imshow(shares_CC, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     _name_classes(axes, names, fontsize=8 if small else 5, upright=room > cell)
     axes.set(xlabel="predicted", ylabel="true")
-    title = _summary(true_N, predicted_N)
+    title = _summary(true_M, predicted_M)
     if len(drawn) < len(label_names):
         title += f"\nthe {len(drawn)} most confused of {len(label_names):,} classes"
     axes.set_title(title, loc="left", fontsize=10)
     if small:
         _print_counts(axes, counts_CC, shares_CC)
     else:
-        figure.supxlabel(_worst_mistakes(true_N, predicted_N, label_names), fontsize=8, color=GREY)
+        figure.supxlabel(_worst_mistakes(true_M, predicted_M, label_names), fontsize=8, color=GREY)
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=25, pad=0.02, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -170,37 +170,37 @@ def _checked(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if len(labels) != len(predictions):
         raise ValueError(f"There are {len(labels)} labels and {len(predictions)} predictions, but they go in pairs.")
-    true_N, predicted_N = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
-    for name, index_N in (("labels", true_N), ("predictions", predicted_N)):
-        if index_N.size and (index_N.min() < 0 or index_N.max() >= num_classes):
+    true_M, predicted_M = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    for name, index_M in (("labels", true_M), ("predictions", predicted_M)):
+        if index_M.size and (index_M.min() < 0 or index_M.max() >= num_classes):
             raise ValueError(
-                f"The {name} reach from {index_N.min()} to {index_N.max()}, but only 0 to {num_classes - 1} have names."
+                f"The {name} reach from {index_M.min()} to {index_M.max()}, but only 0 to {num_classes - 1} have names."
             )
-    return true_N, predicted_N
+    return true_M, predicted_M
 
 
-def _most_confused(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+def _most_confused(true_M: NDArray[np.int64], predicted_M: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """Every class, or those with the most mistakes in either direction, in the order of the classes."""
-    wrong = true_N != predicted_N
-    mistakes_C = np.bincount(np.concatenate([true_N[wrong], predicted_N[wrong]]), minlength=num_classes)
+    wrong = true_M != predicted_M
+    mistakes_C = np.bincount(np.concatenate([true_M[wrong], predicted_M[wrong]]), minlength=num_classes)
     return np.sort(np.argsort(-mistakes_C, kind="stable")[:MAX_CLASSES])
 
 
-def _count(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], drawn_C: NDArray[np.int64]) -> NDArray[np.int64]:
+def _count(true_M: NDArray[np.int64], predicted_M: NDArray[np.int64], drawn_C: NDArray[np.int64]) -> NDArray[np.int64]:
     """Counts among the classes that are drawn; a table of all could take gigabytes."""
     counts_CC = np.zeros((len(drawn_C), len(drawn_C)), dtype=np.int64)
-    among = np.isin(true_N, drawn_C) & np.isin(predicted_N, drawn_C)
-    np.add.at(counts_CC, (np.searchsorted(drawn_C, true_N[among]), np.searchsorted(drawn_C, predicted_N[among])), 1)
+    among = np.isin(true_M, drawn_C) & np.isin(predicted_M, drawn_C)
+    np.add.at(counts_CC, (np.searchsorted(drawn_C, true_M[among]), np.searchsorted(drawn_C, predicted_M[among])), 1)
     return counts_CC
 
 
-def _summary(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64]) -> str:
-    correct, total = int((true_N == predicted_N).sum()), len(true_N)
+def _summary(true_M: NDArray[np.int64], predicted_M: NDArray[np.int64]) -> str:
+    correct, total = int((true_M == predicted_M).sum()), len(true_M)
     return f"{correct} of {total} right ({correct / max(total, 1):.1%})"
 
 
-def _worst_mistakes(true_N: NDArray[np.int64], predicted_N: NDArray[np.int64], label_names: Sequence[str]) -> str:
-    pairs = sorted(zip(true_N.tolist(), predicted_N.tolist(), strict=True))
+def _worst_mistakes(true_M: NDArray[np.int64], predicted_M: NDArray[np.int64], label_names: Sequence[str]) -> str:
+    pairs = sorted(zip(true_M.tolist(), predicted_M.tolist(), strict=True))
     worst = Counter(pair for pair in pairs if pair[0] != pair[1]).most_common(3)
     lines = [
         f"{shown(label_names[true])} taken for {shown(label_names[predicted])}: {count}"

@@ -203,7 +203,7 @@ def score(
 
     Args:
         task: names its metrics, the main one first.
-        labels: class indices or values, [N]; of tags, an array of lists of class indices; of candidate answers, one of
+        labels: class indices or values, [M]; of tags, an array of lists of class indices; of candidate answers, one of
             lists of right answers.
         predictions: the same; of candidate answers, one answer each.
         names: metrics to compute; the task's own if not given.

@@ -1,6 +1,6 @@
 """From scores to what is predicted, for every kind of task, and what it is compared with.
 
-Shapes: B examples, C classes or choices, W words.
+Shapes: B examples, C classes or choices, S words.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def predicted(logits_BC: Tensor, batch: Batch, task: Task) -> list[Target]:
     """What is predicted for each example of the batch, in its order.
 
     Args:
-        logits_BC: scores of the model: [B, C]; [B, W, C] for tags, [B, 1] for regression.
+        logits_BC: scores of the model: [B, C]; [B, S, C] for tags, [B, 1] for regression.
         batch: what they were made from.
         task: its kind, and the scale that values are brought back to.
     """
@@ -32,8 +32,8 @@ def predicted(logits_BC: Tensor, batch: Batch, task: Task) -> list[Target]:
         wrong_B, right_B = logits_BC.float().unbind(1)
         scores: list[Target] = (right_B - wrong_B).tolist()
         return scores
-    if batch.word_BW is not None:
-        num_words = (batch.word_BW >= 0).sum(1).tolist()
+    if batch.word_BS is not None:
+        num_words = (batch.word_BS >= 0).sum(1).tolist()
         return [tags[:count] for tags, count in zip(logits_BC.argmax(2).tolist(), num_words, strict=True)]
     classes: list[Target] = logits_BC.argmax(1).tolist()
     return classes

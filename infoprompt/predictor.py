@@ -1,6 +1,6 @@
 """From tokenised rows to the model's scores: the one loop of evaluation and prediction.
 
-Shapes: B rows, C classes.
+Shapes: B examples, C classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -139,6 +139,6 @@ def finite(row: Mapping[str, float]) -> dict[str, float]:
 def _encoder_passes(setup: Setup, progress: Progress) -> int:
     """See `RunResult.encoder_passes`."""
     rows = setup.train.rows
-    kept = 0 if rows.pooled_ND is None else len(rows)
+    kept = 0 if rows.pooled_MD is None else len(rows)
     head_alone = kept and setup.config.prompt.kind == "none"
     return kept + (0 if head_alone else progress.examples)

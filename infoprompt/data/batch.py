@@ -1,6 +1,6 @@
 """One micro-batch as the model reads it.
 
-Shapes: B examples, L positions (real tokens, prompt slots and padding), D width, K negatives, Z latent width.
+Shapes: B examples, L positions (real tokens, prompt slots and padding), D hidden width, K negatives, Z latent width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,9 +71,9 @@ class Batch:
     """Random draws; only in training, and only where something reads them."""
     entity_B2: Tensor | None = None
     """Positions of the markers that open the two entities of a relation, int64."""
-    word_BW: Tensor | None = None
+    word_BS: Tensor | None = None
     """Position of each word's first token, int64, -1 behind the last word; only for tagging."""
-    tag_BW: Tensor | None = None
+    tag_BS: Tensor | None = None
     """Class index of each word, int64, -1 where there is no word or its tag is unknown; only for tagging."""
     value_B: Tensor | None = None
     """Target of a regression, float32, scaled to [0, 1]."""

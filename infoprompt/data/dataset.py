@@ -1,6 +1,6 @@
 """A tokenised data set, and batches of its rows.
 
-Shapes: B examples (or their choices), L positions, N inputs of the data set, W words.
+Shapes: B examples (or their choices), L positions, M rows of the data set, S words.
 """
 
 import logging
@@ -31,8 +31,8 @@ class EncodedDataset:
     labels: list[int]
     """Class index of each example, -1 where unknown or where it has none."""
     pad_id: int
-    summary_ND: Tensor | None = None
-    pooled_ND: Tensor | None = None
+    summary_MD: Tensor | None = None
+    pooled_MD: Tensor | None = None
     num_choices: int = 1
     """Inputs per example."""
     tags: list[list[int]] | None = None
@@ -109,8 +109,8 @@ class EncodedDataset:
             mask_index_B=torch.tensor([text.mask_index for text in texts]),
             label_B=torch.tensor([self.labels[row] for row in known]).repeat_interleave(count),
             row_B=torch.tensor([-1 if row < 0 else row * count + choice for row in rows for choice in range(count)]),
-            summary_BD=None if self.summary_ND is None else self.summary_ND[index_B],
-            pooled_BD=None if self.pooled_ND is None else self.pooled_ND[index_B],
+            summary_BD=None if self.summary_MD is None else self.summary_MD[index_B],
+            pooled_BD=None if self.pooled_MD is None else self.pooled_MD[index_B],
             entity_B2=None if None in entities else torch.tensor(entities),
             num_choices=count,
             **self._targets(known, texts),
@@ -126,7 +126,7 @@ class EncodedDataset:
             words = [list(text.words) for text in texts]
             most = max(1, *map(len, words))
             tags = [self.tags[row][: len(kept)] for row, kept in zip(rows, words, strict=True)]
-            targets = {"word_BW": _padded(words, most, -1), "tag_BW": _padded(tags, most, -1)}
+            targets = {"word_BS": _padded(words, most, -1), "tag_BS": _padded(tags, most, -1)}
         if self.values is not None:
             targets["value_B"] = torch.tensor([self.values[row] for row in rows], dtype=torch.float32)
         return targets

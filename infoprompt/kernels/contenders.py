@@ -1,7 +1,7 @@
 """What the benchmark times: each op's work, done by ours and by everyone else who does it.
 
 Every contender of a case starts from the same leaves, runs forward and backward, and returns the mean loss. Shapes:
-B rows, K negatives, Z latent width, D hidden width, L tokens, N and M sides of the pairs, V vocabulary.
+B rows, K negatives, Z latent width, D hidden width, L positions, N rows, M keys, V vocabulary.
 """
 
 import importlib

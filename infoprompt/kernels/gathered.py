@@ -3,7 +3,7 @@
 The rule that makes gradients right: with l_r the loss of rank r, a feature gets the sum over all ranks s of dl_s / dx.
 The trainer's mean over the ranks is then the gradient of the mean over all rows.
 
-Shapes: N rows of a rank, D width, A rows of all ranks.
+Shapes: N rows of a rank, D hidden width, A rows of all ranks.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Putting the prompt into the input, and reading states of real tokens out of the output.
 
-Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width.
+Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width, S words.
 """
 
 import torch
@@ -54,5 +54,5 @@ def _index(batch: Batch, pooling: str) -> Tensor:
     return batch.mask_index_B.unsqueeze(1)
 
 
-def _at(states_BLD: Tensor, index_BN: Tensor) -> Tensor:
-    return states_BLD.gather(1, index_BN.unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1]))
+def _at(states_BLD: Tensor, index_BS: Tensor) -> Tensor:
+    return states_BLD.gather(1, index_BS.unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1]))

@@ -3,8 +3,8 @@
 Batches of several stand below each other, padded to the longest. Prompt vectors go to their slots, prefixes are filled
 up to the longest with keys that their rows do not see, and what enters between the layers is placed member by member.
 
-Shapes: B rows, L positions, P prompt vectors, C classes, E embedding width, D hidden width, H key-value heads, K head
-width.
+Shapes: B examples, L positions, P prompt vectors, C classes, E embedding width, D hidden width, H key-value heads,
+K head width.
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -2,7 +2,7 @@
 
 The frozen backbone's unprompted pass is a constant of the data set, so a training step needs one encoder pass.
 
-Shapes: B examples, D hidden width, N rows of the data set.
+Shapes: B examples, D hidden width, M rows of the data set.
 """
 
 import functools
@@ -41,7 +41,7 @@ def cache_dir() -> Path:
 def with_unprompted_states(
     rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Ranks, *, backbone_key: str, batch_size: int
 ) -> EncodedDataset:
-    """The rows with `summary_ND` and `pooled_ND` filled in, read from the cache where it has them.
+    """The rows with `summary_MD` and `pooled_MD` filled in, read from the cache where it has them.
 
     Args:
         rows: tokenized data set.
@@ -60,21 +60,21 @@ def with_unprompted_states(
         if ranks.local_rank == 0:
             _write(path, states)
     assert states is not None
-    return replace(rows, summary_ND=states["first"], pooled_ND=states["pooled"])
+    return replace(rows, summary_MD=states["first"], pooled_MD=states["pooled"])
 
 
 def with_other_states(rows: EncodedDataset) -> EncodedDataset:
-    """The rows with `summary_ND` of the example before, the first with that of the last: a control.
+    """The rows with `summary_MD` of the example before, the first with that of the last: a control.
 
     Of multiple choice, each choice gets the state of the choice in its place.
     """
-    if rows.summary_ND is None:
+    if rows.summary_MD is None:
         return rows
-    return replace(rows, summary_ND=rows.summary_ND.roll(rows.num_choices, dims=0))
+    return replace(rows, summary_MD=rows.summary_MD.roll(rows.num_choices, dims=0))
 
 
 def text_states(rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Ranks, batch_size: int) -> Tensor:
-    """Pooled states of a few plain texts, [N, D], not kept; every rank takes part."""
+    """Pooled states of a few plain texts, [M, D], not kept; every rank takes part."""
     plain = rows.without_prompt()
     return _compute(plain, infer, ranks, batch_size)["pooled"]
 
@@ -157,9 +157,9 @@ def _digest(states: dict[str, Tensor]) -> str:
     """SHA-256 over the states: about a second for a gigabyte, where computing them took minutes."""
     digest = hashlib.sha256()
     for name in NAMES:
-        states_ND = states[name].contiguous()
-        digest.update(f"{name} {states_ND.dtype} {list(states_ND.shape)}".encode())
-        digest.update(states_ND.numpy().data)
+        states_MD = states[name].contiguous()
+        digest.update(f"{name} {states_MD.dtype} {list(states_MD.shape)}".encode())
+        digest.update(states_MD.numpy().data)
     return digest.hexdigest()
 
 

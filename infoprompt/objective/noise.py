@@ -1,6 +1,6 @@
 """The random draws of an update: they depend on (seed, step) alone, so a run can go on at any step.
 
-Shapes: B inputs of an update over all ranks, K negatives, Z latent width.
+Shapes: B examples of an update over all ranks, K negatives, Z latent width.
 """
 
 from functools import partial

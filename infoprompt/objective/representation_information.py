@@ -1,6 +1,6 @@
 """Mutual information between prompt and representation, I(P; Z | X).
 
-Shapes: B examples, E embedding width, P prompt vectors, Z latent width, K negatives.
+Shapes: B examples, E embedding width, P prompt vectors, Z latent width, K negatives, A rows of all ranks.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The task's own loss.
 
-Shapes: B examples, C classes or choices, W words.
+Shapes: B examples, C classes or choices, S words, M rows (examples, or their words below each other).
 """
 
 from typing import Literal
@@ -19,16 +19,16 @@ def task_loss(logits_BC: Tensor, batch: Batch, weight_C: Tensor | None = None) -
     Regression: mean squared error of values scaled to [0, 1].
 
     Args:
-        logits_BC: label scores, [B, C]; [B, W, C] for tags, [B, 1] for regression.
+        logits_BC: label scores, [B, C]; [B, S, C] for tags, [B, 1] for regression.
         batch: holds the targets; of multiple choice, B counts examples here and their choices in the batch.
         weight_C: what the loss of an example (of tags, a word) of each class is multiplied by, before the mean; so the
             gradient does not depend on which examples share a micro-batch.
     """
     scores = logits_BC.float()
-    if batch.tag_BW is not None:
-        known_BW = batch.tag_BW >= 0
-        num_known = known_BW.sum().clamp(min=1)  # an update may have no known word; its loss is zero then
-        return _cross_entropy(scores[known_BW], batch.tag_BW[known_BW], weight_C, "sum") / num_known
+    if batch.tag_BS is not None:
+        known_BS = batch.tag_BS >= 0
+        num_known = known_BS.sum().clamp(min=1)  # an update may have no known word; its loss is zero then
+        return _cross_entropy(scores[known_BS], batch.tag_BS[known_BS], weight_C, "sum") / num_known
     if batch.value_B is not None:
         return F.mse_loss(scores.squeeze(1), batch.value_B)
     return _cross_entropy(scores, batch.label_B[:: batch.num_choices], weight_C, "mean")
@@ -37,10 +37,10 @@ def task_loss(logits_BC: Tensor, batch: Batch, weight_C: Tensor | None = None) -
 def example_losses(logits_BC: Tensor, batch: Batch) -> list[float]:
     """`task_loss` of each example alone, without weights; the batch may be on another device."""
     scores = logits_BC.float()
-    if batch.tag_BW is not None:
-        tag_BW = batch.tag_BW.to(scores.device)
-        loss_BW = F.cross_entropy(scores.transpose(1, 2), tag_BW, ignore_index=-1, reduction="none")
-        losses_B = loss_BW.sum(1) / (tag_BW >= 0).sum(1).clamp(min=1)
+    if batch.tag_BS is not None:
+        tag_BS = batch.tag_BS.to(scores.device)
+        loss_BS = F.cross_entropy(scores.transpose(1, 2), tag_BS, ignore_index=-1, reduction="none")
+        losses_B = loss_BS.sum(1) / (tag_BS >= 0).sum(1).clamp(min=1)
     elif batch.value_B is not None:
         losses_B = (scores.squeeze(1) - batch.value_B.to(scores.device)).square()
     else:
@@ -51,10 +51,10 @@ def example_losses(logits_BC: Tensor, batch: Batch) -> list[float]:
 
 
 def _cross_entropy(
-    scores_NC: Tensor, target_N: Tensor, weight_C: Tensor | None, reduction: Literal["mean", "sum"]
+    scores_MC: Tensor, target_M: Tensor, weight_C: Tensor | None, reduction: Literal["mean", "sum"]
 ) -> Tensor:
     if weight_C is None:
-        return F.cross_entropy(scores_NC, target_N, reduction=reduction)
+        return F.cross_entropy(scores_MC, target_M, reduction=reduction)
     # torch's own weights would divide by the sum of the batch's
-    weighed_N = F.cross_entropy(scores_NC, target_N, reduction="none") * weight_C.to(scores_NC.device)[target_N]
-    return weighed_N.mean() if reduction == "mean" else weighed_N.sum()
+    weighed_M = F.cross_entropy(scores_MC, target_M, reduction="none") * weight_C.to(scores_MC.device)[target_M]
+    return weighed_M.mean() if reduction == "mean" else weighed_M.sum()

@@ -8,7 +8,7 @@
 PEFT keeps one prompt for all examples, at the input (before the first token) or as keys and values at every layer.
 Prompts made from each example, or that enter between the layers, or stand inside the text cannot be expressed.
 
-Shapes: C classes, D hidden width, P prompt vectors, F width of a flat prefix.
+Shapes: C classes, D hidden width, P prompt vectors, F features of a flat prefix.
 """
 
 import json

@@ -6,7 +6,7 @@
 An input prompt's tensor is [P, E]. A prefix is stored flat, [P, N * 2 * H * K]: for each vector the layer, then key
 before value, then the head, then the channel.
 
-Shapes: P prompt vectors, E embedding width, F width of a flat prefix, N layers, H key-value heads, K head width.
+Shapes: P prompt vectors, E embedding width, F features of a flat prefix, N layers, H key-value heads, K head width.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The classifier in which a table of instance-wise prompts is pretrained, and its optimiser.
 
-Shapes: B examples, C classes, P looked-up tokens, V vocabulary, W width of a table row.
+Shapes: B examples, C classes, P prompt vectors (looked up), V vocabulary, W width of a table row.
 """
 
 from collections.abc import Mapping

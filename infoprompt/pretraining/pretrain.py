@@ -11,7 +11,8 @@ A class is read off the looked-up rows alone: table -> encoder's features -> lin
 The rows must not be those that a later run is tested on, nor, where it is to show what a few examples can do, other
 rows of the same task: what the table has seen, the run has seen.
 
-Shapes: B examples, C classes, N rows of the data set, P looked-up tokens, V vocabulary, W width of a table row.
+Shapes: B examples, C classes, M rows of the data set, P prompt vectors (looked up), V vocabulary,
+W width of a table row.
 """
 
 import logging
@@ -102,8 +103,8 @@ class PretrainResult:
 class _Part:
     """The looked-up ids and classes of a data set."""
 
-    ids_NP: Tensor
-    label_N: Tensor
+    ids_MP: Tensor
+    label_M: Tensor
 
 
 def pretrain(config: RunConfig, on_epoch: Callable[[Epoch], None] | None = None) -> PretrainResult:
@@ -141,7 +142,7 @@ def _pretrain(config: RunConfig, folder: Path, on_epoch: Callable[[Epoch], None]
         history, best = _fit(model, config, train, dev, on_epoch)
     model.load_trained(best)
     chosen = max(history, key=lambda row: row.dev_accuracy)
-    touched = len(train.ids_NP.unique())
+    touched = len(train.ids_MP.unique())
     trained = sum(tensor.numel() for tensor in best.values())
     rows, width = model.table_VW.shape
     result = PretrainResult(
@@ -192,8 +193,8 @@ def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part
         rows = EncodedDataset.encode(examples, splits.task.labels, template, name)
         starts = range(0, len(rows), ENCODE_ROWS)
         batches = (rows.batch(range(start, min(start + ENCODE_ROWS, len(rows)))) for start in starts)
-        ids_NP = torch.cat([ipt.first_ids(batch, _prompt(config).length, rows.pad_id) for batch in batches])
-        return _Part(ids_NP, torch.tensor(rows.labels))
+        ids_MP = torch.cat([ipt.first_ids(batch, _prompt(config).length, rows.pad_id) for batch in batches])
+        return _Part(ids_MP, torch.tensor(rows.labels))
 
     return part(splits.train, "training"), part(splits.validation, "dev")
 
@@ -228,7 +229,7 @@ def _fit(
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Every epoch, and the state of the first of those with the highest accuracy on dev."""
     optimizer = TableOptimizer(model, config.optim)
-    progress = _plan(config, len(train.label_N))
+    progress = _plan(config, len(train.label_M))
     epochs = -(-progress.total_steps // progress.steps_per_epoch)
     history: list[Epoch] = []
     best: dict[str, Tensor] = {}
@@ -254,13 +255,13 @@ def _pass(
     model: TableClassifier, optimizer: TableOptimizer, config: RunConfig, train: _Part, progress: Progress
 ) -> tuple[Progress, float]:
     """One pass over the training rows, in an order that depends on seed and epoch alone; the mean loss."""
-    order = np.random.default_rng([config.seed, int(progress.epoch)]).permutation(len(train.label_N))
+    order = np.random.default_rng([config.seed, int(progress.epoch)]).permutation(len(train.label_M))
     losses = []
     model.train()
     for rows_B in torch.from_numpy(order).split(config.data.batch_size):
         if progress.done:
             break
-        loss = F.cross_entropy(model(train.ids_NP[rows_B]), train.label_N[rows_B])
+        loss = F.cross_entropy(model(train.ids_MP[rows_B]), train.label_M[rows_B])
         if not loss.isfinite():
             raise TrainingStopped(
                 f"The loss of update {progress.step + 1} is not finite; nothing was written. Lower optim.lr."
@@ -274,8 +275,8 @@ def _pass(
 @torch.inference_mode()
 def _accuracy(model: TableClassifier, part: _Part, batch_size: int) -> float:
     model.eval()
-    pieces = zip(part.ids_NP.split(batch_size), part.label_N.split(batch_size), strict=True)
-    return sum(int((model(ids_BP).argmax(1) == label_B).sum()) for ids_BP, label_B in pieces) / len(part.label_N)
+    pieces = zip(part.ids_MP.split(batch_size), part.label_M.split(batch_size), strict=True)
+    return sum(int((model(ids_BP).argmax(1) == label_B).sum()) for ids_BP, label_B in pieces) / len(part.label_M)
 
 
 def _card(config: RunConfig, splits: Splits, backbone: Backbone, result: PretrainResult) -> TableCard:

@@ -71,8 +71,8 @@ def test_a_weight_multiplies_the_loss_of_its_rows_whatever_stands_beside_them():
 def test_a_weight_multiplies_the_loss_of_words():
     batch = replace(
         rows_of([-1, -1]).batch(range(2)),
-        word_BW=torch.tensor([[0, 1], [0, -1]]),
-        tag_BW=torch.tensor([[0, 1], [1, -1]]),
+        word_BS=torch.tensor([[0, 1], [0, -1]]),
+        tag_BS=torch.tensor([[0, 1], [1, -1]]),
     )
     scores = torch.zeros(2, 2, 3)
     weighed = task_loss(scores, batch, torch.tensor([1.0, 4.0, 1.0]))

@@ -36,11 +36,11 @@ def test_choices_are_compared_with_one_label_each():
 
 
 def test_words_without_a_known_tag_cost_nothing():
-    tags = batch(word_BW=torch.tensor([[0, 1], [0, -1]]), tag_BW=torch.tensor([[0, -1], [1, -1]]))
+    tags = batch(word_BS=torch.tensor([[0, 1], [0, -1]]), tag_BS=torch.tensor([[0, -1], [1, -1]]))
     scores = torch.zeros(2, 2, 2)
     scores[:, 1] = torch.tensor([50.0, -50.0])  # nowhere a known tag
     assert task_loss(scores, tags).item() == pytest.approx(torch.log(torch.tensor(2.0)).item())
-    unknown = replace(tags, tag_BW=torch.full((2, 2), -1))
+    unknown = replace(tags, tag_BS=torch.full((2, 2), -1))
     leaf = scores.clone().requires_grad_()
     loss = task_loss(leaf, unknown)
     loss.backward()
@@ -56,7 +56,7 @@ def test_predictions_come_back_in_the_tasks_own_terms():
     scores = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
     assert predicted(scores, batch(), CLASSES) == [1, 0]
     assert predicted(torch.tensor([[0.25], [1.0]]), batch(), VALUES) == [2.0, 5.0]
-    words = batch(word_BW=torch.tensor([[0, 1], [2, -1]]))
+    words = batch(word_BS=torch.tensor([[0, 1], [2, -1]]))
     assert predicted(torch.stack([scores, scores]), words, TAGS) == [[1, 0], [1]]
 
 

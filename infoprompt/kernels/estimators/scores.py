@@ -13,7 +13,7 @@ No estimator escapes this: a lower bound that holds with high confidence, whatev
 order of log n for n samples (McAllester and Stratos, arXiv:1811.04251). And a larger bound is not a better
 representation.
 
-Shapes: B rows, K negatives, N examples of a square batch.
+Shapes: B rows, K negatives, N rows of a square batch.
 """
 
 import math

@@ -6,7 +6,7 @@
 The words come tile by tile. Where a tile raises the maximum, what was summed before shrinks by exp(old - new), so each
 tile of the matrix is read once for both products.
 
-Shapes: N rows, V words, D hidden width, R rows of a panel, T words of a tile.
+Shapes: N rows, V vocabulary, D hidden width, R rows of a panel, T tile of words.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Cross-entropy of a frozen language-model head, without its logits: the public function, and autograd.
 
-Shapes: N rows, V words, D hidden width.
+Shapes: N rows, V vocabulary, D hidden width.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Cross-entropy of a language-model head: the formula in plain torch, which holds all logits.
 
-Shapes: N rows, V words, D hidden width.
+Shapes: N rows, V vocabulary, D hidden width.
 """
 
 import torch

@@ -9,7 +9,7 @@ words but the target:
 The target stands apart, so that a common offset is gone before anything is rounded, no loss is negative, and where
 the target is nearly certain neither its loss nor its gradient is a difference of near-equal numbers.
 
-Shapes: N rows, V words, D hidden width, G rows with a gradient (N, or 0 if none is wanted).
+Shapes: N rows, V vocabulary, D hidden width, G rows with a gradient (N, or 0 if none is wanted).
 """
 
 from typing import NamedTuple

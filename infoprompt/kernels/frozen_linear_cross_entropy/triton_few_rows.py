@@ -5,7 +5,7 @@ leaves (max, sum, weighted); a second kernel merges them. Over two sets of words
 
     max = max(max_1, max_2),   sum = sum_1 exp(max_1 - max) + sum_2 exp(max_2 - max),   weighted likewise.
 
-Shapes: N rows, V words, D hidden width, S programs that share the words.
+Shapes: N rows, V vocabulary, D hidden width, S programs that share the words.
 """
 # mypy: allow-untyped-defs
 

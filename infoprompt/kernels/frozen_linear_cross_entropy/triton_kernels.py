@@ -12,7 +12,7 @@ where l' is the derivative of the cap: l = cap tanh(x / cap) has 1 - tanh(x / ca
 goes on from these sums. Few rows are bound by reading the matrix, many by the products: `triton_few_rows` and
 `triton_many_rows`.
 
-Shapes: N rows, V words, D hidden width.
+Shapes: N rows, V vocabulary, D hidden width.
 """
 
 from torch import Tensor

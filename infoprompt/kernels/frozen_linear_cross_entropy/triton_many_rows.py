@@ -1,6 +1,6 @@
 """Many rows: blocks of logits by torch's product, a kernel over their rows, and torch's product again.
 
-Shapes: N rows, V words, D hidden width.
+Shapes: N rows, V vocabulary, D hidden width.
 """
 # mypy: allow-untyped-defs
 

@@ -1,7 +1,7 @@
 """Statistics of all pairs in plain torch, a panel of rows at a time, so that S is never whole.
 
 Backward, the panel is made again; the gradient is derived in `gradients`.
-Shapes: N queries, M keys, D width, R rows of a panel.
+Shapes: N rows (queries), M keys, D hidden width, R rows of a panel.
 """
 
 import torch

@@ -7,7 +7,7 @@ So the panels hold weights alone, and the positives are corrections of rank one 
     dq_i = sum_j weight_ij k_j + coefficient_i k_pos(i)        d row_bias_i = sum_j dS_ij
     dk_j = sum_i weight_ij q_i + coefficient_i q_i where pos(i) = j
 
-Shapes: N queries, M keys, D width, R rows of a panel.
+Shapes: N rows (queries), M keys, D hidden width, R rows of a panel.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,8 +52,8 @@ def of_inputs(
     return query_grad_ND, key_grad_MD, bias_grad_N
 
 
-def _add_product(total_XD: Tensor, weight_XY: Tensor, features_YD: Tensor) -> None:
-    if weight_XY.dtype == total_XD.dtype:
-        total_XD.addmm_(weight_XY, features_YD.to(total_XD.dtype))
+def _add_product(total_ND: Tensor, weight_NM: Tensor, features_MD: Tensor) -> None:
+    if weight_NM.dtype == total_ND.dtype:
+        total_ND.addmm_(weight_NM, features_MD.to(total_ND.dtype))
     else:
-        total_XD += torch.mm(weight_XY, features_YD, out_dtype=total_XD.dtype)
+        total_ND += torch.mm(weight_NM, features_MD, out_dtype=total_ND.dtype)

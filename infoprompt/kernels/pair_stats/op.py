@@ -1,6 +1,6 @@
 """Statistics of the scores of all pairs: the public function, its autograd, and the choice of implementation.
 
-Shapes: N queries, M keys, D width.
+Shapes: N rows (queries), M keys, D hidden width.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
     S_ij = q_i . k_j + row_bias_i
 
-The function stores S. Shapes: N queries, M keys, D width.
+The function stores S. Shapes: N rows (queries), M keys, D hidden width.
 """
 
 from typing import NamedTuple

@@ -9,7 +9,7 @@ the accumulator that the sums are made of.
 Backward, a panel of the weights of `gradients` is written. The accumulator of a tile fills half of the registers; what
 is made of it is made of its left half, then of its right one, and so spills none.
 
-Shapes: N queries (or a panel of them), M keys, D width, R rows of a panel, T half tiles of keys.
+Shapes: N rows (queries, or a panel of them), M keys, D hidden width, R rows of a panel, T tile halves of keys.
 """
 # mypy: allow-untyped-defs
 
@@ -243,9 +243,9 @@ def pair_stats_backward(
     return of_inputs(query_ND, key_MD, first_positive, weights, coefficient_N, panel_rows)
 
 
-def _ready(features_XD: Tensor) -> Tensor:
+def _ready(features_ND: Tensor) -> Tensor:
     """The features with rows that lie whole."""
-    return features_XD if features_XD.stride(1) == 1 else features_XD.contiguous()
+    return features_ND if features_ND.stride(1) == 1 else features_ND.contiguous()
 
 
 def _panel_rows(query_ND: Tensor, row_bytes: int) -> int:

@@ -1,7 +1,7 @@
 """The statistics of the losses in torch, a part of the rows at a time: what runs on a CPU.
 
 What is made on the way takes about `PART_BYTES`, or one row. The gradients are derived in `triton_kernels`.
-Shapes: B rows, K negatives, L tokens, E embedding width, R rows of a part, N columns of a part.
+Shapes: B rows, K negatives, L positions, E embedding width, R rows of a panel (its K may be some of all).
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ def gaussian_log_sum_exp(std_B: Tensor, noise_BK: Tensor) -> tuple[Tensor, Tenso
     most = PART_BYTES // std_B.element_size()  # of a row, so that the memory stays where it is for any K
     for part in _parts(len(std_B), min(num_negatives, most) * std_B.element_size()):
         for start in range(0, num_negatives, most):
-            noise_RN = noise_BK[part, start : start + most].to(std_B.dtype)
-            score_RN = noise_RN * std_B[part].unsqueeze(1)
-            own_R = score_RN.logsumexp(1)
-            tilt_R = (_shares(score_RN, own_R) * noise_RN).sum(1)
+            noise_RK = noise_BK[part, start : start + most].to(std_B.dtype)
+            score_RK = noise_RK * std_B[part].unsqueeze(1)
+            own_R = score_RK.logsumexp(1)
+            tilt_R = (_shares(score_RK, own_R) * noise_RK).sum(1)
             log_sum_R = torch.logaddexp(log_sum_B[part], own_R)
             tilt_B[part] = tilt_B[part] * (log_sum_B[part] - log_sum_R).exp() + tilt_R * (own_R - log_sum_R).exp()
             log_sum_B[part] = log_sum_R

@@ -1,7 +1,7 @@
 """The statistics of the losses as operators that torch knows: what they give, and their gradients.
 
 Which implementation runs is settled inside them, so that a compiler sees one call. `op` checks the arguments,
-and brings all but the large ones to one dtype. Shapes: B rows, K negatives, L tokens, E embedding width.
+and brings all but the large ones to one dtype. Shapes: B rows, K negatives, L positions, E embedding width.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """InfoNCE with one positive and own negatives per row: the formulas in plain torch.
 
-Shapes: B rows, K negatives, L tokens, E embedding width.
+Shapes: B rows, K negatives, L positions, E embedding width.
 """
 
 import math

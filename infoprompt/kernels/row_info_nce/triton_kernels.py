@@ -11,7 +11,7 @@ So the forward pass sums, beside exp(n_k - p), its product with eps_k or e_k, an
 whole derivative: the backward pass reads no negative, and no score is ever written down. The sums are of powers of 2,
 each relative to the largest exponent so far, `top`, which is -inf until something counts.
 
-Shapes: B rows, K negatives, L tokens, E embedding width.
+Shapes: B rows, K negatives, L positions, E embedding width.
 """
 # mypy: allow-untyped-defs
 

@@ -4,7 +4,7 @@ Two forms under the names in `IMPLEMENTATIONS`: through torch's fused kernels, a
 for scores that the kernels cannot cap. Masks are bool, true where attended. The prefix comes as an argument from the
 layer, not from the module or a cache, so that a layer computed again in backward finds the same one.
 
-Shapes: B examples, H heads, Q queries, M keys of the text, P keys of the prefix, K head width.
+Shapes: B examples, H heads, Q queries, L positions (of keys), P prompt vectors, K head width.
 """
 
 from typing import Any
@@ -27,8 +27,8 @@ IMPLEMENTATIONS = {"sdpa": "infoprompt_fused", "eager": "infoprompt_written_out"
 def fused_attention(
     module: nn.Module,
     query_BHQK: Tensor,
-    key_BHMK: Tensor,
-    value_BHMK: Tensor,
+    key_BHLK: Tensor,
+    value_BHLK: Tensor,
     mask: Tensor | None,
     prompt_prefix: Prefix | None = None,
     prompt_adapter: Prefix | None = None,
@@ -40,20 +40,20 @@ def fused_attention(
     Args:
         module: the attention layer that asks.
         query_BHQK: queries.
-        key_BHMK: keys, of as many heads or (grouped) of fewer.
-        value_BHMK: values, likewise.
-        mask: [B or 1, 1, Q, M] bool; None if nothing is hidden but, in a causal layer, the future.
+        key_BHLK: keys, of as many heads or (grouped) of fewer.
+        value_BHLK: values, likewise.
+        mask: [B or 1, 1, Q, L] bool; None if nothing is hidden but, in a causal layer, the future.
         prompt_prefix: keys and values that every query sees; they carry no position.
         prompt_adapter: likewise, but with a softmax of their own.
-        position_bias: added to the scores, [B or 1, H, Q, M].
+        position_bias: added to the scores, [B or 1, H, Q, L].
         arguments: scaling, dropout and others of transformers.
     """
     if prompt_prefix is not None:
-        mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
-        key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
-        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHMK)
+        mask = _mask(module, mask, query_BHQK, key_BHLK, arguments)
+        key_BHLK, value_BHLK = _joined(prompt_prefix, key_BHLK, value_BHLK)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHLK)
     seen_BQHK, _ = sdpa_attention_forward(
-        module, query_BHQK, key_BHMK, value_BHMK, mask, position_bias=position_bias, **arguments
+        module, query_BHQK, key_BHLK, value_BHLK, mask, position_bias=position_bias, **arguments
     )
     if prompt_adapter is not None:
         seen_BQHK = seen_BQHK + adapter_attention(query_BHQK, prompt_adapter, arguments.get("scaling"))
@@ -63,8 +63,8 @@ def fused_attention(
 def written_out_attention(
     module: nn.Module,
     query_BHQK: Tensor,
-    key_BHMK: Tensor,
-    value_BHMK: Tensor,
+    key_BHLK: Tensor,
+    value_BHLK: Tensor,
     mask: Tensor | None,
     prompt_prefix: Prefix | None = None,
     prompt_adapter: Prefix | None = None,
@@ -76,22 +76,22 @@ def written_out_attention(
     **arguments: Any,
 ) -> tuple[Tensor, None]:
     """The same in plain torch; scores can be capped to c tanh(score / c), as in Gemma 2."""
-    mask = _mask(module, mask, query_BHQK, key_BHMK, arguments)
+    mask = _mask(module, mask, query_BHQK, key_BHLK, arguments)
     if prompt_prefix is not None:
-        key_BHMK, value_BHMK = _joined(prompt_prefix, key_BHMK, value_BHMK)
-        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHMK)
-    group = query_BHQK.shape[1] // key_BHMK.shape[1]
-    key_BHMK, value_BHMK = (tensor.repeat_interleave(group, 1) for tensor in (key_BHMK, value_BHMK))
+        key_BHLK, value_BHLK = _joined(prompt_prefix, key_BHLK, value_BHLK)
+        mask, position_bias = _widened(mask, position_bias, prompt_prefix, key_BHLK)
+    group = query_BHQK.shape[1] // key_BHLK.shape[1]
+    key_BHLK, value_BHLK = (tensor.repeat_interleave(group, 1) for tensor in (key_BHLK, value_BHLK))
     scaling = query_BHQK.shape[-1] ** -0.5 if scaling is None else scaling
-    score_BHQM = query_BHQK @ key_BHMK.transpose(2, 3) * scaling
+    score_BHQL = query_BHQK @ key_BHLK.transpose(2, 3) * scaling
     if softcap is not None:
-        score_BHQM = softcap * torch.tanh(score_BHQM / softcap)
+        score_BHQL = softcap * torch.tanh(score_BHQL / softcap)
     if position_bias is not None:
-        score_BHQM = score_BHQM + position_bias
+        score_BHQL = score_BHQL + position_bias
     if mask is not None:
-        score_BHQM = score_BHQM.masked_fill(~mask, torch.finfo(score_BHQM.dtype).min)
-    weight_BHQM = F.dropout(score_BHQM.float().softmax(-1).to(query_BHQK.dtype), dropout)
-    seen_BQHK = (weight_BHQM @ value_BHMK).transpose(1, 2).contiguous()
+        score_BHQL = score_BHQL.masked_fill(~mask, torch.finfo(score_BHQL.dtype).min)
+    weight_BHQL = F.dropout(score_BHQL.float().softmax(-1).to(query_BHQK.dtype), dropout)
+    seen_BQHK = (weight_BHQL @ value_BHLK).transpose(1, 2).contiguous()
     if prompt_adapter is not None:
         seen_BQHK = seen_BQHK + adapter_attention(query_BHQK, prompt_adapter, scaling)
     return seen_BQHK, None
@@ -111,9 +111,9 @@ def adapter_attention(query_BHQK: Tensor, adapter_kv: Prefix, scaling: float | N
     return (score_BHQP.float().softmax(-1).to(value_BHPK.dtype) @ value_BHPK).transpose(1, 2)
 
 
-def _joined(prefix: Prefix, key_BHMK: Tensor, value_BHMK: Tensor) -> tuple[Tensor, Tensor]:
-    rows = len(key_BHMK)
-    pairs = zip(prefix[:2], (key_BHMK, value_BHMK), strict=True)
+def _joined(prefix: Prefix, key_BHLK: Tensor, value_BHLK: Tensor) -> tuple[Tensor, Tensor]:
+    rows = len(key_BHLK)
+    pairs = zip(prefix[:2], (key_BHLK, value_BHLK), strict=True)
     key, value = (torch.cat([own.to(text.dtype).expand(rows, -1, -1, -1), text], 2) for own, text in pairs)
     return key, value
 
@@ -130,17 +130,17 @@ def _mask(
 
 
 def _widened(
-    mask: Tensor | None, bias: Tensor | None, prefix: Prefix, key_BHMK: Tensor
+    mask: Tensor | None, bias: Tensor | None, prefix: Prefix, key_BHLK: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Mask and bias for prefix and text, whose keys are now behind each other in `key_BHMK`."""
+    """Mask and bias for prefix and text, whose keys are now behind each other in `key_BHLK`."""
     size = (prefix[0].shape[2], 0)
     bias = None if bias is None else F.pad(bias, size)
     if len(prefix) == 2:
         return None if mask is None else F.pad(mask, size, value=True), bias
     seen_B11P = prefix[2][:, None, None, :]
     if mask is None:
-        mask = seen_B11P.new_ones(1, 1, 1, key_BHMK.shape[2] - size[0])
-    rows, heads, queries = len(key_BHMK), mask.shape[1], mask.shape[2]
+        mask = seen_B11P.new_ones(1, 1, 1, key_BHLK.shape[2] - size[0])
+    rows, heads, queries = len(key_BHLK), mask.shape[1], mask.shape[2]
     parts = (part.expand(rows, heads, queries, -1) for part in (seen_B11P, mask))
     return torch.cat(list(parts), 3), bias
 

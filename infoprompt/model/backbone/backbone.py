@@ -1,7 +1,7 @@
 """The language model that reads a prompt; frozen unless the run fine-tunes it.
 
-Shapes: B examples, L positions, E embedding width, D hidden width, V vocabulary, N words, C texts, T tokens of all
-texts.
+Shapes: B examples, L positions, E embedding width, D hidden width, V vocabulary, S words, C classes (their
+texts), T tokens of all texts, M rows (examples and tokens below each other).
 """
 
 import hashlib
@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         return self._states(embeddings_BLE, batch, batch.attended_BL, deep)
 
     def word_scores(self, state_BD: Tensor, token_ids: Sequence[int]) -> Tensor:
-        """Scores (logits) of words by the model's language-model head on given states, [B, N], float32.
+        """Scores (logits) of words by the model's language-model head on given states, [B, S], float32.
 
         Only the words' rows of the output matrix are used. Needs `lm_head=True` at loading.
         """
@@ -125,10 +125,10 @@ class Backbone(nn.Module):
         assert self.family.head is not None, "no family of this kind is loaded to score words"
         transform, weight_VD, bias_V = self.family.head(self.model)
         hidden_BD = transform(state_BD.to(weight_VD.dtype))
-        index_N = torch.tensor(token_ids, device=state_BD.device)
+        index_S = torch.tensor(token_ids, device=state_BD.device)
         # Under ZeRO-3, reading a weight in a forward pass has made it whole until the end of the pass.
-        rows_ND, bias_N = weight_VD[index_N], None if bias_V is None else bias_V[index_N]
-        return self._capped(F.linear(hidden_BD, rows_ND, bias_N).float())
+        rows_SD, bias_S = weight_VD[index_S], None if bias_V is None else bias_V[index_S]
+        return self._capped(F.linear(hidden_BD, rows_SD, bias_S).float())
 
     def score_texts(
         self, embeddings_BLE: Tensor, batch: Batch, text_ids: Sequence[Sequence[int]], deep: DeepPrompt | None = None
@@ -252,7 +252,7 @@ class Backbone(nn.Module):
         attended_BL = batch.attended_BL
         next_B1 = batch.position_BL.where(attended_BL, -1).amax(1, keepdim=True) + 1
         longer = batch.extended(token_T.expand(size, -1), next_B1 + step_T)
-        states_BMD = self._states(
+        joined_BLD = self._states(
             torch.cat([embeddings_BLE, texts_BTE], 1),
             longer,
             F.pad(attended_BL, (0, len(token_T)), value=True),
@@ -262,10 +262,10 @@ class Backbone(nn.Module):
         # A token is predicted by the state before it: the first ones by the input's last.
         last_B = length - 1 - attended_BL.long().flip(1).argmax(1)
         previous_BT = torch.where(step_T > 0, length - 1 + torch.arange(len(token_T), device=device), last_B[:, None])
-        reading_BTD = states_BMD.gather(1, previous_BT.unsqueeze(-1).expand(-1, -1, states_BMD.shape[-1]))
+        reading_BTD = joined_BLD.gather(1, previous_BT.unsqueeze(-1).expand(-1, -1, joined_BLD.shape[-1]))
         log_prob_BT = self._token_log_prob(reading_BTD, token_T)
         scores_BC = log_prob_BT.new_zeros(size, len(sizes)).index_add(1, text_T, log_prob_BT)
-        return scores_BC, states_BMD[:, :length]
+        return scores_BC, joined_BLD[:, :length]
 
     def _decoded(self, states_BLD: Tensor, batch: Batch, text_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         model: Any = self.model
@@ -289,14 +289,14 @@ class Backbone(nn.Module):
         head, last_bias_1V = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)  # BART
         if self.frozen:
             # Under ZeRO-3, reading the weight makes it whole until the end of the pass; the op's backward needs none.
-            loss_N = frozen_linear_cross_entropy(
+            loss_M = frozen_linear_cross_entropy(
                 states_BTD.flatten(0, 1),
                 head.weight,
                 token_T.repeat(len(states_BTD)),
                 head.bias if last_bias_1V is None else last_bias_1V.squeeze(0),
                 softcap=self._softcap,
             )
-            return -loss_N.view(states_BTD.shape[:2])
+            return -loss_M.view(states_BTD.shape[:2])
         logits_BTV = self._capped(head(states_BTD).float())
         logits_BTV = logits_BTV if last_bias_1V is None else logits_BTV + last_bias_1V
         index_BT1 = token_T.expand(len(states_BTD), -1).unsqueeze(-1)

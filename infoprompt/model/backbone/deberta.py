@@ -3,7 +3,7 @@
 transformers' form reads distances off indices and takes no further arguments, so a prompt between two tokens would push
 them apart, and a prefix has no way in. Here both come in the one argument that its layers hand on untouched.
 
-Shapes: B examples, L positions, H heads, K head width, P keys of the prefix, S embedded distances, D hidden width.
+Shapes: B examples, L positions, H heads, K head width, P prompt vectors, S embedded distances, D hidden width.
 """
 
 from collections.abc import Sequence

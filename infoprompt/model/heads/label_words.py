@@ -1,6 +1,6 @@
 """The model's own scores of the label words at the mask, or at a decoder's next token; not trained.
 
-Shapes: B examples, C classes, E embedding width, N label tokens, V vocabulary.
+Shapes: B examples, C classes, E embedding width, S words of the labels, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ class LabelWordsHead(Head):
         """See `Head`."""
         return self.gather(reading.backbone.word_scores(reading.pooled_BD, self.flat_ids))
 
-    def gather(self, scores_BN: Tensor) -> Tensor:
-        """Label scores, [B, C], from the scores of `flat_ids`, [B, N]."""
-        return torch.stack([part.mean(1) for part in scores_BN.split(self.sizes, dim=1)], dim=1)
+    def gather(self, scores_BS: Tensor) -> Tensor:
+        """Label scores, [B, C], from the scores of `flat_ids`, [B, S]."""
+        return torch.stack([part.mean(1) for part in scores_BS.split(self.sizes, dim=1)], dim=1)
 
     def class_vectors(self) -> Tensor:
         """See `Head`; mean word embedding of each label's tokens, [C, E], frozen."""

@@ -1,6 +1,6 @@
 """A linear layer on the pooled state; of tags on the state of each word.
 
-Shapes: B examples (or their choices), C classes, D hidden width, W words.
+Shapes: B examples (or their choices), C classes, D hidden width, S words.
 """
 
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ class LinearHead(Head):
     def forward(self, reading: Reading) -> Tensor:
         """See `Head`."""
         batch = reading.batch
-        if batch.word_BW is not None:
+        if batch.word_BS is not None:
             assert reading.states_BLD is not None
-            scores_BWC: Tensor = self.linear(first_token_states(reading.states_BLD, batch.word_BW))
-            return scores_BWC
+            scores_BSC: Tensor = self.linear(first_token_states(reading.states_BLD, batch.word_BS))
+            return scores_BSC
         scores_BC: Tensor = self.linear(reading.pooled_BD)
         return of_choices(scores_BC, batch)
 
@@ -43,10 +43,10 @@ class LinearHead(Head):
         return self.linear.weight, self.linear.bias
 
 
-def first_token_states(states_BLD: Tensor, word_BW: Tensor) -> Tensor:
-    """State of each word's first token, [B, W, D], float32."""
-    index_BWD = word_BW.clamp(min=0).unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1])
-    return states_BLD.gather(1, index_BWD).float()
+def first_token_states(states_BLD: Tensor, word_BS: Tensor) -> Tensor:
+    """State of each word's first token, [B, S, D], float32."""
+    index_BSD = word_BS.clamp(min=0).unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1])
+    return states_BLD.gather(1, index_BSD).float()
 
 
 def of_choices(scores_BC: Tensor, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """A prompt made from the example itself.
 
-Shapes: B examples, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N probe rows.
+Shapes: B examples, P prompt vectors, E embedding width, D hidden width, R bottleneck width, M rows to probe with.
 """
 
 import torch
@@ -15,7 +15,7 @@ from infoprompt.settings.prompt import InstanceSettings
 
 
 class InstancePrompt(Prompt):
-    """Linear D -> H, GELU, Linear H -> P * E on the state that stands for the text in the unprompted pass.
+    """Linear D -> R, GELU, Linear R -> P * E on the state that stands for the text in the unprompted pass.
 
     Source: InfoPrompt's released code (arXiv:2306.04933), after IDPG (Wu et al. 2022). Two departures: the state is
     normalised to unit variance first, and the output is in units of the word embeddings' spread: it starts at that
@@ -65,8 +65,8 @@ def start_generator(down: nn.Linear, up: nn.Linear, spread: float, generator: to
         layer.bias.zero_()
         draws = torch.randn(layer.weight.shape, generator=generator)
         layer.weight.copy_(draws / layer.in_features**0.5)
-    probe_NH = F.gelu(down(torch.randn(256, down.in_features, generator=generator)))
-    up.weight.mul_(spread / up(probe_NH).std())
+    probe_MR = F.gelu(down(torch.randn(256, down.in_features, generator=generator)))
+    up.weight.mul_(spread / up(probe_MR).std())
 
 
 def build(settings: InstanceSettings, context: PromptContext) -> InstancePrompt:

@@ -1,6 +1,6 @@
 """An instance-dependent prompt at every layer, made from the running states.
 
-Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width, H bottleneck width, N layers.
+Shapes: B examples, L positions, P prompt vectors, E embedding width, D hidden width, R bottleneck width, N layers.
 """
 
 from functools import partial

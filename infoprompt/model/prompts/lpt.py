@@ -1,6 +1,6 @@
 """Late prompt tuning: an instance-dependent prompt that enters at a middle layer.
 
-Shapes: B examples, L positions, P prompt vectors, D hidden width, H bottleneck width.
+Shapes: B examples, L positions, P prompt vectors, D hidden width, R bottleneck width.
 """
 
 from torch import Tensor, nn

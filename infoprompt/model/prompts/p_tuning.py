@@ -1,6 +1,6 @@
 """P-tuning: a static prompt that is the output of a small recurrent or feed-forward network.
 
-Shapes: P prompt vectors, E embedding width, H hidden width.
+Shapes: P prompt vectors, E embedding width, R bottleneck width.
 """
 
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class ReparameterizedPrompt(StaticPrompt):
 
     def vectors(self) -> Tensor:
         """The vectors, [P, E]."""
-        read_PH = self.inputs_PE if self.lstm is None else self.lstm(self.inputs_PE[None])[0][0]
-        return self.vectors_PE + self.scale * self.mlp(read_PH)
+        read_PR = self.inputs_PE if self.lstm is None else self.lstm(self.inputs_PE[None])[0][0]
+        return self.vectors_PE + self.scale * self.mlp(read_PR)
 
 
 def build(settings: PTuningSettings, context: PromptContext) -> ReparameterizedPrompt:

@@ -1,6 +1,6 @@
 """Residual prompt tuning: a static prompt through a shared network with a skip connection.
 
-Shapes: P prompt vectors, E embedding width, H bottleneck width.
+Shapes: P prompt vectors, E embedding width, R bottleneck width.
 """
 
 from torch import Tensor, nn

@@ -135,9 +135,9 @@ def test_tags_stand_beside_the_places_of_their_words(tiny_bert):
     long = Example("film " * 30, words=("film",) * 30, tags=("O",) * 30)
     data = encoded(tiny_bert, [short, long], ("O", "B-x"))
     batch = data.batch([0, 1])
-    assert batch.tag_BW[0].tolist() == [0, 0, 1] + [-1] * 9
-    assert batch.word_BW[0].tolist() == [2, 3, 4] + [-1] * 9
-    assert (batch.tag_BW[1] == 0).all()  # 12 words fit; the tags of all 30 are kept for scoring
+    assert batch.tag_BS[0].tolist() == [0, 0, 1] + [-1] * 9
+    assert batch.word_BS[0].tolist() == [2, 3, 4] + [-1] * 9
+    assert (batch.tag_BS[1] == 0).all()  # 12 words fit; the tags of all 30 are kept for scoring
     assert len(data.tags[1]) == 30
 
 

@@ -36,10 +36,10 @@ def test_a_linear_head_scores_words_one_by_one():
     torch.manual_seed(0)
     head = LinearHead(4, 3)
     states_BLD = torch.randn(2, 5, 4)
-    word_BW = torch.tensor([[0, 2, 4], [1, 3, -1]])
-    scores_BWC = head.linear(first_token_states(states_BLD, word_BW))
-    assert scores_BWC.shape == (2, 3, 3)
-    torch.testing.assert_close(scores_BWC[1, 1], head.linear(states_BLD[1, 3]))
+    word_BS = torch.tensor([[0, 2, 4], [1, 3, -1]])
+    scores_BSC = head.linear(first_token_states(states_BLD, word_BS))
+    assert scores_BSC.shape == (2, 3, 3)
+    torch.testing.assert_close(scores_BSC[1, 1], head.linear(states_BLD[1, 3]))
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("sst2", 2), ("wnut17", 13), ("copa", 1), ("stsb", 1), ("wsc", 2)])

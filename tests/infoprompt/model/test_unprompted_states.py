@@ -65,7 +65,7 @@ def test_states_are_computed_once_and_again_for_other_texts_or_weights(parts):
     assert sum(calls) == 5
     again = filled(model, rows, calls)
     assert sum(calls) == 5
-    assert torch.equal(first.summary_ND, again.summary_ND)
+    assert torch.equal(first.summary_MD, again.summary_MD)
     filled(model, replace(rows, texts=rows.texts[:3], labels=rows.labels[:3]), calls)
     assert sum(calls) == 8
     filled(model, rows, calls, key="other weights")
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_computed_again(parts, caplog):
     file.write_bytes(file.read_bytes()[:40])
     again = filled(model, rows)
     assert "cannot be read" in caplog.text
-    assert torch.equal(first.pooled_ND, again.pooled_ND)
+    assert torch.equal(first.pooled_MD, again.pooled_MD)
 
 
 @pytest.mark.parametrize("num_choices", [2, 3])
@@ -175,5 +175,5 @@ def test_states_that_are_not_those_that_were_kept_are_computed_again(parts, dama
     before = sum(calls)
     again = filled(*parts, calls)
     assert sum(calls) == before + 5
-    assert torch.equal(again.summary_ND, whole.summary_ND)
+    assert torch.equal(again.summary_MD, whole.summary_MD)
     assert torch.equal(load(file.read_bytes())["first"], states["first"])

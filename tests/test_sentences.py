@@ -1,0 +1,75 @@
+"""Sentences of 30 words at most, where people read them: documents, messages and help."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = [path for package in ("infoprompt", "launcher") for path in sorted((ROOT / package).rglob("*.py"))]
+MOST_WORDS = 30
+SAYS = {"debug", "info", "warning", "error", "exception", "say", "echo", "warn", "Option", "Argument", "add_argument"}
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """Prose without code blocks; the items of a list and the cells of a table stand alone, a link is its words."""
+    text = re.sub(r"^```.*?^```", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^\|(.*)\|$", lambda row: row[1].replace("|", "\n\n") + "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*(?:-|\*|\d+\.|#+) ", "\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    yield from re.split(r"\n\s*\n", text)
+
+
+def long_sentences(text: str) -> list[str]:
+    sentences = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
+    return [sentence for sentence in sentences if len(sentence.split()) > MOST_WORDS]
+
+
+def messages(tree: ast.Module) -> Iterator[str]:
+    """What is raised, logged or said, and the help of commands and options; a value in it counts as one word."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from _texts(node.exc)
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in SAYS or name.endswith("Error"):
+                yield from _texts(node)
+        elif isinstance(node, ast.FunctionDef) and any("command" in ast.unparse(it) for it in node.decorator_list):
+            yield from (ast.get_docstring(node) or "").split("\n\n")
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _texts(child)
+
+
+def test_a_long_sentence_is_found():
+    words = " ".join(["word"] * 31)
+    document = f"# A title\n\nShort. {words}.\n\n| a cell | {words} |\n| --- | --- |\n\n```\n{words} code\n```\n"
+    assert [found for part in paragraphs(document) for found in long_sentences(part)] == [f"{words}.", words]
+    code = f'raise ConfigError(f"optim.lr is {{lr}}. {words}")\nlog.info("{words} logged")\nkept = "{words} kept"'
+    found = {sentence for text in messages(ast.parse(code)) for sentence in long_sentences(text)}
+    assert found == {words, f"{words} logged"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_have_short_sentences(path):
+    assert [found for part in paragraphs(path.read_text()) for found in long_sentences(part)] == []
+
+
+def test_messages_have_short_sentences():
+    found = [
+        f"{path.relative_to(ROOT)}: {sentence}"
+        for path in MODULES
+        for text in messages(ast.parse(path.read_text()))
+        for sentence in long_sentences(text)
+    ]
+    assert found == []

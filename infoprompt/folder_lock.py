@@ -1,6 +1,6 @@
 """Who is writing to a folder: one process at a time, and the lock of one that is dead is taken over.
 
-The lock is a file that names its process. On the same machine that process is looked at; of another machine, which
+The lock is a file that names its process. On the same machine that process is looked at. Of another machine, which
 shares the disk, it is watched whether the file's time still moves: two machines' clocks are never compared.
 """
 

@@ -40,10 +40,10 @@ class RunResult:
     touched_parameters: int
     """Trained parameters, counting of a table only the rows that the training rows look up."""
     encoder_passes: float
-    """Passes over the backbone for each training example of each update: the forward passes of training, plus one
-    unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt;
-    1 + 1 / epochs with kept states; 1 / epochs for a head on kept states alone. Kept states count as computed here
-    also where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
+    """Passes over the backbone for each training example of each update. They are the forward passes of training and
+    one unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt; 1 +
+    1 / epochs with kept states; 1 / epochs for a head on kept states alone. Kept states count as computed here also
+    where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
     total_encoder_passes: int
     """The same as a count: `encoder_passes` times the examples seen."""
     metric: str

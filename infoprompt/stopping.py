@@ -13,7 +13,7 @@ from pathlib import Path
 
 SAME_SECONDS = 1.0
 LAUNCHED_SAME_SECONDS = 10.0
-"""A signal that comes so soon after another one is the same: a terminal and Slurm send to all processes of a job, and
+"""A signal that comes so soon after another one is the same. A terminal and Slurm send to all processes of a job, and
 their launcher passes it on besides, `deepspeed` to one rank after the other."""
 
 

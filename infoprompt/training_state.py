@@ -142,7 +142,8 @@ def copy_state(config: RunConfig, source: Path) -> None:
     """Make another run's newest state the one that `run(config, resume="auto")` goes on from; one process calls it.
 
     The prompt, the optimiser's moments, the position in the data and the best state are the other run's, the settings
-    this one's; states of this one are dropped, wherever they are.
+    this one's. States of this one are dropped, wherever they are.
+
     Raises:
         ConfigError: the other run has no state.
     """

@@ -1,7 +1,7 @@
 """YAML as settings: a file or an override, each value read by the type of its setting.
 
-A setting that is a text gets the text as it stands (`name: 2024`, `{no: bad, 010: agent}`), a number is decimal, and
-only where a setting may be anything does the form of a value decide. A file that is too large, nests too deep, refers
+A setting that is a text gets the text as it stands (`name: 2024`, `{no: bad, 010: agent}`), and a number is decimal.
+Only where a setting may be anything does the form of a value decide. A file that is too large, nests too deep, refers
 to itself or multiplies by its anchors is refused before anything is built of it. Imports no torch.
 """
 

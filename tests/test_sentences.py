@@ -1,6 +1,7 @@
-"""Sentences of 30 words at most, where people read them: documents, messages and help."""
+"""Sentences of 30 words at most, where people read them: documents, docstrings, messages and help."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "cluster" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 MODULES = [path for package in ("infoprompt", "launcher") for path in sorted((ROOT / package).rglob("*.py"))]
 MOST_WORDS = 30
 SAYS = {"debug", "info", "warning", "error", "exception", "say", "echo", "warn", "Option", "Argument", "add_argument"}
@@ -41,6 +47,14 @@ def messages(tree: ast.Module) -> Iterator[str]:
             yield from (ast.get_docstring(node) or "").split("\n\n")
 
 
+def docstrings(tree: ast.Module) -> Iterator[str]:
+    """Paragraphs of all docstrings, those of settings too; formulas, tables and shapes are left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            text, _, _ = inspect.cleandoc(node.value.value).partition("Shapes:")
+            yield from re.split(r"\n\n|\n(?=\s|\w+:)", re.sub(r"^    .*|^.*\S  .*", "\n", text, flags=re.MULTILINE))
+
+
 def _texts(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.JoinedStr):
         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
@@ -58,6 +72,9 @@ def test_a_long_sentence_is_found():
     code = f'raise ConfigError(f"optim.lr is {{lr}}. {words}")\nlog.info("{words} logged")\nkept = "{words} kept"'
     found = {sentence for text in messages(ast.parse(code)) for sentence in long_sentences(text)}
     assert found == {words, f"{words} logged"}
+    code = f'class A:\n    c: int\n    """{words}."""\n\n    def b(self):\n        """Read.\n\n        {words}."""'
+    found = [sentence for text in docstrings(ast.parse(code)) for sentence in long_sentences(text)]
+    assert found == [f"{words}.", f"{words}."]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -65,11 +82,12 @@ def test_documents_have_short_sentences(path):
     assert [found for part in paragraphs(path.read_text()) for found in long_sentences(part)] == []
 
 
-def test_messages_have_short_sentences():
+@pytest.mark.parametrize("texts", [messages, docstrings])
+def test_modules_have_short_sentences(texts):
     found = [
         f"{path.relative_to(ROOT)}: {sentence}"
         for path in MODULES
-        for text in messages(ast.parse(path.read_text()))
+        for text in texts(ast.parse(path.read_text()))
         for sentence in long_sentences(text)
     ]
     assert found == []

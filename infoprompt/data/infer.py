@@ -19,7 +19,7 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
     """The task that labelled rows and `data.task` describe.
 
     A task known by name has its own classes, if its row in the table gives any. Otherwise these are the labels of
-    `examples`, sorted (as numbers where all are; `O` before all other tags), and the kind follows from the columns; the
+    `examples`, sorted (as numbers where all are; `O` before all other tags). The kind follows from the columns; the
     values of a regression run from the lowest to the highest one. `data.label_texts` replaces the words of the classes
     it names.
 

@@ -1,7 +1,7 @@
 """A file's bytes as text: decompressed by their first bytes, decoded as UTF-8, UTF-16 or what `data.encoding` says.
 
 A byte that is not UTF-8 is kept as a lone surrogate (`surrogateescape`), so that reading goes on and the row that holds
-it can be named; nothing is guessed to be Latin-1.
+it can be named. Nothing is guessed to be Latin-1.
 """
 
 import bz2

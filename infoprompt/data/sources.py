@@ -1,8 +1,8 @@
 """Where rows come from: files of JSON lines, JSON, CSV, TSV and Parquet, and splits of the hub.
 
-JSON and CSV are read by the standard library, not by `datasets`: that guesses types from the values, so a text such as
-2020-01-01 comes back as a date and a CSV label 007 as 7, keeps a copy on disk that every rank would write at once, and
-does not say which line is damaged.
+JSON and CSV are read by the standard library, not by `datasets`. That guesses types from the values: a text such as
+2020-01-01 comes back as a date and a CSV label 007 as 7. It also keeps a copy on disk that every rank would write at
+once, and does not say which line is damaged.
 """
 
 import csv

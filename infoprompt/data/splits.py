@@ -38,9 +38,9 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     """Read, check and split the data.
 
     Validation rows are those of `data.validation`. Without it they are those that a known task has beside its test
-    rows, if there is no few-shot size; else they are held out of the training rows: with a few-shot size a second
-    sample of that size from the rows not trained on, else `data.validation_share` of each class. Rows with the same
-    text are never on both sides of that cut. Test rows choose nothing.
+    rows, if there is no few-shot size. Else they are held out of the training rows: `data.validation_share` of each
+    class, or, with a few-shot size, a second sample of that size from the rows not trained on. Rows with the same text
+    are never on both sides of that cut. Test rows choose nothing.
 
     Args:
         settings: `data.*`. A task known by name finds its own rows (see `parts`) if `data.train` is not given.

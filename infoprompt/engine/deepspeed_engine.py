@@ -165,8 +165,8 @@ class DeepSpeedEngine:
     def _keep_whole(self) -> None:
         # Otherwise a trained parameter has its values only while the module that owns it runs. The gradient of one that
         # is used elsewhere (a critic reading the head's vectors), or of a module that returns a dataclass (a prompt),
-        # would be taken of an empty tensor. DeepSpeed takes even lasting parameters away after a pass of which it has
-        # no trace yet, but for those that it calls external.
+        # would be taken of an empty tensor. DeepSpeed frees even persistent parameters after a pass that it has not
+        # traced yet. It does not free those that it calls external.
         zero = self._engine.optimizer
         for parameter in self._whole:
             parameter.is_external_param = True  # type: ignore[attr-defined]

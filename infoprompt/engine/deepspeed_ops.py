@@ -1,7 +1,7 @@
 """How DeepSpeed starts in this process: on which device, without compiling anything, and on our process group.
 
-On a CPU, DeepSpeed compiles the operation `deepspeed_shm_comm` when communication first starts: 30 to 60 seconds, a
-compiler needed, and a process killed meanwhile leaves a lock file on which every later start waits for ever (pytorch
+On a CPU, DeepSpeed compiles the operation `deepspeed_shm_comm` when communication first starts, which needs a compiler
+and 30 to 60 seconds. A process killed meanwhile leaves a lock file on which every later start waits for ever (pytorch
 issue 189245). Only tensor-parallel inference calls that operation, never training, so it is switched off here.
 """
 

@@ -20,8 +20,8 @@ class NonFiniteLoss(RuntimeError):
 
 
 Update = float | NonFiniteLoss | None
-"""What became of a member's micro-batch: the norm of its whole gradient over all ranks, before clipping, where its
-parameters were updated; None where no update was due; why none was made."""
+"""What became of a member's micro-batch. Where its parameters were updated: the norm of its whole gradient over all
+ranks, before clipping. None where no update was due; else why none was made."""
 
 
 class Engine(Protocol):
@@ -29,7 +29,7 @@ class Engine(Protocol):
 
     Every method is collective but `set_lr`: all ranks call it, in the same order. Members are named by their place in
     the model. The states are whole float32 CPU tensors that know nothing of ranks, ZeRO stages, the kind of engine or
-    other members, so one that was saved anywhere can be loaded anywhere.
+    other members. So one that was saved anywhere can be loaded anywhere.
     """
 
     ranks: Ranks

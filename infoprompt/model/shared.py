@@ -1,7 +1,7 @@
 """The forward pass: batches of one member, or of several that share the backbone, in one pass of it.
 
-Batches of several stand below each other, padded to the longest. Prompt vectors go to their slots, prefixes are filled
-up to the longest with keys that their rows do not see, and what enters between the layers is placed member by member.
+Batches of several stand below each other, padded to the longest. Prompt vectors go to their slots. Prefixes are filled
+up to the longest with keys that their rows do not see. What enters between the layers is placed member by member.
 
 Shapes: B examples, L positions, P prompt vectors, C classes, E embedding width, D hidden width, H key-value heads,
 K head width.

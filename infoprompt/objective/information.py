@@ -21,9 +21,9 @@ class Information(nn.Module):
 
     An estimator that divides by a running mean has it here, as the buffer `log_average`. It moves once for each
     micro-batch of training. A micro-batch's mean is taken over its rows on all ranks, so every rank divides by the same
-    number, and the gradient of two ranks with 4 rows each is that of one with 8 but for rounding; it costs a collective
-    of one number. Gradient accumulation is not equal to one large micro-batch: the mean moves more often. The value
-    that is recorded is of each rank's own rows.
+    number. The gradient of two ranks with 4 rows each is that of one with 8 but for rounding. It costs a collective of
+    one number. Gradient accumulation is not equal to one large micro-batch: the mean moves more often. The value that
+    is recorded is of each rank's own rows.
     """
 
     name: str

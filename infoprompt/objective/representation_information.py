@@ -26,12 +26,12 @@ class RepresentationInformation(Information):
         positive z' . u + o, z' ~ N(mu(z), sigma(z)^2);  negatives z_k . u + o, z_k ~ N(mu(z0), sigma(z0)^2)
 
     A latent's score is a scalar Gaussian, so scalars are drawn: the same distribution, and K numbers per example
-    instead of K * Z (`gaussian_row_info_nce`); `exact` needs no draw of negatives at all, their log-mean-exp is the
+    instead of K * Z (`gaussian_row_info_nce`). `exact` needs no draw of negatives at all: their log-mean-exp is the
     mean plus half the variance. Source: InfoPrompt, arXiv:2306.04933, representation loss, by InfoNCE, in the form of
     the authors' released code.
 
     `batch` is ours: an example's prompt against the prompted latents of the other examples of the micro-batch, over all
-    ranks, so that what a prompt tells of which input it is counts too: I(P; Z).
+    ranks. So it counts too what a prompt tells of which input it is: I(P; Z).
 
         positive z'_i . u_i + o_i,  negatives z'_j . u_i + o_i for j other than i
     """

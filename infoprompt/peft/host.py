@@ -2,8 +2,8 @@
 
 A linear head commutes with pooling: the pooled score is the pooled scores of the tokens. So a class for token
 classification, which puts one linear layer on every state, gives our scores whatever is pooled. The classes for
-sequence classification do not, but for the decoders': BERT's pools position 0, where PEFT has put the first prompt
-vector, and has a layer more before the classes; RoBERTa's and ELECTRA's have two layers; T5's reads its decoder.
+sequence classification do not, but for the decoders'. BERT's pools position 0, where PEFT has put the first prompt
+vector, and has a layer more before the classes. RoBERTa's and ELECTRA's have two layers; T5's reads its decoder.
 
     decoder, `last` pooled, linear head      SEQ_CLS             score         the class pools
     encoder or decoder, linear head          TOKEN_CLS           classifier    the reader pools

@@ -8,8 +8,8 @@ A class is read off the looked-up rows alone: table -> encoder's features -> lin
   start. The published MLP has a second layer behind it and trains both.
 - The data are the user's own; the published ones (13 categories of text) are not public.
 
-The rows must not be those that a later run is tested on, nor, where it is to show what a few examples can do, other
-rows of the same task: what the table has seen, the run has seen.
+What the table has seen, a later run has seen. So the rows must not be those that it is tested on. Where it is to show
+what a few examples can do, they must not be other rows of the same task either.
 
 Shapes: B examples, C classes, M rows of the data set, P prompt vectors (looked up), V vocabulary,
 W width of a table row.

@@ -34,15 +34,16 @@ class DataSettings(Settings):
     """The labelled task."""
 
     task: str | None = None
-    """A task known by name (`infoprompt show --tasks` lists them), or a kind of task, such as `regression`, which reads
-    values also from the column `label`; inferred from the columns if not given."""
+    """A task known by name (`infoprompt show --tasks` lists them), or a kind of task; inferred from the columns if not
+    given. `regression` reads values also from the column `label`."""
 
     folder: str | None = None
     """Folder that holds `NAME/train.jsonl.gz` and so on for tasks known by name; INFOPROMPT_DATA if not given."""
 
     train: str | list[str] | None = None
-    """Training rows: a .jsonl, .json, .csv, .tsv or .parquet file (the first four also .gz, .bz2, .xz or .zst), a
-    pattern such as `parts/train-*.csv`, a folder of such files, or a hub split as `owner/name:split`; or a list."""
+    """Training rows: a .jsonl, .json, .csv, .tsv or .parquet file; the first four also .gz, .bz2, .xz or .zst. Or a
+    pattern such as `parts/train-*.csv`, a folder of such files, a hub split as `owner/name:split`, or a list of
+    these."""
 
     validation: str | list[str] | None = None
     """Rows for choosing the best state, given as `data.train`; carved out of the training rows if not given."""
@@ -59,7 +60,7 @@ class DataSettings(Settings):
     have it, if not given. A .tsv file for which it is given is read as a .csv file is, with quotes."""
 
     bad_rows: Literal["refuse", "skip"] = "refuse"
-    """What to do with rows that cannot be used: `refuse` names them all and trains nothing; `skip` leaves them out,
+    """What to do with rows that cannot be used. `refuse` names them all and trains nothing. `skip` leaves them out,
     says how many, and writes each with its reason to `skipped_rows.jsonl` in the output folder."""
 
     columns: dict[str, str] = Field(default={})
@@ -69,8 +70,8 @@ class DataSettings(Settings):
     """Label to the words that describe it; made from the label's name if not given."""
 
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
-    """How much a row counts in the task's loss, by its class (of tags, a word): all alike, `balanced` (so that classes
-    of few training rows count as much as those of many), or a weight for some of them, as `{spam: 4}`."""
+    """How much a row counts in the task's loss, by its class (of tags, a word): all alike, `balanced`, or a weight for
+    some classes, as `{spam: 4}`. `balanced`: classes of few training rows count as much as those of many."""
 
     few_shot: FewShotSettings = FewShotSettings()
     """Sampling of the training rows."""

@@ -48,9 +48,9 @@ class LinearSettings(ClassVectorSettings):
     """A linear layer."""
 
     kind: Literal["linear"] = "linear"
-    """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head);
-    `linear`: a linear layer; `label_words`: the model's own scores of the label words at the mask (decoders: at the
-    next token); `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
+    """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head).
+    `linear`: a linear layer. `label_words`: the model's own scores of the label words at the mask (decoders: at the
+    next token). `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
     two are not trained."""
 
 

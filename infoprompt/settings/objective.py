@@ -56,19 +56,20 @@ class ObjectiveSettings(Settings):
     """Score of prompt and latent: one learned matrix, or the released two linear layers."""
 
     representation_negatives: Literal["sampled", "exact", "batch"] = "exact"
-    """Negatives of the representation loss: `negatives` Gaussian draws of the input's latent without prompt, or their
-    exact expectation, which is information given the input; or the prompted latents of the other examples of the
-    micro-batch, over all ranks, which is information about which input it is."""
+    """Negatives of the representation loss. `sampled`: as many Gaussian draws of the input's latent without prompt as
+    `negatives` says; `exact`: their expectation. Both measure information given the input. `batch`: the prompted
+    latents of the other examples of the micro-batch, over all ranks; it measures information about which input it
+    is."""
 
     negatives: PositiveInt = 32
     """K, the number of negatives drawn (or, for `exact`, stood for); of `batch` there are as many as other examples."""
 
     head_estimator: str = "infonce"
-    """Estimator of the mutual information between prompt and head: `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
-    are lower bounds, `dv`, `mine` (`dv` with a running mean in its gradient) and `smile` are not, `jsd` trains a
-    discriminator and reports NWJ's bound. A prompt can be told from tokens, and a prompted latent from an unprompted
-    one, without error, so what is estimated has no limit: with `nwj`, `dv`, `mine`, `tuba` and `flo`, which have none
-    either, the term grows until it outweighs the task."""
+    """Estimator of the mutual information between prompt and head. `infonce`, `nwj`, `tuba`, `interpolated` and `flo`
+    are lower bounds; `dv`, `mine` (`dv` with a running mean in its gradient) and `smile` are not. `jsd` trains a
+    discriminator and reports NWJ's bound. A critic can tell a prompt from tokens, and a prompted latent from an
+    unprompted one, without error, so what is estimated has no limit. `nwj`, `dv`, `mine`, `tuba` and `flo` have no
+    ceiling either: their term grows until it outweighs the task."""
 
     representation_estimator: str = "infonce"
     """Estimator of the mutual information between prompt and representation, as `objective.head_estimator`; `jsd` and

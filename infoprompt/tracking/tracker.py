@@ -2,8 +2,8 @@
 
     log() -> metrics.jsonl -> a thread of our own -> MLflow
 
-The training loop only ever writes a line to a file. A tracking server that is down costs a warning; what it missed
-is delivered when it is back, by the same thread or later by `deliver` (`infoprompt sync FOLDER`), each (metric, step)
+The training loop only ever writes a line to a file. A tracking server that is down costs a warning. What it missed is
+delivered when it is back, by the same thread or later by `deliver` (`infoprompt sync FOLDER`), each (metric, step)
 once.
 """
 

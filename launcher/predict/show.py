@@ -22,7 +22,7 @@ _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 def as_json(asked: Asked, prediction: "Prediction | None") -> str:
     """One JSON object on one line.
 
-    `label`, `probabilities` (or `tags`, or `value`), the texts that were read, then all other columns of the row; one
+    `label`, `probabilities` (or `tags`, or `value`), the texts that were read, then all other columns of the row. One
     that has the name of a field before it is called `given_...`. Where nothing was predicted, `label` is null and
     `error` says why.
 

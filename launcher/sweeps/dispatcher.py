@@ -2,9 +2,9 @@
 
     propose -> runs, one per seed -> ready -> a worker group asks for work -> reports -> comparison -> go, pause or stop
 
-A worker group is workers that take one run after another. At a scheduler's steps the runs of a trial wait for
-each other: the last to arrive goes on at once if the mean is worth it, the others were paused and go on from their
-states, on whichever group is free. A sweep is resumed by giving the journal's trials to a new dispatcher.
+A worker group is workers that take one run after another. At a scheduler's steps the runs of a trial wait for each
+other. The last to arrive goes on at once if the mean is worth it. The others were paused, and go on from their states
+on whichever group is free. A sweep is resumed by giving the journal's trials to a new dispatcher.
 """
 
 import math

@@ -82,8 +82,8 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, floa
         mean +- t(n - 1) * s / sqrt(n)
 
     It assumes that the values are independent and, for few of them, normally distributed around the mean that is
-    sought: seeds drawn without looking at scores, far from the ends of the metric's range. It knows nothing of other
-    dev rows. Three seeds reach 2.5 standard deviations to either side, five 1.2, and two 9.0.
+    sought. That needs seeds drawn without looking at scores, far from the ends of the metric's range. It knows nothing
+    of other dev rows. Three seeds reach 2.5 standard deviations to either side, five 1.2, and two 9.0.
     """
     if len(values) < 2:
         return None
@@ -102,7 +102,7 @@ def ranking(trials: Sequence[TrialScores], direction: Direction) -> list[TrialSc
 def compare_best(best: TrialScores, second: TrialScores, direction: Direction, level: float = LEVEL) -> Comparison:
     """Whether one of two finished trials is better, or may have had luck with its seeds.
 
-    Seeds that both have are compared in pairs, since a seed's data order and start are luck that both share; without
+    Seeds that both have are compared in pairs, since a seed's data order and start are luck that both share. Without
     two such seeds, the means of all seeds are compared (Welch). Choosing the best two among many trials favours the
     lucky ones, and the interval does not know how many there were: "better" is a hint, not a test.
 
@@ -154,7 +154,7 @@ def is_log(numbers: Sequence[float]) -> bool:
     """Whether numbers are read by their logarithm.
 
     They are all positive and spread over more than a factor of ten, and their median is no nearer to the middle of the
-    linear scale: even draws from 0 to 0.5 spread over more than that too.
+    linear scale. Even draws from 0 to 0.5 spread over more than a factor of ten, too.
     """
     if not numbers or min(numbers) <= 0 or max(numbers) <= 10 * min(numbers):
         return False

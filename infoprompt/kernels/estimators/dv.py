@@ -12,10 +12,10 @@ from infoprompt.kernels.estimators.scores import Estimate, Estimator, RowScores,
 class DonskerVaradhan(Estimator):
     """mean p - log mean exp m, the log outside the mean over all rows.
 
-    With expectations it is a lower bound, tighter than NWJ for the same critic; on a batch the log of a mean is too
+    With expectations it is a lower bound, tighter than NWJ for the same critic. On a batch the log of a mean is too
     small on average, so the value is biased up and bounds nothing. No ceiling. Trained by its own gradient, that of the
-    batch; `Mine` has the one with a running mean.
-    Source: Donsker and Varadhan 1983, as in Belghazi et al. 2018, arXiv:1801.04062.
+    batch; `Mine` has the one with a running mean. Source: Donsker and Varadhan 1983, as in Belghazi et al. 2018,
+    arXiv:1801.04062.
     """
 
     name: ClassVar[str] = "dv"

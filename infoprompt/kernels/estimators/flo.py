@@ -12,9 +12,9 @@ from infoprompt.kernels.estimators.scores import Estimate, Estimator, RowScores,
 class Flo(Estimator):
     """1 - mean( u + exp( m - p - u ) ), u learned for each joint pair.
 
-    A lower bound for any u, tight at u = m - p, where it is the mean of p - m; one negative suffices, and the gradient
-    is that of a ratio, so no row with a large exp m drowns the others. No ceiling.
-    Source: Guo et al. 2021, arXiv:2107.01131 (FLO).
+    A lower bound for any u, tight at u = m - p, where it is the mean of p - m. One negative suffices, and the gradient
+    is that of a ratio, so no row with a large exp m drowns the others. No ceiling. Source: Guo et al. 2021,
+    arXiv:2107.01131 (FLO).
     """
 
     name: ClassVar[str] = "flo"

@@ -19,9 +19,9 @@ class Interpolated(Estimator):
           - mean( exp m / (alpha exp m + (1 - alpha) exp b) )
 
     A lower bound that trades bias for variance by alpha. As published, both denominators average K candidates, and the
-    joint one averages the positive and K - 1 of the negatives; here the mean of all K stands for the mean of K - 1,
-    so that the log-mean-exp is enough. By Jensen that lowers the value, and so does a log-mean-exp in closed form.
-    Source: Poole et al. 2019, arXiv:1905.06922 (I_alpha); its baseline q is exp b.
+    joint one averages the positive and K - 1 of the negatives. Here the mean of all K stands for the mean of K - 1, so
+    that the log-mean-exp is enough. By Jensen that lowers the value, and so does a log-mean-exp in closed form. Source:
+    Poole et al. 2019, arXiv:1905.06922 (I_alpha); its baseline q is exp b.
     """
 
     name: ClassVar[str] = "interpolated"

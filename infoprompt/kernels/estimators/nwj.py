@@ -10,10 +10,10 @@ from infoprompt.kernels.estimators.scores import Estimate, Estimator, RowScores,
 class Nwj(Estimator):
     """1 + mean p - mean exp m, also known as the f-GAN bound of the KL divergence and as MINE-f.
 
-    A lower bound without ceiling, unbiased under the optimal critic, which is the normalised log ratio; the variance
-    of its second term grows as exp(2 I), so that a value far above log n rests on a few samples.
-    Source: Nguyen, Wainwright and Jordan 2010, arXiv:0809.0853; Poole et al. 2019, arXiv:1905.06922 (I_NWJ), there with
-    scores larger by one.
+    A lower bound without ceiling, unbiased under the optimal critic, which is the normalised log ratio. The variance of
+    its second term grows as exp(2 I), so that a value far above log n rests on a few samples. Source: Nguyen,
+    Wainwright and Jordan 2010, arXiv:0809.0853; Poole et al. 2019, arXiv:1905.06922 (I_NWJ), there with scores larger
+    by one.
     """
 
     name: ClassVar[str] = "nwj"

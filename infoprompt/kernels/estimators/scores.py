@@ -6,12 +6,11 @@ the log of the mean of exp(n) in closed form. A matrix of scores of a batch, f_i
 diagonal holds the positives, and the rest of a row its negatives.
 
 In the files beside this one p_i is the score of row i's joint pair, m_i the log-mean-exp of its K negatives, b_i its
-learned baseline; a mean is over rows. The optimal critic is the log ratio of joint and product density; the bounds that
+learned baseline. A mean is over rows. The optimal critic is the log ratio of joint and product density. The bounds that
 are not invariant to the scores' scale (NWJ, I_alpha at a share of 0) need it to be normalised, E[exp n] = 1.
 
-No estimator escapes this: a lower bound that holds with high confidence, whatever the distribution, is at most of the
-order of log n for n samples (McAllester and Stratos, arXiv:1811.04251). And a larger bound is not a better
-representation.
+No estimator escapes this. A lower bound that holds with high confidence for any distribution is at most of the order of
+log n for n samples (McAllester and Stratos, arXiv:1811.04251). And a larger bound is not a better representation.
 
 Shapes: B rows, K negatives, N rows of a square batch.
 """

@@ -28,8 +28,8 @@ def frozen_linear_cross_entropy(
 ) -> Tensor:
     """Loss of each row, in nats, [N], float32 or wider; see `frozen_linear_cross_entropy_reference` for the formula.
 
-    The gradient to the hidden states is made in the forward pass, where they require one, and kept as two tensors
-    [N, D]: the backward pass does not read the head, and neither logits [N, V] nor a gradient [V, D] are ever held.
+    The gradient to the hidden states is made in the forward pass, where they require one, and kept as two tensors [N,
+    D]. So the backward pass does not read the head, and neither logits [N, V] nor a gradient [V, D] are ever held.
     There is no second derivative.
 
     Args:

@@ -6,8 +6,8 @@ words but the target:
     odds = log sum_{v != y} exp(l_v) - l_y,   loss = log(1 + exp(odds)),   q = 1 / (1 + exp(-odds))
     d loss / dh = O - q l'_y w_y,   O = sum_{v != y} p_v l'_v w_v
 
-The target stands apart, so that a common offset is gone before anything is rounded, no loss is negative, and where
-the target is nearly certain neither its loss nor its gradient is a difference of near-equal numbers.
+The target stands apart, so that a common offset is gone before anything is rounded, and no loss is negative. Where the
+target is nearly certain, neither its loss nor its gradient is a difference of near-equal numbers.
 
 Shapes: N rows, V vocabulary, D hidden width, G rows with a gradient (N, or 0 if none is wanted).
 """

@@ -2,7 +2,7 @@
 
     S_ij = q_i . k_j + row_bias_i, in the tiles as bits, S / ln 2, so that exp is exp2
 
-A tile gives the maximum of each of its rows and the sum of exp below it, without the positives; no tile waits for
+A tile gives the maximum of each of its rows and the sum of exp below it, without the positives. No tile waits for
 another, and nothing is added in an order that changes. `_merge` makes log-sum-exps of them. A positive is taken from
 the accumulator that the sums are made of.
 

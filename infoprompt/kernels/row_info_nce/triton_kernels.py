@@ -8,7 +8,7 @@ With p the positive, n_k the negatives' scores and c_k how often each counts:
     n_l = e_l . u:         ds/du = sum_l q_l e_l
 
 So the forward pass sums, beside exp(n_k - p), its product with eps_k or e_k, and the quotient of the two sums is the
-whole derivative: the backward pass reads no negative, and no score is ever written down. The sums are of powers of 2,
+whole derivative. The backward pass reads no negative, and no score is ever written down. The sums are of powers of 2,
 each relative to the largest exponent so far, `top`, which is -inf until something counts.
 
 Shapes: B rows, K negatives, L positions, E embedding width.

@@ -20,7 +20,7 @@ Prefix = tuple[Tensor, ...]
 """Keys and values, each [B or 1, H of keys, P, K], and, if examples have prefixes of different lengths, which of them
 an example has, [B, P] bool."""
 
-# The word sdpa in a name would have transformers refuse the families that it has no such kernel for.
+# The names must not hold the word sdpa: by it transformers refuses families for which it has no kernel of that name.
 IMPLEMENTATIONS = {"sdpa": "infoprompt_fused", "eager": "infoprompt_written_out"}
 
 

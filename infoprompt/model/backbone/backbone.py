@@ -137,9 +137,9 @@ class Backbone(nn.Module):
 
             log p(text | x) = sum_t log p(token_t | x, tokens before t)
 
-        A decoder reads the input once, with all texts behind it, each of which sees the input and itself alone and has
-        the positions that follow the input's; to layer prompts the texts are not there. An encoder-decoder encodes
-        once and decodes each text, from its start token. Needs `lm_head=True` at loading.
+        A decoder reads the input once, with all texts behind it. Each text sees the input and itself alone, and has the
+        positions that follow the input's. To layer prompts the texts are not there. An encoder-decoder encodes once and
+        decodes each text, from its start token. Needs `lm_head=True` at loading.
 
         Args:
             embeddings_BLE: as for `forward`.

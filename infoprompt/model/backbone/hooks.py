@@ -1,7 +1,7 @@
-"""What happens at the doors of a model's layers: prompts that enter below the input, slots that nobody sees yet.
+"""What enters between the layers: vectors put into slots or added there, and slots that nobody sees before.
 
-Everything is done by hooks that live as long as one forward pass and change a layer's arguments from outside, so a
-layer that is computed again in backward gets the same arguments, and passes of different prompts do not mix.
+Hooks change a layer's arguments from outside, and live as long as one forward pass. So a layer that is computed again
+in backward gets the same arguments, and passes of different prompts do not mix.
 
 Shapes: B examples, L positions, P prompt vectors, D hidden width, H heads.
 """

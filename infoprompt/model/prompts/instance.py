@@ -18,7 +18,7 @@ class InstancePrompt(Prompt):
     """Linear D -> R, GELU, Linear R -> P * E on the state that stands for the text in the unprompted pass.
 
     Source: InfoPrompt's released code (arXiv:2306.04933), after IDPG (Wu et al. 2022). Two departures: the state is
-    normalised to unit variance first, and the output is in units of the word embeddings' spread: it starts at that
+    normalised to unit variance first, and the output is in units of the word embeddings' spread. It starts at that
     scale (a tenth of it where it is added to static vectors), and an update moves it about as far as one moves a static
     vector. With PyTorch's default start and no such scale it leaves the embeddings' range within a few updates, and
     does worse than a static prompt.

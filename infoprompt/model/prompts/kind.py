@@ -29,7 +29,7 @@ class DeepPrompt:
     prefix_seen_BP: Tensor | None = None
     """Which keys and values an example has, bool, where examples have prefixes of different lengths; all if None."""
     adapter_kv: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Keys and values likewise, but attended by a softmax of their own, whose outcome is added to the text's: so the
+    """Keys and values likewise, but attended by a softmax of their own, whose outcome is added to the text's. So the
     text's attention stays as it is, and the prompt has the same weight in a short text as in a long one."""
     adapter_seen_BP: Tensor | None = None
     """For `adapter_kv` what `prefix_seen_BP` is for `prefix`."""

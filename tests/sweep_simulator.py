@@ -10,13 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from launcher.sweeps.dispatcher import Dispatcher, Event
+from launcher.sweeps.dispatcher import Dispatcher
+from launcher.sweeps.events import Event
+from launcher.sweeps.jobs import Job
 from launcher.sweeps.journal import TrialState, load_trials
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.search import Search
 from launcher.sweeps.settings import SweepSettings
 from launcher.sweeps.space import expand
-from launcher.sweeps.worker_groups import Job
 
 Values = dict[str, Any]
 

@@ -28,17 +28,17 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
     try:
         while queue or running:
             while queue and len(running) < cells[0].study.config.workers:
-                one = idle.pop() if idle else Worker()
-                running[one] = job = queue.popleft()
-                _start(one, job, parent_run_id)
+                worker = idle.pop() if idle else Worker()
+                running[worker] = job = queue.popleft()
+                _start(worker, job, parent_run_id)
                 changed(list(running.values()), None)
-            for one in ready(running):
-                job = running.pop(one)
+            for worker in ready(running):
+                job = running.pop(worker)
                 try:
-                    failure = one.finish()
-                    idle.append(one)
+                    failure = worker.finish()
+                    idle.append(worker)
                 except WorkerDied as error:
-                    one.join()
+                    worker.join()
                     _end_record(job, "FAILED")
                     if job not in died:
                         died.add(job)
@@ -49,10 +49,10 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
                 queue.extendleft(reversed(_next_jobs(job)))
                 changed(list(running.values()), job)
     finally:
-        for one in (*idle, *running):
-            one.stop()
-        for one in (*idle, *running):
-            one.join()
+        for worker in (*idle, *running):
+            worker.stop()
+        for worker in (*idle, *running):
+            worker.join()
         for job in running.values():  # one that was stopped early on could not say so itself
             _end_record(job, "KILLED")
 

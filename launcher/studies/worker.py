@@ -70,7 +70,7 @@ class Worker:
 def ready(workers: Mapping[Worker, Any]) -> list[Worker]:
     """Wait until at least one of the workers has ended its run, or itself."""
     connections = {worker._connection: worker for worker in workers}
-    return [connections[one] for one in multiprocessing.connection.wait(list(connections))]  # type: ignore[index]
+    return [connections[each] for each in multiprocessing.connection.wait(list(connections))]  # type: ignore[index]
 
 
 def _serve(connection: Connection, parent: int) -> None:

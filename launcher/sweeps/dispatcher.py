@@ -10,46 +10,22 @@ on whichever group is free. A sweep is resumed by giving the journal's trials to
 import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from infoprompt.progress import Decision
-from launcher.sweeps.journal import RunState, RunStatus, TrialState, save_trial
+from launcher.sweeps.budget import SweepBudget
+from launcher.sweeps.events import Event
+from launcher.sweeps.jobs import Answer, Job, job_of
+from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import Sweep
-from launcher.sweeps.population import exploit, is_donor, perturbation_step
+from launcher.sweeps.ready import ReadyRuns
 from launcher.sweeps.space import show_values
-from launcher.sweeps.worker_groups import Answer, Job, WorkerGroup, WorkerGroups
+from launcher.sweeps.worker_groups import LOST, MOST_IDLE_STARTS, WorkerGroup, WorkerGroups
 
-MOST_IDLE_STARTS = 6
-"""After so many starts of a group without coming to ask for work, it is given up."""
-
-
-LOST = -1
-"""The generation of a group that was taken for lost."""
-
-
-class Searching(Protocol):
-    """See `search.Search`."""
-
-    def propose(self) -> tuple[int, dict[str, Any]] | None: ...
-
-    def keep_going(self, number: int, step: int, score: float) -> bool: ...
-
-    def end(self, number: int, ending: Literal["finished", "stopped", "failed"], score: float | None) -> None: ...
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something people, or MLflow, are told."""
-
-    kind: Literal["opened", "started", "resumed", "scored", "compared", "ended", "group"]
-    trial: int | None
-    text: str
-    step: int | None = None
-    score: float | None = None
+if TYPE_CHECKING:  # workers import this file, and do without Optuna
+    from launcher.sweeps.search import Search
 
 
 class Dispatcher:
@@ -58,7 +34,7 @@ class Dispatcher:
     def __init__(
         self,
         sweep: Sweep,
-        search: Searching,
+        search: "Search",
         past: Sequence[TrialState] = (),
         *,
         parent_run_id: str | None = None,
@@ -80,72 +56,65 @@ class Dispatcher:
         self._parent_run_id, self._group_runs, self._now = parent_run_id, group_runs, now
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
+        self._scheduler = sweep.scheduler
         self._groups = WorkerGroups()
-        self._ready: deque[tuple[int, int]] = deque()
+        self._ready = ReadyRuns(self.trials)
+        self.budget = SweepBudget(sweep, self.trials, self._groups, now)
         self._num_jobs = 0
-        self._searched = False
-        """Whether the search has nothing new to propose."""
-        self._started_at = self._progress_at = now()
+        self._progress_at = self.budget.started_at
         for trial in past:
             self._take_up(trial)
-        self._exploit_if_all_came()
-        if sweep.settings.scheduler.kind == "pbt":  # who is compared with whom must not depend on who came first
-            while self._propose():
-                pass
+        self._exchange()
+        while self._scheduler.opens_all and self._propose():
+            pass
 
     # ---- what groups say
 
-    def register(self, group: str, generation: int, places: Sequence[str]) -> None:
+    def register(self, name: str, generation: int, places: Sequence[str]) -> None:
         """A group's workers have started, for the first time or again after they were killed."""
-        one = self._groups[group]
-        self._return_job(one, "its workers were killed", counts=True)
-        one.generation, one.places, one.heard = generation, list(places), self._now()
-        one.idle_starts += 1
-        if one.idle_starts > MOST_IDLE_STARTS and not one.given_up:
-            one.given_up = True
-            self._say(
-                "group",
-                None,
-                f"worker group {group} started {MOST_IDLE_STARTS} times and never asked for work; given up",
-            )
+        group = self._groups[name]
+        self._return_job(group, "its workers were killed", counts=True)
+        if group.start(generation, places, self._now()):
+            text = f"worker group {name} started {MOST_IDLE_STARTS} times and never asked for work; given up"
+            self._say("group", None, text)
 
-    def heartbeat(self, group: str, generation: int) -> None:
+    def heartbeat(self, name: str, generation: int) -> None:
         """A group is alive."""
-        self._groups.heartbeat(group, generation, self._now())
+        self._groups.heartbeat(name, generation, self._now())
 
-    def next(self, group: str, generation: int) -> Answer:
+    def next(self, name: str, generation: int) -> Answer:
         """What a group shall do now."""
-        one = self._groups[group]
-        if one.generation == LOST and not self.done:
+        group = self._groups[name]
+        if group.generation == LOST and not self.done:
             return "re-register"
-        if one.generation != generation or one.given_up or self.done:
+        if group.generation != generation or group.given_up or self.done:
             return "leave"
-        one.heard, one.idle_starts = self._now(), 0
+        group.heard, group.idle_starts = self._now(), 0
         while not self._ready and not self._opening() and self._propose():
             pass
-        pair = None if self.exhausted else self._first_ready()
-        if pair is None:
+        taken = None if self.budget.exhausted else self._ready.take()
+        if taken is None:
             return "wait"
-        job = self._job(self.trials[pair[0]], self._run(*pair))
-        one.take(job, self._now())
+        job = self._start(*taken)
+        group.take(job, self._now())
         return job
 
     def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Decision:
         """A run has evaluated; `last`: it is about to end by itself."""
-        one = self._groups.with_token(token)
-        if one is None:
+        group = self._groups.with_token(token)
+        if group is None:
             return "stop"
-        trial, run = self._at(one)
+        trial, run = self._at(group)
         metric = self._settings.metric_name
         if metric not in scores:
             self._fail(trial, f"metric is dev/{metric}, but its runs report {_named(scores)}. Use one of these.")
             return "stop"
-        one.heard = self._now()
+        group.heard = self._now()
         run.curve = [pair for pair in run.curve if pair[0] < step] + [(step, scores[metric])]
         run.takes_over, run.ending = False, last
         self._say("scored", trial.number, f"seed {run.seed}", step, scores[metric])
         decision: Decision = "stop" if trial.over else "go" if last else self._compare(trial, run)
-        if decision == "go" and not last and self.exhausted:
+        if decision == "go" and not last and self.budget.exhausted:
             decision = "pause"
         # before the run saves its state: a resume must not take it for less far than that
         save_trial(self._folder, trial)
@@ -166,7 +135,7 @@ class Dispatcher:
         if not trial.over:
             self._compare(trial, run)
         self._maybe_finish(trial)
-        self._exploit_if_all_came()
+        self._exchange()
         save_trial(self._folder, trial)
 
     def left_off(self, token: str, decision: Decision) -> None:
@@ -176,9 +145,8 @@ class Dispatcher:
             return
         trial, run = found
         run.status = "stopped" if trial.over or decision == "stop" else "paused"
-        if run.status == "paused" and self._may_go_on(trial, run):  # it has been decided meanwhile
-            self._make_ready(trial, run)
-        self._exploit_if_all_came()
+        self._wake(trial)  # it may have been decided meanwhile
+        self._exchange()
         save_trial(self._folder, trial)
 
     def raised(self, token: str, rank: int, text: str, *, connection: bool, ends_group: bool) -> None:
@@ -191,12 +159,12 @@ class Dispatcher:
             connection: only the connection to another rank broke; that one has the reason, or was killed.
             ends_group: the group's workers end with it, and the next `register` settles what becomes of the run.
         """
-        one = self._groups.with_token(token)
-        if one is None:
+        group = self._groups.with_token(token)
+        if group is None:
             return
-        one.raised.append((text, connection))
+        group.raised.append((text, connection))
         if not ends_group:
-            trial, run = self._at(one)
+            trial, run = self._at(group)
             self._release(token)
             run.status = "failed"
             self._fail(trial, text)
@@ -213,13 +181,13 @@ class Dispatcher:
         self._enqueue_all(trial)
         save_trial(self._folder, trial)
 
-    def lost(self, group: str, why: str) -> None:
+    def lost(self, name: str, why: str) -> None:
         """A group's node is gone, or nothing was heard of it: others go on with its run."""
-        one = self._groups[group]
-        if one.job:
-            self._say("group", one.job.trial, f"worker group {group} was lost ({why}); its run goes on elsewhere")
-            self._return_job(one, why, counts=False)
-            one.generation = LOST  # should it be alive after all, nothing it says of its run is heard
+        group = self._groups[name]
+        if group.job:
+            self._say("group", group.job.trial, f"worker group {name} was lost ({why}); its run goes on elsewhere")
+            self._return_job(group, why, counts=False)
+            group.generation = LOST  # should it be alive after all, nothing it says of its run is heard
 
     def silent(self, seconds: float) -> list[str]:
         """Worker groups with work that nothing was heard of for so long."""
@@ -232,27 +200,7 @@ class Dispatcher:
     @property
     def done(self) -> bool:
         """Whether nothing is left that may be done."""
-        return not self._groups.busy and (not self._left() or self.exhausted is not None)
-
-    @property
-    def exhausted(self) -> str | None:
-        """Which part of the budget is used up, where more could be done."""
-        budget = self._settings.budget
-        if not self._left():
-            cut = budget.trials is not None and len(self.trials) < self._sweep.num_trials and not self._searched
-            return f"budget.trials is {budget.trials}" if cut else None
-        if budget.hours is not None and self._now() - self._started_at > budget.hours * 3600:
-            return f"budget.hours is {budget.hours:g}"
-        if budget.device_hours is not None and self.device_hours > budget.device_hours:
-            return f"budget.device_hours is {budget.device_hours:g}"
-        return None
-
-    @property
-    def device_hours(self) -> float:
-        """Hours of work times workers, over all starts."""
-        seconds = sum(run.wall_seconds for trial in self.trials.values() for run in trial.runs)
-        seconds += sum(self._now() - one.asked for one in self._groups.busy)
-        return seconds * self._settings.workers_per_trial / 3600
+        return not self._groups.busy and (not self.budget.left or self.budget.exhausted is not None)
 
     @property
     def stalled_seconds(self) -> float:
@@ -265,22 +213,13 @@ class Dispatcher:
 
     # ---- trials
 
-    def _left(self) -> bool:
-        """Whether anything of the sweep is still to be done, whatever the budget says."""
-        return any(not trial.over for trial in self.trials.values()) or self._may_propose()
-
-    def _may_propose(self) -> bool:
-        most = self._settings.budget.trials
-        num_trials = self._sweep.num_trials if most is None else min(most, self._sweep.num_trials)
-        return not self._searched and len(self.trials) < num_trials
-
     def _propose(self) -> bool:
         """Open the next trial, if there is one."""
-        if not self._may_propose() or self.exhausted:
+        if not self.budget.may_open or self.budget.exhausted:
             return False
         proposal = self._search.propose()
         if proposal is None:
-            self._searched = True
+            self.budget.searched = True
             self._say("group", None, f"every point of the space was tried: the sweep has {len(self.trials)} trials")
             return False
         number, values = proposal
@@ -295,7 +234,7 @@ class Dispatcher:
             return
         for run in trial.runs:
             if run.status == "running":
-                run.status = self._after_death(trial, run)
+                run.status = self._scheduler.after_death(trial, run)
         if len(trial.runs) > 1 and self._group_runs and trial.parent_run_id is None:
             trial.status = "opening"
             self._say("opened", trial.number, "")
@@ -311,98 +250,42 @@ class Dispatcher:
 
     def _enqueue_all(self, trial: TrialState) -> None:
         for run in trial.runs:
-            if run.status == "ready" or (run.status == "paused" and self._may_go_on(trial, run)):
-                run.status = "ready"
-                if (trial.number, run.seed) not in self._ready:
-                    self._ready.append((trial.number, run.seed))
+            if run.status == "ready" or (run.status == "paused" and self._scheduler.may_go_on(trial, run)):
+                self._ready.add(trial, run)
 
-    def _first_ready(self) -> tuple[int, int] | None:
-        """Take the next run from those that are ready."""
-        trials = list(self.trials.values())
-        for pair in self._ready:
-            if not is_donor(trials, self.trials[pair[0]], pair[1]):
-                self._ready.remove(pair)
-                return pair
-        return None
-
-    def _run(self, number: int, seed: int) -> RunState:
-        return next(run for run in self.trials[number].runs if run.seed == seed)
-
-    def _at(self, one: WorkerGroup) -> tuple[TrialState, RunState]:
+    def _at(self, group: WorkerGroup) -> tuple[TrialState, RunState]:
         """What a group is at."""
-        assert one.job is not None
-        return self.trials[one.job.trial], self._run(one.job.trial, one.job.seed)
+        assert group.job is not None
+        trial = self.trials[group.job.trial]
+        return trial, trial.run(group.job.seed)
 
-    def _job(self, trial: TrialState, run: RunState) -> Job:
+    def _start(self, trial: TrialState, run: RunState) -> Job:
         self._num_jobs += 1
-        name = trial.run_name(run)
-        config = self._sweep.config(trial.current, seed=run.seed, name=name)
+        token = f"{trial.number}-{run.seed}-{self._num_jobs}-{self.budget.started_at:.0f}"
+        job = job_of(self._sweep, trial, run, token)
         # "resumed" also if an earlier start of the sweep or a killed worker left a state
         self._say("resumed" if run.curve else "started", trial.number, f"seed {run.seed}", run.step)
         run.status = "running"
         save_trial(self._folder, trial)
-        source = trial.taken_over[-1]["from"] if run.takes_over else None
-        return Job(
-            token=f"{trial.number}-{run.seed}-{self._num_jobs}-{self._started_at:.0f}",
-            trial=trial.number,
-            seed=run.seed,
-            config=config.model_dump(mode="json"),
-            parent_run_id=trial.parent_run_id,
-            tags={
-                "sweep": self._settings.sweep_name,
-                "sweep.trial": str(trial.number),
-                "sweep.kind": "seed" if len(trial.runs) > 1 else "trial",
-                "recipe": Path(trial.current.get("base", self._settings.base)).stem,
-            },
-            copy_from=None if source is None else str(self._folder / "trials" / f"{source:04d}" / f"seed_{run.seed}"),
-        )
+        return job
 
     def _compare(self, trial: TrialState, run: RunState) -> Decision:
         """What becomes of a run that has evaluated or ended, and of those that waited for it."""
-        if self._settings.scheduler.kind == "pbt":  # the exchange is when all have left off
-            return "go" if self._may_go_on(trial, run) else "pause"
-        decision: Decision = "go"
-        while (step := self._comparison(trial)) is not None and (run.ended or run.step >= step):
-            if any(not other.ended and other.step < step for other in trial.runs):
-                decision = "pause"
-                break
-            if all(other.ended for other in trial.runs):
-                break
-            score = trial.mean_at(step, self._settings.sign)
-            trial.scores.append((step, score))
-            trial.stage += 1
-            self._say("compared", trial.number, f"mean of {len(trial.runs)}", step, score)
-            if not math.isfinite(score) or not self._search.keep_going(trial.number, step, score):
-                self._end(trial, "stopped", f"at update {step} with a mean of {score:.4f}")
-                return "stop"
-        for other in trial.runs:
-            if other is not run and other.status == "paused" and self._may_go_on(trial, other):
-                self._make_ready(trial, other)
+        num_before = len(trial.scores)
+        decision = self._scheduler.compare(trial, run, self._search.keep_going)
+        for compared in trial.scores[num_before:]:
+            self._say("compared", trial.number, f"mean of {len(trial.runs)}", *compared)
+        if decision == "stop":
+            self._end(trial, "stopped", "at update {} with a mean of {:.4f}".format(*trial.scores[-1]))
+        else:
+            self._wake(trial)
         return decision
 
-    def _comparison(self, trial: TrialState) -> int | None:
-        """The step of a trial's next comparison; None where there is no scheduler."""
-        scheduler, grace = self._settings.scheduler, self._sweep.grace_steps
-        if scheduler.kind == "asha":
-            return grace * int(scheduler.reduction_factor**trial.stage)
-        if scheduler.kind == "median":
-            return grace * (trial.stage + 1)
-        return perturbation_step(self._settings, trial) if scheduler.kind == "pbt" else None
-
-    def _may_go_on(self, trial: TrialState, run: RunState) -> bool:
-        """Whether a paused run waits for nobody."""
-        step = self._comparison(trial)
-        return step is None or run.step < step
-
-    def _after_death(self, trial: TrialState, run: RunState) -> RunStatus:
-        """What a run is whose workers are gone: its newest state may, or may not, be that of its last evaluation."""
-        if run.ending or self._settings.scheduler.kind == "pbt" or self._may_go_on(trial, run):
-            return "ready"  # `pbt` needs the state itself, at the cost of going past the exchange if it is there
-        return "paused"
-
-    def _make_ready(self, trial: TrialState, run: RunState) -> None:
-        run.status = "ready"
-        self._ready.appendleft((trial.number, run.seed))  # what was begun ends before something new begins
+    def _wake(self, trial: TrialState) -> None:
+        """Runs that were paused and wait for nobody any more come next."""
+        for run in trial.runs:
+            if run.status == "paused" and self._scheduler.may_go_on(trial, run):
+                self._ready.add_begun(trial, run)
 
     def _maybe_finish(self, trial: TrialState) -> None:
         if trial.over or any(run.status != "finished" for run in trial.runs):
@@ -426,46 +309,42 @@ class Dispatcher:
         for run in trial.runs:
             if run.status in ("ready", "paused"):
                 run.status = "stopped"
-        self._ready = deque(pair for pair in self._ready if pair[0] != trial.number)
+        self._ready.drop(trial)
         self._search.end(trial.number, ending, trial.score)
         self._say("ended", trial.number, reason or "", score=trial.score)
         save_trial(self._folder, trial)
-        self._exploit_if_all_came()
+        self._exchange()
 
-    def _exploit_if_all_came(self) -> None:
-        """When every run of a population has come to its exchange, all go on."""
-        if self._settings.scheduler.kind != "pbt":
-            return
+    def _exchange(self) -> None:
+        """Where a population has come to its exchange, all go on."""
         population = [trial for trial in self.trials.values() if not trial.over]
-        while (pairs := exploit(self._settings, population)) is not None:
+        while (pairs := self._scheduler.exchange(population)) is not None:
             for taker, donor in pairs:
                 text = f"takes over from trial {donor.number} with {show_values(taker.current)}, having"
                 self._say("compared", taker.number, text, *taker.scores[-1])
             for trial in population:
-                for run in trial.runs:
-                    if run.status == "paused" and self._may_go_on(trial, run):
-                        self._make_ready(trial, run)
+                self._wake(trial)
                 save_trial(self._folder, trial)
 
     # ---- jobs
 
     def _release(self, token: str) -> tuple[TrialState, RunState] | None:
         """Take the job from its group, which asks for the next one; the time it took counts for the run."""
-        one = self._groups.with_token(token)
-        if one is None:
+        group = self._groups.with_token(token)
+        if group is None:
             return None
-        trial, run = self._at(one)
-        run.wall_seconds += one.release(self._now())
+        trial, run = self._at(group)
+        run.wall_seconds += group.release(self._now())
         self._progress_at = self._now()
         return trial, run
 
-    def _return_job(self, one: WorkerGroup, why: str, *, counts: bool) -> None:
+    def _return_job(self, group: WorkerGroup, why: str, *, counts: bool) -> None:
         """Settle the job of workers that are gone: the trial's own failure, or a run that goes on."""
-        if one.job is None:
+        if group.job is None:
             return
-        trial, run = self._at(one)
-        self._release(one.job.token)
-        own = [text for text, connection in one.raised if not connection]
+        trial, run = self._at(group)
+        self._release(group.job.token)
+        own = [text for text, connection in group.raised if not connection]
         run.deaths += counts
         if trial.over:
             run.status = "stopped"
@@ -474,12 +353,12 @@ class Dispatcher:
             self._fail(trial, own[0])
         elif run.deaths > self._settings.retries:
             run.status = "failed"
-            last = f"; a rank said: {one.raised[0][0]}" if one.raised else ""
+            last = f"; a rank said: {group.raised[0][0]}" if group.raised else ""
             self._fail(
                 trial, f"{why} {run.deaths} times (retries is {self._settings.retries}); memory may be short{last}"
             )
-        elif self._after_death(trial, run) == "ready":
-            self._make_ready(trial, run)
+        elif self._scheduler.after_death(trial, run) == "ready":
+            self._ready.add_begun(trial, run)
         else:
             run.status = "paused"
         save_trial(self._folder, trial)

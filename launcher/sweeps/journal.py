@@ -105,6 +105,10 @@ class TrialState:
         """Its values now."""
         return self.taken_over[-1]["values"] if self.taken_over else self.values
 
+    def run(self, seed: int) -> RunState:
+        """Its run with a seed."""
+        return next(run for run in self.runs if run.seed == seed)
+
     def run_name(self, run: RunState) -> str:
         """Folder of a run below `trials/`."""
         return f"{self.name}/seed_{run.seed}"

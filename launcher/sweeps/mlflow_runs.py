@@ -32,7 +32,7 @@ from infoprompt.tracking import (
 )
 from infoprompt.tracking.environment import environment_tags
 from launcher.mlflow_parent import shared_parent
-from launcher.sweeps.dispatcher import Event
+from launcher.sweeps.events import Event
 from launcher.sweeps.journal import RunState, TrialState, load_trials
 from launcher.sweeps.outcome import SweepOutcome, write_files
 from launcher.sweeps.plan import Sweep
@@ -113,7 +113,7 @@ class Record:
             self._chart(own, trial)
         if event.kind == "ended":
             self._num_ended += 1
-            finished = [one.score for one in self.trials.values() if one.score is not None]
+            finished = [each.score for each in self.trials.values() if each.score is not None]
             best = (max if self.settings.direction == "max" else min)(finished, default=None)
             metrics = {"sweep/trials_ended": float(self._num_ended)}
             if best is not None:

@@ -248,7 +248,7 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     settings = outcome.settings
     several = any(len(trial.runs) > 1 for trial in outcome.trials)
     by_number = {trial.number: trial for trial in outcome.trials}
-    ranked = [by_number[one.number] for one in outcome.ranked]
+    ranked = [by_number[scores.number] for scores in outcome.ranked]
     rest = [trial for trial in outcome.trials if trial not in ranked]
     shown, title = [*ranked, *rest], f"{settings.sweep_name}: {settings.metric}"
     if len(shown) > MOST_ROWS:
@@ -263,7 +263,7 @@ def trial_table(outcome: SweepOutcome) -> "Table":
     for heading in (*headings, *["test"] * tested, "updates", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("status", overflow="fold")
-    scores = {one.number: one for one in outcome.scores}
+    scores = {of_trial.number: of_trial for of_trial in outcome.scores}
     for trial in shown:
         values = [show_value(trial.current[key]) if key in trial.current else "" for key in settings.space]
         cells = [str(trial.number), *values, *_cells(trial, scores, several, tested)]

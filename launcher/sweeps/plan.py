@@ -20,7 +20,8 @@ from infoprompt.config import (
 )
 from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
-from launcher.sweeps.settings import StoppingScheduler, SweepSettings, of_chosen_scheduler, resources
+from launcher.sweeps.schedulers.kind import Scheduler, build_scheduler
+from launcher.sweeps.settings import SweepSettings, of_chosen_scheduler, resources
 from launcher.sweeps.space import check_conditions, corners, expand, show_values
 
 
@@ -52,11 +53,9 @@ class Sweep:
         return self.settings.seeds or [self.first.seed]
 
     @property
-    def grace_steps(self) -> int:
-        """Updates before a trial may be stopped."""
-        scheduler = self.settings.scheduler
-        given = scheduler.grace_steps if isinstance(scheduler, StoppingScheduler) else None
-        return given or self.first.evaluation.every_steps or 1
+    def scheduler(self) -> Scheduler[Any]:
+        """Decides which trials go on."""
+        return build_scheduler(self.settings, self.first)
 
     def seeds_of(self, values: Mapping[str, Any]) -> list[int]:
         """Seeds that a trial is trained with."""
@@ -132,8 +131,7 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
     bases = _bases(settings, folder)
     # only `config` is asked of it, and that reads neither of these two
     unchecked = Sweep(settings, folder.absolute(), None, None, bases)  # type: ignore[arg-type]
-    scheduler = settings.scheduler
-    ends = corners(settings.space) if scheduler.kind == "pbt" else []  # values wander on the way
+    ends = corners(settings.space) if settings.scheduler.perturbs else []
     configs = []
     for number, values in enumerate([*points, *ends]):
         try:
@@ -141,11 +139,7 @@ def plan_sweep(settings: SweepSettings, folder: Path) -> Sweep:
         except ConfigError as error:
             name = f"Trial {number}" if planned and number < len(points) else "A corner of the space"
             raise ConfigError(f"{name} ({show_values(values)}): {error}") from None
-    if isinstance(scheduler, StoppingScheduler) and not (scheduler.grace_steps or configs[0].evaluation.every_steps):
-        raise ConfigError(
-            f"scheduler.kind is {scheduler.kind}, but neither scheduler.grace_steps nor evaluation.every_steps says "
-            "after how many updates trials are first compared. Give one of them."
-        )
+    build_scheduler(settings, configs[0])  # refuses what does not fit these settings
     return Sweep(settings, folder.absolute(), configs[0], tuple(points) if planned else None, bases)
 
 

@@ -20,7 +20,9 @@ from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingSto
 from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
 from launcher.report import configure_logging
-from launcher.sweeps.dispatcher import Answer, Dispatcher, Event, Job
+from launcher.sweeps.dispatcher import Dispatcher
+from launcher.sweeps.events import Event
+from launcher.sweeps.jobs import Answer, Job
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
 
@@ -88,11 +90,11 @@ class Coordinator:
 
     def news(self, seen: int) -> News:
         """Everything since event number `seen`."""
-        one = self._dispatcher
-        events = one.events[seen:]
+        state = self._dispatcher
+        events = state.events[seen:]
         numbers = {event.trial for event in events if event.trial is not None}
-        changed: dict[int | None, TrialState] = {number: one.trials[number] for number in numbers}
-        return News(events, changed, one.groups(), one.done, one.stalled_seconds, one.exhausted)
+        changed: dict[int | None, TrialState] = {number: state.trials[number] for number in numbers}
+        return News(events, changed, state.groups(), state.done, state.stalled_seconds, state.budget.exhausted)
 
     def trials(self) -> list[TrialState]:
         """All trials, by number."""

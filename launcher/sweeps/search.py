@@ -1,4 +1,4 @@
-"""What a sweep tries next, and which trials are worth going on with. Optuna decides; the one file that imports it.
+"""What a sweep tries next, and which trials are worth going on with. Optuna decides; a scheduler says by which pruner.
 
 Nothing here is kept on disk: `restore` tells a fresh search what the sweep's journal knows.
 """
@@ -8,6 +8,7 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import optuna
@@ -44,7 +45,7 @@ class Search:
         self._sweep = sweep
         self._study = optuna.create_study(
             sampler=self._sampler(0),
-            pruner=_pruner(sweep),
+            pruner=sweep.scheduler.pruner(),
             direction="maximize" if sweep.settings.direction == "max" else "minimize",
         )
         self._running: dict[int, Trial] = {}
@@ -78,15 +79,16 @@ class Search:
 
     def restore(self, past: Sequence[TrialState]) -> None:
         """Take over the trials of an earlier start, in the order of their numbers."""
-        for one in past:
-            self._proposed = max(self._proposed, one.number + 1)
-            self._tried.add(json.dumps(one.values))
-            self._running[one.number] = self._again(one.values)
-            for step, score in one.scores:
-                if math.isfinite(score):  # the others never came to `worth`
-                    self.keep_going(one.number, step, score)  # the answer is known, but a pruner keeps what it compared
-            if one.over:
-                self.end(one.number, cast(Ending, one.status), one.score)
+        for trial in past:
+            self._proposed = max(self._proposed, trial.number + 1)
+            self._tried.add(json.dumps(trial.values))
+            self._running[trial.number] = self._again(trial.values)
+            for step, score in trial.scores:
+                if math.isfinite(score):  # the others never came to `keep_going`
+                    # the answer is known, but a pruner keeps what it compared
+                    self.keep_going(trial.number, step, score)
+            if trial.over:
+                self.end(trial.number, cast(Ending, trial.status), trial.score)
 
     def _sampler(self, *key: int) -> optuna.samplers.BaseSampler:
         """Proposes from the trials so far and its key alone, so that a resumed sweep is proposed the same."""
@@ -100,13 +102,13 @@ class Search:
         for attempt in range(SAME_POINT_TRIES):
             self._study.sampler = self._sampler(self._proposed, attempt)
             trial = self._study.ask()
-            values = point_of(space, lambda key, one, trial=trial: _suggest(trial, key, one))  # type: ignore[misc]
+            values = point_of(space, partial(_suggest, trial))
             if json.dumps(values) not in self._tried:
                 return trial, values
             self._study.tell(trial, state=OptunaState.FAIL)
         source = random.Random(f"{self._sweep.settings.sample_seed} {self._proposed}")
         for _ in range(DRAWS):
-            values = point_of(space, lambda _, one: one.draw(source))
+            values = point_of(space, lambda _, dimension: dimension.draw(source))
             if json.dumps(values) not in self._tried:
                 return self._again(values), values
         return None
@@ -118,17 +120,6 @@ class Search:
         space = self._sweep.settings.space
         self._study.enqueue_trial({key: _coded(space[key], value) for key, value in values.items()})
         return self._study.ask({key: _distribution(space[key]) for key in values})
-
-
-def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
-    scheduler = sweep.settings.scheduler
-    if scheduler.kind == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=sweep.grace_steps, reduction_factor=scheduler.reduction_factor
-        )
-    if scheduler.kind == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=scheduler.startup_trials)
-    return optuna.pruners.NopPruner()
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
 
@@ -15,7 +15,14 @@ from launcher.sweeps.space import Dimension
 CHANGEABLE = ("optim.", "objective.")
 
 
-class NoScheduler(Settings):
+class SchedulerSettings(Settings):
+    """Any kind of scheduler."""
+
+    perturbs: ClassVar[bool] = False
+    """Whether a trial's settings change on the way."""
+
+
+class NoScheduler(SchedulerSettings):
     """Every trial goes on."""
 
     kind: Literal["none"] = "none"
@@ -25,14 +32,14 @@ class NoScheduler(Settings):
     al. 2017, arXiv:1711.09846). All compare the mean over a trial's seeds. `none`: every trial goes on."""
 
 
-class StoppingScheduler(Settings):
+class StoppingSettings(SchedulerSettings):
     """Trials that fall behind are stopped."""
 
     grace_steps: PositiveInt | None = None
     """Updates before a trial may be stopped: the first rung of `asha`. The first evaluation if not given."""
 
 
-class Asha(StoppingScheduler):
+class Asha(StoppingSettings):
     """Asynchronous successive halving."""
 
     kind: Literal["asha"] = "asha"
@@ -41,7 +48,7 @@ class Asha(StoppingScheduler):
     """One in so many goes on, and each rung is so many times as far as the one before."""
 
 
-class Median(StoppingScheduler):
+class Median(StoppingSettings):
     """The median stopping rule."""
 
     kind: Literal["median"] = "median"
@@ -50,8 +57,10 @@ class Median(StoppingScheduler):
     """Trials that must have finished before one is stopped."""
 
 
-class Pbt(Settings):
+class Pbt(SchedulerSettings):
     """Population-based training."""
+
+    perturbs: ClassVar[bool] = True
 
     kind: Literal["pbt"] = "pbt"
 
@@ -185,15 +194,19 @@ class SweepSettings(Settings):
             raise ValueError(
                 f"searcher is grid, but space.{free[0]} is no grid. Give its values as grid, or use random."
             )
-        if self.scheduler.kind == "pbt":
+        if self.scheduler.perturbs:
+            kind = self.scheduler.kind
             fixed = [key for key in self.space if not key.startswith(CHANGEABLE)]
             if fixed:
                 raise ValueError(
-                    f"scheduler.kind is pbt, but space varies {fixed[0]}, which cannot change while a run goes on: one "
-                    "trial takes over another's prompt. Only optim.* and objective.* may vary; use asha for the rest."
+                    f"scheduler.kind is {kind}, but space varies {fixed[0]}, which cannot change while a run goes on: "
+                    "one trial takes over another's prompt. Only optim.* and objective.* may vary; use asha for the "
+                    "rest."
                 )
             if self.searcher == "optuna":
-                raise ValueError("scheduler.kind is pbt and searcher optuna, but both choose the settings. Use random.")
+                raise ValueError(
+                    f"scheduler.kind is {kind} and searcher optuna, but both choose the settings. Use random."
+                )
         return self
 
     @property

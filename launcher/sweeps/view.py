@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from infoprompt.bar import Pace
-from launcher.sweeps.dispatcher import Event
+from launcher.sweeps.events import Event
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.space import show_values
@@ -84,7 +84,8 @@ class View:
         for heading in ("trial", "stage", settings.metric, "best"):
             table.add_column(heading, justify="left" if heading == "trial" else "right")
         busy = set(self._groups.values())
-        for trial in sorted((trial for trial in self._trials.values() if not trial.over), key=lambda one: one.number):
+        unfinished = [trial for trial in self._trials.values() if not trial.over]
+        for trial in sorted(unfinished, key=lambda trial: trial.number):
             running = [run for run in trial.runs if f"trial {trial.number} seed {run.seed}" in busy]
             if running and table.row_count < MOST_ROWS:
                 stage = ", ".join(f"seed {run.seed} update {run.step}" for run in running)
@@ -92,7 +93,8 @@ class View:
                 best = [run.best(sign) for run in trial.runs if run.curve]
                 table.add_row(f"{trial.number} {show_values(trial.current)}", stage, _mean(latest), _mean(best))
         scored = [trial for trial in ended if trial.score is not None]
-        for trial in sorted(scored, key=lambda one: -sign * (one.score or 0.0))[: max(3, MOST_ROWS - table.row_count)]:
+        scored.sort(key=lambda trial: -sign * (trial.score or 0.0))
+        for trial in scored[: max(3, MOST_ROWS - table.row_count)]:
             table.add_row(f"{trial.number} {show_values(trial.current)}", "finished", "", f"{trial.score:.4f}")
         return table
 

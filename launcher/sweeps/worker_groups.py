@@ -1,28 +1,15 @@
-"""Worker groups, which take one run after another: what they are told, and what is known of them."""
+"""Worker groups, which take one run after another: what is known of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
+from launcher.sweeps.jobs import Job
 
-@dataclass(frozen=True)
-class Job:
-    """What a group is to do: start a run, or go on with it."""
+MOST_IDLE_STARTS = 6
+"""After so many starts of a group without coming to ask for work, it is given up."""
 
-    token: str
-    """Names this attempt; a report with an older one is not heard."""
-    trial: int
-    seed: int
-    config: dict[str, Any]
-    """The `RunConfig` as plain values."""
-    parent_run_id: str | None
-    tags: dict[str, str]
-    copy_from: str | None = None
-    """Output folder of the run whose newest state it goes on from; that one waits until this one has reported."""
-
-
-Answer = Job | Literal["wait", "leave", "re-register"]
-"""`re-register`: the group was taken for lost; it shall say register as a new generation."""
+LOST = -1
+"""The generation of a group that was taken for lost."""
 
 
 @dataclass
@@ -41,6 +28,13 @@ class WorkerGroup:
     places: list[str] = field(default_factory=list)
     """Nodes of its ranks."""
     given_up: bool = False
+
+    def start(self, generation: int, places: Sequence[str], now: float) -> bool:
+        """Its workers have started; whether that gives it up."""
+        self.generation, self.places, self.heard = generation, list(places), now
+        self.idle_starts += 1
+        was_given_up, self.given_up = self.given_up, self.given_up or self.idle_starts > MOST_IDLE_STARTS
+        return self.given_up and not was_given_up
 
     def take(self, job: Job, now: float) -> None:
         """Begin a job."""
@@ -63,32 +57,32 @@ class WorkerGroups:
         return self._groups.setdefault(name, WorkerGroup())
 
     def heartbeat(self, name: str, generation: int, now: float) -> None:
-        """A group is alive; an generation that was given up is not heard."""
-        one = self[name]
-        if one.generation == generation:
-            one.heard = now
+        """A group is alive; a generation that was given up is not heard."""
+        group = self[name]
+        if group.generation == generation:
+            group.heard = now
 
     def with_token(self, token: str) -> WorkerGroup | None:
         """The group whose job this is; None if the job is nobody's any more."""
-        return next((one for one in self.busy if one.job and one.job.token == token), None)
+        return next((group for group in self.busy if group.job and group.job.token == token), None)
 
     @property
     def busy(self) -> Sequence[WorkerGroup]:
         """Those with a job."""
-        return [one for one in self._groups.values() if one.job]
+        return [group for group in self._groups.values() if group.job]
 
     def silent(self, seconds: float, now: float) -> list[str]:
         """Those with a job that nothing was heard of for so long."""
-        return [name for name, one in self._groups.items() if one.job and now - one.heard > seconds]
+        return [name for name, group in self._groups.items() if group.job and now - group.heard > seconds]
 
     def on(self, nodes: set[str]) -> list[str]:
         """Those with a job and a rank on one of these nodes."""
-        return [name for name, one in self._groups.items() if one.job and nodes.intersection(one.places)]
+        return [name for name, group in self._groups.items() if group.job and nodes.intersection(group.places)]
 
     def shown(self) -> dict[str, str]:
         """What each is at."""
         return {
-            name: f"trial {one.job.trial} seed {one.job.seed}" if one.job else "idle"
-            for name, one in self._groups.items()
-            if not one.given_up
+            name: f"trial {group.job.trial} seed {group.job.seed}" if group.job else "idle"
+            for name, group in self._groups.items()
+            if not group.given_up
         }

@@ -10,10 +10,11 @@ import pytest
 from sweep_simulator import Toy, World, luck, toy_sweep
 
 from infoprompt.config import ConfigError
-from launcher.sweeps.dispatcher import MOST_IDLE_STARTS, Dispatcher
+from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.journal import load_trials, save_trial
 from launcher.sweeps.resume import check_same_sweep
 from launcher.sweeps.search import Search
+from launcher.sweeps.worker_groups import MOST_IDLE_STARTS
 
 GRID = {"lr": {"grid": [0.1, 0.3, 0.2]}, "depth": {"grid": [1, 2]}}
 RANGES = {"lr": {"uniform": [0, 1]}, "depth": {"choice": [1, 2, 3]}}
@@ -101,7 +102,7 @@ def test_every_event_names_its_trial_and_each_trial_ends_once(tmp_path):
     assert all(kinds.count(("ended", number)) == 1 for number in range(6))
     assert all(kinds.count(("started", number)) == 2 for number in range(6))  # once a seed
     assert one.dispatcher.groups() == dict.fromkeys(("group-0", "group-1", "group-2"), "idle")
-    assert one.dispatcher.exhausted is None
+    assert one.dispatcher.budget.exhausted is None
 
 
 # ---- deaths
@@ -615,7 +616,7 @@ def test_a_budget_ends_the_start_and_a_larger_one_goes_on_to_the_same_end(tmp_pa
     one = world(tmp_path / "cut", kind, num_groups=num_groups, budget=budget).go()
     (limit,) = budget
     assert one.dispatcher.done
-    assert one.dispatcher.exhausted.startswith(f"budget.{limit} is ")
+    assert one.dispatcher.budget.exhausted.startswith(f"budget.{limit} is ")
     assert not one.at
     assert len(one.trials) < len(calm) or any(not trial.over for trial in one.trials)
     assert all(run.status != "running" for trial in one.trials for run in trial.runs)
@@ -624,7 +625,7 @@ def test_a_budget_ends_the_start_and_a_larger_one_goes_on_to_the_same_end(tmp_pa
     again = world(tmp_path / "cut", kind, num_groups=num_groups)
     again.disk = one.disk
     assert again.go().outcome() == calm
-    assert again.dispatcher.exhausted is None
+    assert again.dispatcher.budget.exhausted is None
 
 
 def test_when_the_hours_are_over_nothing_starts_and_runs_pause_at_their_next_evaluation(tmp_path):
@@ -636,14 +637,14 @@ def test_when_the_hours_are_over_nothing_starts_and_runs_pause_at_their_next_eva
     updates = one.num_updates
     one.go()
     assert one.num_updates - updates <= running * 2  # evaluations are two updates apart
-    assert one.dispatcher.exhausted == "budget.hours is 1"
+    assert one.dispatcher.budget.exhausted == "budget.hours is 1"
     assert [run.status for trial in one.trials for run in trial.runs].count("ready") == 2
 
 
 def test_a_sweep_that_ended_in_time_was_not_ended_by_its_budget(tmp_path):
     one = world(tmp_path, budget={"hours": 1, "device_hours": 1, "trials": 6}).go()
     one.clock += 10_000
-    assert one.dispatcher.exhausted is None
+    assert one.dispatcher.budget.exhausted is None
     assert one.dispatcher.done
 
 
@@ -652,12 +653,12 @@ def test_device_hours_count_workers_and_earlier_starts(tmp_path):
     one.dispatcher.register("a", 1, [])
     job = one.dispatcher.next("a", 1)
     one.clock += 1800
-    assert one.dispatcher.device_hours == 2
+    assert one.dispatcher.budget.device_hours == 2
     one.dispatcher.report(job.token, 2, {"accuracy": 0.1, "score": 0.1}, last=False)
     one.dispatcher.left_off(job.token, "pause")
-    assert one.dispatcher.device_hours == 2
+    assert one.dispatcher.budget.device_hours == 2
     one.begin()
-    assert one.dispatcher.device_hours == 2
+    assert one.dispatcher.budget.device_hours == 2
 
 
 # ---- scores

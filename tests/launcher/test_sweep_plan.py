@@ -5,6 +5,7 @@ import yaml
 
 from infoprompt.config import ConfigError
 from launcher.sweep import job_home
+from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import SweepSettings, concurrent_trials, load_sweep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -33,7 +34,21 @@ def test_a_file_becomes_checked_configs(file, tmp_path):
     assert plan.settings.workers_per_trial == 3
     assert plan.settings.output_dir == str(tmp_path / "else")
     assert plan.settings.sweep_name == "else"
-    assert (plan.first.seed, plan.seeds, plan.grace_steps) == (0, [0], 8)
+    assert (plan.first.seed, plan.seeds) == (0, [0])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps"),
+    [
+        ("{kind: none}", [None, None, None]),
+        ("{kind: asha, reduction_factor: 2}", [8, 16, 32]),  # the base evaluates every 8 updates
+        ("{kind: median, grace_steps: 3}", [3, 6, 9]),
+        ("{kind: pbt, interval_steps: 5}", [5, 10, 15]),
+    ],
+)
+def test_each_scheduler_compares_at_its_own_steps(file, scheduler, steps):
+    plan = load_sweep(file, [f"scheduler={scheduler}", "space={optim.lr: {grid: [0.1]}}"])
+    assert [plan.scheduler.next_comparison(TrialState(0, {}, [], stage=stage)) for stage in range(3)] == steps
 
 
 def test_a_run_has_a_folder_and_name_of_its_own_and_the_device_that_it_is_given(file, tmp_path):

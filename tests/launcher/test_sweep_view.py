@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from sweep_simulator import Toy, World, toy_sweep
 
-from launcher.sweeps.dispatcher import Event
+from launcher.sweeps.events import Event
 from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.view import MOST_ROWS, View
 

@@ -1,0 +1,5 @@
+"""No scheduler."""
+
+from launcher.sweeps.schedulers.kind import Scheduler
+
+SCHEDULER = Scheduler

@@ -1,4 +1,4 @@
-"""Sentences of 30 words at most, where people read them: documents, docstrings, messages and help."""
+"""Sentences of 30 words at most, where people read them: documents, docstrings, comments, messages and help."""
 
 import ast
 import inspect
@@ -55,6 +55,12 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
             yield from re.split(r"\n\n|\n(?=\s|\w+:)", re.sub(r"^    .*|^.*\S  .*", "\n", text, flags=re.MULTILINE))
 
 
+def comments(source: str) -> Iterator[str]:
+    """Comments, those on lines of their own below each other as one."""
+    for block in re.findall(r"(?:^ *# .*\n)+|(?<=\S)  # .*\n", source, flags=re.MULTILINE):
+        yield re.sub(r"^ *# ", "", block, flags=re.MULTILINE)
+
+
 def _texts(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.JoinedStr):
         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
@@ -75,6 +81,8 @@ def test_a_long_sentence_is_found():
     code = f'class A:\n    c: int\n    """{words}."""\n\n    def b(self):\n        """Read.\n\n        {words}."""'
     found = [sentence for text in docstrings(ast.parse(code)) for sentence in long_sentences(text)]
     assert found == [f"{words}.", f"{words}."]
+    code = f"    # {words[:50]}\n    # {words[50:]}\n    a = 1  # {words}\n"
+    assert [sentence for text in comments(code) for sentence in long_sentences(text)] == [words, words]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -82,12 +90,9 @@ def test_documents_have_short_sentences(path):
     assert [found for part in paragraphs(path.read_text()) for found in long_sentences(part)] == []
 
 
-@pytest.mark.parametrize("texts", [messages, docstrings])
-def test_modules_have_short_sentences(texts):
-    found = [
-        f"{path.relative_to(ROOT)}: {sentence}"
-        for path in MODULES
-        for text in texts(ast.parse(path.read_text()))
-        for sentence in long_sentences(text)
-    ]
-    assert found == []
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_modules_have_short_sentences(path):
+    source = path.read_text()
+    tree = ast.parse(source)
+    texts = [*messages(tree), *docstrings(tree), *comments(source)]
+    assert [sentence for text in texts for sentence in long_sentences(text)] == []

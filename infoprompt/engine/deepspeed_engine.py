@@ -163,9 +163,9 @@ class DeepSpeedEngine:
         self._loading = None
 
     def _keep_whole(self) -> None:
-        # Otherwise a trained parameter has its values only while the module that owns it runs. The gradient of one that
-        # is used elsewhere (a critic reading the head's vectors), or of a module that returns a dataclass (a prompt),
-        # would be taken of an empty tensor. DeepSpeed frees even persistent parameters after a pass that it has not
+        # Otherwise a trained parameter has its values only while the module that owns it runs. Some are used elsewhere
+        # (a critic reads the head's vectors), or by a module that returns a dataclass (a prompt). Their gradient would
+        # be taken of an empty tensor. DeepSpeed frees even persistent parameters after a pass that it has not
         # traced yet. It does not free those that it calls external.
         zero = self._engine.optimizer
         for parameter in self._whole:

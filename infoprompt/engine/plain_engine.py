@@ -111,7 +111,7 @@ class PlainEngine:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    # A parameter the loss did not reach gets a zero gradient, as DeepSpeed has it: ranks then agree on what is sent,
+    # A parameter the loss did not reach gets a zero gradient, as DeepSpeed has it. So ranks agree on what is sent,
     # and every parameter of a member has made the same number of updates.
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)

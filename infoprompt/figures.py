@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")  # 
 GREY = "#666666"
 MAX_CLASSES_WITH_COUNTS = 20
 MAX_CLASSES = 50
+PANELS_PER_ROW = 4
 MAX_POINTS = 1000  # of a curve; more than a picture is wide
 LOSSES = {
     "train/loss": "total",
@@ -42,10 +43,9 @@ def learning_curves(history: Rows) -> Figure:
             `step`, and a panel without metrics is left out.
     """
     panels = [panel for panel in (_loss_panel, _bound_panel, _score_panel) if panel(None, history)]
-    figure = Picture(figsize=(4.6 * max(len(panels), 1), 3.6), layout="constrained")
     if not panels:
-        figure.text(0.5, 0.5, "No metrics were recorded.", ha="center", va="center", color=GREY)
-        return figure
+        return empty("No metrics were recorded.", (4.6, 3.6))
+    figure = Picture(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes, history)
         _tidy(axes)
@@ -158,11 +158,34 @@ def _tidy(axes: Axes) -> None:
     axes.set_title(axes.get_title(), loc="center", fontsize=11)
     axes.set_xlabel("update")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
+    tidy(axes, labelsize=8)
     axes.legend(frameon=False, fontsize=8)
+
+
+def tidy(axes: Axes, grid: Literal["x", "y"] = "y", labelsize: int = 7) -> None:
+    """Leave what helps to read: two sides of the frame, and a grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=labelsize)
+
+
+def empty(text: str, inches: tuple[float, float] = (4.6, 2.0)) -> Figure:
+    """A picture that says why there is nothing to see."""
+    figure = Picture(figsize=inches, layout="constrained")
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
+    return figure
+
+
+def panel_grid(count: int, width: float = 3.0, room: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """So many panels with one y axis, at most four beside each other; `width` of each and `room` above in inches."""
+    columns = min(count, PANELS_PER_ROW)
+    rows = -(-count // columns)
+    figure = Picture(figsize=(max(width * columns, 4.2), 2.7 * rows + room), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for unused in panels[count:]:
+        unused.set_visible(False)
+    return figure, panels[:count]
 
 
 def _checked(

@@ -169,7 +169,7 @@ class World:
     def tick(self) -> None:
         """One group does one thing."""
         self.ticks += 1
-        assert self.ticks < self.max_ticks, f"nobody comes to an end: {self.dispatcher.groups()}"
+        assert self.ticks < self.max_ticks, f"nobody comes to an end: {self.dispatcher.groups.shown()}"
         self.clock += 1.0
         self.hear()
         name = self.random.choice(list(self.groups))

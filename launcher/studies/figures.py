@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from infoprompt.figures import COLOURS, GREY, thinned
+from infoprompt.figures import COLOURS, GREY, empty, panel_grid, thinned, tidy
 from infoprompt.picture import Picture, shown
 
 Curve = Sequence[tuple[float, float]]
@@ -21,7 +21,6 @@ T = TypeVar("T")
 Curves = Mapping[str, Sequence[Curve]]
 """Method to a curve per seed."""
 
-PANELS_PER_ROW = 4
 MAX_PANELS = 40
 MAX_ROWS = 80
 MAX_NAMED_SEEDS = 12
@@ -42,7 +41,7 @@ def learning_bands(curves: Curves, *, title: str, metric: str, baseline: str | N
     """
     known = {name: runs for name, runs in curves.items() if any(runs)}
     if not known:
-        return _empty(title)
+        return empty(f"{title}: nothing was recorded.")
     if len(known) <= TOGETHER:
         figure: Figure = Picture(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -52,7 +51,7 @@ def learning_bands(curves: Curves, *, title: str, metric: str, baseline: str | N
         _tidy(axes, title, shown(metric))
         return figure
     title, known = _first(title, known, MAX_PANELS)
-    figure, panels = _grid(len(known))
+    figure, panels = panel_grid(len(known), 3.4, 0.4)
     for axes, (name, runs) in zip(panels, known.items(), strict=False):
         if baseline is not None and baseline in known and name != baseline:
             steps_S, values_RS = _aligned(known[baseline])
@@ -78,7 +77,7 @@ def scores_by_seed(
     """
     known = {name: by_seed for name, by_seed in scores.items() if by_seed}
     if not known:
-        return _empty(title)
+        return empty(f"{title}: nothing was recorded.")
     order = sorted(known, key=lambda name: float(np.mean(list(known[name].values()))))
     if len(order) > MAX_ROWS:
         title, order = f"{title}\nthe best {MAX_ROWS} of {len(order)}", order[-MAX_ROWS:]
@@ -99,10 +98,7 @@ def scores_by_seed(
     axes.set_yticks(range(len(order)), [shown(name) for name in order], fontsize=8)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(f"test {shown(metric)}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
+    tidy(axes, "x", labelsize=8)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=min(len(seeds) + 1, 6), frameon=False, fontsize=8)
     return figure
@@ -120,9 +116,9 @@ def information_over_steps(histories: Mapping[str, Sequence[Sequence[Mapping[str
         name: runs for name, runs in histories.items() if any(key.startswith(tuple(TERMS)) for key in _keys(runs))
     }
     if not with_terms:
-        return _empty(title)
+        return empty(f"{title}: nothing was recorded.")
     title, with_terms = _first(title, with_terms, MAX_PANELS)
-    figure, panels = _grid(len(with_terms))
+    figure, panels = panel_grid(len(with_terms), 3.4, 0.4)
     for axes, (name, runs) in zip(panels, with_terms.items(), strict=False):
         for colour, (prefix, label) in zip(COLOURS, TERMS.items(), strict=False):
             for key in sorted(key for key in _keys(runs) if key.startswith(prefix)):
@@ -163,16 +159,6 @@ def _band(axes: Axes, runs: Sequence[Curve], colour: str, label: str) -> None:
     axes.fill_between(steps_S, values_RS.min(0), values_RS.max(0), color=colour, alpha=0.14, linewidth=0)
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(count, PANELS_PER_ROW)
-    rows = -(-count // columns)
-    figure = Picture(figsize=(max(3.4 * columns, 4.2), 2.7 * rows + 0.4), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    for unused in panels[count:]:
-        unused.set_visible(False)
-    return figure, panels[:count]
-
-
 def _first(title: str, panels: dict[str, T], most: int) -> tuple[str, dict[str, T]]:
     """The first panels, and a title that says so where there are more."""
     if len(panels) <= most:
@@ -185,13 +171,4 @@ def _tidy(axes: Axes, title: str, ylabel: str) -> None:
     axes.set_xlabel("update", fontsize=8)
     axes.set_ylabel(ylabel, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7)
-
-
-def _empty(title: str) -> Figure:
-    figure = Picture(figsize=(4.6, 2.0), layout="constrained")
-    figure.text(0.5, 0.5, f"{title}: nothing was recorded.", ha="center", va="center", color=GREY)
-    return figure
+    tidy(axes)

@@ -57,9 +57,9 @@ class Dispatcher:
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
         self._scheduler = sweep.scheduler
-        self._groups = WorkerGroups()
+        self.groups = WorkerGroups()
         self._ready = ReadyRuns(self.trials)
-        self.budget = SweepBudget(sweep, self.trials, self._groups, now)
+        self.budget = SweepBudget(sweep, self.trials, self.groups, now)
         self._num_jobs = 0
         self._progress_at = self.budget.started_at
         for trial in past:
@@ -72,7 +72,7 @@ class Dispatcher:
 
     def register(self, name: str, generation: int, places: Sequence[str]) -> None:
         """A group's workers have started, for the first time or again after they were killed."""
-        group = self._groups[name]
+        group = self.groups[name]
         self._return_job(group, "its workers were killed", counts=True)
         if group.start(generation, places, self._now()):
             text = f"worker group {name} started {MOST_IDLE_STARTS} times and never asked for work; given up"
@@ -80,11 +80,11 @@ class Dispatcher:
 
     def heartbeat(self, name: str, generation: int) -> None:
         """A group is alive."""
-        self._groups.heartbeat(name, generation, self._now())
+        self.groups.heartbeat(name, generation, self._now())
 
     def next(self, name: str, generation: int) -> Answer:
         """What a group shall do now."""
-        group = self._groups[name]
+        group = self.groups[name]
         if group.generation == LOST and not self.done:
             return "re-register"
         if group.generation != generation or group.given_up or self.done:
@@ -101,8 +101,7 @@ class Dispatcher:
 
     def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Decision:
         """A run has evaluated; `last`: it is about to end by itself."""
-        group = self._groups.with_token(token)
-        if group is None:
+        if (group := self.groups.with_token(token)) is None:
             return "stop"
         trial, run = self._at(group)
         metric = self._settings.metric_name
@@ -122,8 +121,7 @@ class Dispatcher:
 
     def finished(self, token: str, result: dict[str, Any]) -> None:
         """A run came to its end."""
-        found = self._release(token)
-        if found is None:
+        if (found := self._release(token)) is None:
             return
         trial, run = found
         run.result, run.status, run.takes_over = result, "finished", False
@@ -140,8 +138,7 @@ class Dispatcher:
 
     def left_off(self, token: str, decision: Decision) -> None:
         """A run did as its report was told: it keeps its state, or has its end."""
-        found = self._release(token)
-        if found is None:
+        if (found := self._release(token)) is None:
             return
         trial, run = found
         run.status = "stopped" if trial.over or decision == "stop" else "paused"
@@ -159,8 +156,7 @@ class Dispatcher:
             connection: only the connection to another rank broke; that one has the reason, or was killed.
             ends_group: the group's workers end with it, and the next `register` settles what becomes of the run.
         """
-        group = self._groups.with_token(token)
-        if group is None:
+        if (group := self.groups.with_token(token)) is None:
             return
         group.raised.append((text, connection))
         if not ends_group:
@@ -183,33 +179,21 @@ class Dispatcher:
 
     def lost(self, name: str, why: str) -> None:
         """A group's node is gone, or nothing was heard of it: others go on with its run."""
-        group = self._groups[name]
+        group = self.groups[name]
         if group.job:
             self._say("group", group.job.trial, f"worker group {name} was lost ({why}); its run goes on elsewhere")
             self._return_job(group, why, counts=False)
             group.generation = LOST  # should it be alive after all, nothing it says of its run is heard
 
-    def silent(self, seconds: float) -> list[str]:
-        """Worker groups with work that nothing was heard of for so long."""
-        return self._groups.silent(seconds, self._now())
-
-    def on(self, nodes: set[str]) -> list[str]:
-        """Worker groups with work that have a rank on one of these nodes."""
-        return self._groups.on(nodes)
-
     @property
     def done(self) -> bool:
         """Whether nothing is left that may be done."""
-        return not self._groups.busy and (not self.budget.left or self.budget.exhausted is not None)
+        return not self.groups.busy and (not self.budget.left or self.budget.exhausted is not None)
 
     @property
     def stalled_seconds(self) -> float:
         """Time since anything was reported."""
         return self._now() - self._progress_at
-
-    def groups(self) -> dict[str, str]:
-        """What each group is at."""
-        return self._groups.shown()
 
     # ---- trials
 
@@ -330,8 +314,7 @@ class Dispatcher:
 
     def _release(self, token: str) -> tuple[TrialState, RunState] | None:
         """Take the job from its group, which asks for the next one; the time it took counts for the run."""
-        group = self._groups.with_token(token)
-        if group is None:
+        if (group := self.groups.with_token(token)) is None:
             return None
         trial, run = self._at(group)
         run.wall_seconds += group.release(self._now())

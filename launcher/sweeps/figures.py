@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from infoprompt.figures import COLOURS, GREY, thinned
+from infoprompt.figures import COLOURS, GREY, PANELS_PER_ROW, empty, panel_grid, thinned, tidy
 from infoprompt.picture import Picture, shown
 from launcher.sweeps.axes import GAP, broken, lying, scale_of, spread, upright
 from launcher.sweeps.statistics import (
@@ -33,7 +33,6 @@ DASHES = (0, (4, 3))
 MAX_LINES = 300
 MAX_SETTINGS = 32
 BANDS = 3  # more of them cover each other
-PANELS_PER_ROW = 4
 LEGEND_HANDLE, LEGEND_CHARACTER = 0.55, 0.06  # inches of a legend's entry: beside its text, and each letter of that
 
 
@@ -57,7 +56,7 @@ def parallel_coordinates(trials: Sequence[TrialScores], *, metric: str, directio
     drawn = [*thinned(stopped, MAX_LINES), *thinned(finished, MAX_LINES)]
     names = searched_settings([trial for trial, _ in drawn])[:MAX_SETTINGS]
     if not names:
-        return _empty(f"{metric}: no trial has finished.")
+        return empty(f"{metric}: no trial has finished.")
     scales = {name: scale_of([trial.values.get(name, NOT_SET) for trial, _ in drawn]) for name in names}
     places = [spread([trial.values.get(name, NOT_SET) for trial, _ in drawn], scales[name]) for name in names]
     score_scale = scale_of([score for _, score in drawn])
@@ -107,7 +106,7 @@ def learning_curves_of_trials(
     means = {trial.number: mean_curve(trial) for trial in trials if trial.status != "failed"}
     curves = {number: thinned(curve) for number, curve in means.items() if curve}
     if not curves:
-        return _empty(f"{metric}: no trial was evaluated.")
+        return empty(f"{metric}: no trial was evaluated.")
     best = [trial for trial in ranking(trials, direction) if trial.number in curves][:most]
     named = {trial.number for trial in best}
     figure = Picture(figsize=(7.6, 4.4), layout="constrained")
@@ -134,7 +133,7 @@ def learning_curves_of_trials(
     several = any(len(trial.curve) > 1 for trial in trials)
     axes.set_ylabel(f"{metric}, mean over the seeds" if several else metric, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -146,7 +145,7 @@ def importance_bars(importance: Mapping[str, float], *, metric: str) -> Figure:
         metric: its name, for the axis.
     """
     if not importance:
-        return _empty(f"{metric}: too few trials have finished, or nothing varies.")
+        return empty(f"{metric}: too few trials have finished, or nothing varies.")
     order = sorted(importance, key=lambda name: importance[name])[-MAX_SETTINGS:]
     figure = Picture(figsize=(6.4, 1.1 + 0.32 * len(order)), layout="constrained")
     axes = figure.subplots()
@@ -156,7 +155,7 @@ def importance_bars(importance: Mapping[str, float], *, metric: str) -> Figure:
     axes.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.12)
     axes.set_xlabel(f"share of the variation of {metric} that it explains by itself, %", fontsize=8)
-    _tidy(axes, grid="x")
+    tidy(axes, grid="x")
     axes.tick_params(axis="y", length=0, labelsize=8)
     return figure
 
@@ -175,29 +174,24 @@ def score_by_setting(trials: Sequence[TrialScores], *, metric: str) -> Figure:
     rows = [trial for trial, _ in [*done, *stopped]]
     names = searched_settings(rows)[:MAX_SETTINGS]
     if not names:
-        return _empty(f"{metric}: no trial has finished.")
+        return empty(f"{metric}: no trial has finished.")
     means, hollow = [mean for _, mean in done], [score for _, score in stopped]
     below = [mean - min(trial.final.values()) for trial, mean in done]
     above = [max(trial.final.values()) - mean for trial, mean in done]
     # a mean may be a rounding error beyond equal scores
     reach = np.maximum([below, above], 0)
-    columns = min(len(names), PANELS_PER_ROW)
-    height = -(-len(names) // columns)
-    figure = Picture(figsize=(max(3.0 * columns, 4.2), 2.7 * height), layout="constrained")
-    panels = list(figure.subplots(height, columns, squeeze=False, sharey=True).flat)
-    for unused in panels[len(names) :]:
-        unused.set_visible(False)
+    figure, panels = panel_grid(len(names))
     size = 4.5 if len(rows) <= 40 else 3
-    for axes, name in zip(panels, names, strict=False):
+    for axes, name in zip(panels, names, strict=True):
         values = [trial.values.get(name, NOT_SET) for trial in rows]
         scale = scale_of(values)
         places = list(map(scale.at, spread(values, scale, widest=0.25, numbers_too=0.02)))
         axes.plot(places[len(done) :], hollow, "o", color=LIGHT, markerfacecolor="none", markersize=size)
         axes.errorbar(places[: len(done)], means, reach, fmt="o", color=COLOURS[0], markersize=size, elinewidth=0.9)
-        _tidy(axes)
+        tidy(axes)
         lying(axes, scale)
         axes.set_title(broken(name, 30), fontsize=9)
-    for axes in panels[::columns]:
+    for axes in panels[::PANELS_PER_ROW]:
         axes.set_ylabel(metric, fontsize=8)
     several = any(len(trial.final) > 1 for trial, _ in done)
     told = ["Bars: lowest to highest seed."] * several + ["Hollow: stopped early."] * bool(stopped)
@@ -266,16 +260,3 @@ def _stopped(trials: Sequence[TrialScores]) -> list[TrialScores]:
 
 def _marker(steps: Sequence[int]) -> str:
     return "o" if len(steps) == 1 else ""
-
-
-def _tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7)
-
-
-def _empty(text: str) -> Figure:
-    figure = Picture(figsize=(4.6, 2.0), layout="constrained")
-    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
-    return figure

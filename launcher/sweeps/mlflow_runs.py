@@ -187,8 +187,8 @@ def recorded(sweep: Sweep, tracking: TrackingSettings, past: Sequence[TrialState
     settings = sweep.settings
     folder = Path(settings.output_dir)
     origin = {key: value for key, value in environment_tags(sweep.first).items() if key in ORIGIN_TAGS}
-    tags = {**origin, **_sweep_tags(sweep)}
-    parent = shared_parent(folder, tracking, settings.sweep_name, tags, _sweep_params(sweep))
+    own = {"sweep": settings.sweep_name, "sweep.kind": "sweep", "sweep.metric": settings.metric}
+    parent = shared_parent(folder, tracking, settings.sweep_name, {**origin, **own}, _sweep_params(sweep))
     record = Record(settings, tracking, parent, trials={trial.number: trial for trial in past}, origin=origin)
     record.reopen(past)
     try:
@@ -289,15 +289,6 @@ def _link(text: str, run_id: str | None, runs: str, page: str = "") -> str:
 def _tags(settings: SweepSettings, trial: TrialState) -> dict[str, str]:
     tags = {"sweep": settings.sweep_name, "sweep.trial": str(trial.number), "sweep.kind": "trial"}
     return {**tags, NOTE_TAG: _trial_note(settings, trial)}
-
-
-def _sweep_tags(sweep: Sweep) -> dict[str, str]:
-    settings = sweep.settings
-    return {
-        "sweep": settings.sweep_name,
-        "sweep.kind": "sweep",
-        "sweep.metric": settings.metric,
-    }
 
 
 def _sweep_params(sweep: Sweep) -> Mapping[str, str]:

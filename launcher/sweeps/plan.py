@@ -53,7 +53,7 @@ class Sweep:
         return self.settings.seeds or [self.first.seed]
 
     @property
-    def scheduler(self) -> Scheduler[Any]:
+    def scheduler(self) -> Scheduler:
         """Decides which trials go on."""
         return build_scheduler(self.settings, self.first)
 

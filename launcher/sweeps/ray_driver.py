@@ -58,8 +58,6 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 
-SETTINGS_NAME = "sweep.yaml"
-
 
 @dataclass
 class _WorkerGroups:

@@ -21,7 +21,7 @@ from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
 from launcher.report import configure_logging
 from launcher.sweeps.dispatcher import Dispatcher
-from launcher.sweeps.events import Event
+from launcher.sweeps.events import News
 from launcher.sweeps.jobs import Answer, Job
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
@@ -53,19 +53,6 @@ class Work:
     train: TrainFunction
 
 
-@dataclass(frozen=True)
-class News:
-    """What the driver has not seen yet."""
-
-    events: list[Event]
-    changed: dict[int | None, TrialState]
-    """The trials of these events, as they are now."""
-    groups: dict[str, str]
-    done: bool
-    stalled_seconds: float
-    exhausted: str | None
-
-
 class Coordinator:
     """The dispatcher as an actor; its methods are those of `Dispatcher`, and what the driver looks at."""
 
@@ -83,9 +70,9 @@ class Coordinator:
 
     def look(self, gone_nodes: set[str], silent_seconds: float) -> None:
         """Give the runs of lost groups to others."""
-        for group in self._dispatcher.on(gone_nodes):
+        for group in self._dispatcher.groups.on(gone_nodes):
             self._dispatcher.lost(group, "its node is gone")
-        for group in self._dispatcher.silent(silent_seconds):
+        for group in self._dispatcher.groups.silent(silent_seconds, time.time()):
             self._dispatcher.lost(group, f"nothing was heard of it for {silent_seconds:.0f} s")
 
     def news(self, seen: int) -> News:
@@ -94,7 +81,7 @@ class Coordinator:
         events = state.events[seen:]
         numbers = {event.trial for event in events if event.trial is not None}
         changed: dict[int | None, TrialState] = {number: state.trials[number] for number in numbers}
-        return News(events, changed, state.groups(), state.done, state.stalled_seconds, state.budget.exhausted)
+        return News(events, changed, state.groups.shown(), state.done, state.stalled_seconds, state.budget.exhausted)
 
     def trials(self) -> list[TrialState]:
         """All trials, by number."""

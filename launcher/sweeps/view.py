@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from infoprompt.bar import Pace
-from launcher.sweeps.events import Event
+from launcher.sweeps.events import Event, News
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.space import show_values
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 12
-
-
-class SweepEvents(Protocol):
-    """See `ray_worker.News`."""
-
-    events: list[Event]
-    changed: dict[int | None, TrialState]
-    groups: dict[str, str]
-    exhausted: str | None
 
 
 class View:
@@ -59,7 +50,7 @@ class View:
             f"{settings.workers_per_trial} worker{'s' * (settings.workers_per_trial > 1)} each"
         )
 
-    def update(self, news: SweepEvents) -> None:
+    def update(self, news: News) -> None:
         """Show what happened."""
         self._trials |= {number: trial for number, trial in news.changed.items() if number is not None}
         self._groups, self.exhausted = news.groups, news.exhausted

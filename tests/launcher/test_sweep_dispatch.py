@@ -101,7 +101,7 @@ def test_every_event_names_its_trial_and_each_trial_ends_once(tmp_path):
     kinds = [(event.kind, event.trial) for event in one.dispatcher.events]
     assert all(kinds.count(("ended", number)) == 1 for number in range(6))
     assert all(kinds.count(("started", number)) == 2 for number in range(6))  # once a seed
-    assert one.dispatcher.groups() == dict.fromkeys(("group-0", "group-1", "group-2"), "idle")
+    assert one.dispatcher.groups.shown() == dict.fromkeys(("group-0", "group-1", "group-2"), "idle")
     assert one.dispatcher.budget.exhausted is None
 
 
@@ -150,7 +150,7 @@ def test_lost_groups_do_not_count_and_what_they_still_say_is_not_heard(tmp_path)
         one = world(tmp_path / str(seed), seed=seed, num_groups=4, retries=0, lose=True)
 
         def lose(one: World, seed=seed) -> None:
-            busy = one.dispatcher.on({f"node-of-{name}" for name in one.groups})
+            busy = one.dispatcher.groups.on({f"node-of-{name}" for name in one.groups})
             if busy and lost.count(seed) < 6 and one.random.random() < 0.05:
                 name = one.random.choice(busy)
                 one.dispatcher.lost(name, "its node is gone")
@@ -201,14 +201,14 @@ def test_a_worker_group_is_silent_only_with_work_and_a_heartbeat_is_enough(tmp_p
     one.dispatcher.register("b", 1, ["y"])
     one.dispatcher.next("a", 1)
     one.clock += 100
-    assert one.dispatcher.silent(60) == ["a"]
+    assert one.dispatcher.groups.silent(60, one.clock) == ["a"]
     assert one.dispatcher.stalled_seconds == 100
     one.dispatcher.heartbeat("a", 0)
-    assert one.dispatcher.silent(60) == ["a"]
+    assert one.dispatcher.groups.silent(60, one.clock) == ["a"]
     one.dispatcher.heartbeat("a", 1)
-    assert one.dispatcher.silent(60) == []
-    assert one.dispatcher.on({"x", "y"}) == ["a"]
-    assert one.dispatcher.groups() == {"a": "trial 0 seed 0", "b": "idle"}
+    assert one.dispatcher.groups.silent(60, one.clock) == []
+    assert one.dispatcher.groups.on({"x", "y"}) == ["a"]
+    assert one.dispatcher.groups.shown() == {"a": "trial 0 seed 0", "b": "idle"}
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -219,7 +219,7 @@ def test_more_deaths_than_retries_fail_the_trial_with_what_a_rank_said(tmp_path,
         if generation <= retries:
             assert one.next("a", generation).trial == 0
             one.raised(
-                one._groups["a"].job.token, 1, "rank 1: Connection reset by peer", connection=True, ends_group=True
+                one.groups["a"].job.token, 1, "rank 1: Connection reset by peer", connection=True, ends_group=True
             )
     reason = one.trials[0].reason
     assert one.trials[0].status == "failed"
@@ -281,7 +281,7 @@ def test_a_worker_group_whose_workers_only_ever_start_is_given_up(tmp_path):
     for generation in range(100, 101 + MOST_IDLE_STARTS):
         one.register("a", generation, ["x"])
     assert one.next("a", 100 + MOST_IDLE_STARTS) == "leave"
-    assert one.groups() == {}
+    assert one.groups.shown() == {}
     assert "never asked for work" in one.events[-1].text
 
 
@@ -294,7 +294,7 @@ def test_trials_that_kill_every_worker_fail_one_by_one_and_no_worker_group_is_gi
 
     one.go(kill_before_the_first_report)
     assert [trial.status for trial in one.trials] == ["failed"] * 6
-    assert one.dispatcher.groups() == {"group-0": "idle"}
+    assert one.dispatcher.groups.shown() == {"group-0": "idle"}
 
 
 # ---- the whole sweep is killed

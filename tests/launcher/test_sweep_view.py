@@ -33,7 +33,7 @@ def screen() -> Console:
 def test_lines_tell_what_runs_and_what_came_of_it(tmp_path, screen):
     view = View(screen, live=False)
     one = World(sweep(tmp_path, seeds=[3, 4]), Toy(steps=4), num_groups=1)
-    one.listen = lambda event, trial: view.update(news(event, trials=[trial], groups=one.dispatcher.groups()))
+    one.listen = lambda event, trial: view.update(news(event, trials=[trial], groups=one.dispatcher.groups.shown()))
     with view:
         view.begin(one.sweep, 2, [])
         one.go()

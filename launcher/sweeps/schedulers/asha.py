@@ -7,8 +7,10 @@ from launcher.sweeps.schedulers.stopping import StoppingScheduler
 from launcher.sweeps.settings import Asha
 
 
-class SuccessiveHalving(StoppingScheduler[Asha]):
+class SuccessiveHalving(StoppingScheduler):
     """Each rung is `reduction_factor` times as far as the one before."""
+
+    own: Asha
 
     def next_comparison(self, trial: TrialState) -> int:
         """The next rung."""

@@ -2,32 +2,28 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 from infoprompt.config import RunConfig
 from infoprompt.progress import Decision
 from launcher.sweeps.journal import RunState, RunStatus, TrialState
 from launcher.sweeps.settings import SchedulerSettings, SweepSettings
 
-Own = TypeVar("Own", bound=SchedulerSettings)
-
 KeepGoing = Callable[[int, int, float], bool]
 """Whether a trial, by its number, with this mean score at this step is worth going on with."""
 
 
-class Scheduler(Generic[Own]):
+class Scheduler:
     """Base of all kinds; by itself it has every trial go on."""
 
+    own: SchedulerSettings
+    """The settings of its kind."""
     opens_all: ClassVar[bool] = False
     """Whether all trials are there from the start: which are compared must not depend on which came first."""
 
-    def __init__(self, own: Own, sweep: SweepSettings, first: RunConfig) -> None:
-        """A scheduler by its own settings, for a sweep with this config of its first point.
-
-        Raises:
-            ConfigError: they do not fit each other.
-        """
-        self.own, self.sweep = own, sweep
+    def __init__(self, sweep: SweepSettings, first: RunConfig) -> None:
+        """Made for a sweep by the first point's config. Raises ConfigError if these do not fit."""
+        self.own, self.sweep = sweep.scheduler, sweep
 
     def next_comparison(self, trial: TrialState) -> int | None:
         """The update at which a trial's runs next wait; None if they never do."""
@@ -57,8 +53,8 @@ class Scheduler(Generic[Own]):
         return NopPruner()
 
 
-def build_scheduler(sweep: SweepSettings, first: RunConfig) -> Scheduler[Any]:
+def build_scheduler(sweep: SweepSettings, first: RunConfig) -> Scheduler:
     """The scheduler that `scheduler.kind` names: that of the file of that name in `schedulers/`."""
     kind = importlib.import_module(f"launcher.sweeps.schedulers.{sweep.scheduler.kind}").SCHEDULER
-    scheduler: Scheduler[Any] = kind(sweep.scheduler, sweep, first)
+    scheduler: Scheduler = kind(sweep, first)
     return scheduler

@@ -7,8 +7,10 @@ from launcher.sweeps.schedulers.stopping import StoppingScheduler
 from launcher.sweeps.settings import Median
 
 
-class MedianStopping(StoppingScheduler[Median]):
+class MedianStopping(StoppingScheduler):
     """Trials are compared every `grace_steps`."""
+
+    own: Median
 
     def next_comparison(self, trial: TrialState) -> int:
         """The next multiple of `grace_steps`."""

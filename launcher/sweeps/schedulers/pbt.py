@@ -15,9 +15,10 @@ from launcher.sweeps.settings import Pbt
 from launcher.sweeps.space import point_of
 
 
-class PopulationBasedTraining(Scheduler[Pbt]):
+class PopulationBasedTraining(Scheduler):
     """All runs wait at each exchange, until all have left off or finished."""
 
+    own: Pbt
     opens_all = True
 
     def next_comparison(self, trial: TrialState) -> int:

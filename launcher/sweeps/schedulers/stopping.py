@@ -1,7 +1,6 @@
 """Schedulers that stop a trial which falls behind: what they share."""
 
 import math
-from typing import TypeVar
 
 from infoprompt.config import ConfigError, RunConfig
 from infoprompt.progress import Decision
@@ -9,15 +8,15 @@ from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.schedulers.kind import KeepGoing, Scheduler
 from launcher.sweeps.settings import StoppingSettings, SweepSettings
 
-Own = TypeVar("Own", bound=StoppingSettings)
 
-
-class StoppingScheduler(Scheduler[Own]):
+class StoppingScheduler(Scheduler):
     """At its comparisons the runs of a trial wait for each other; the last to arrive has their mean compared."""
 
-    def __init__(self, own: Own, sweep: SweepSettings, first: RunConfig) -> None:
-        super().__init__(own, sweep, first)
-        grace_steps = own.grace_steps or first.evaluation.every_steps
+    own: StoppingSettings
+
+    def __init__(self, sweep: SweepSettings, first: RunConfig) -> None:
+        super().__init__(sweep, first)
+        grace_steps = self.own.grace_steps or first.evaluation.every_steps
         if not grace_steps:
             raise ConfigError(
                 f"scheduler.kind is {sweep.scheduler.kind}, but neither scheduler.grace_steps nor "

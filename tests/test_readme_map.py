@@ -16,7 +16,7 @@ def entries() -> set[Path]:
     for indent, names in re.findall(r"^( *)(\S+(?:, \S+)*)  +\S", TREE, flags=re.MULTILINE):
         parents = parents[: len(indent) // 2]
         found |= {ROOT.joinpath(*parents, name if name.endswith("/") else f"{name}.py") for name in names.split(", ")}
-        parents.append(names.rstrip("/"))
+        parents.append(names.split(", ")[-1].rstrip("/"))
     return found
 
 

@@ -76,8 +76,13 @@ def show(outcome: Outcome, config: RunConfig, json_output: bool = False) -> None
         screen.print(class_table(outcome.main["classes"]), soft_wrap=False)
     screen.print(next_steps(outcome, config))
     if json_output:
-        sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
-        sys.stdout.flush()
+        print_json(outcome.as_json())
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One object as a line of standard output."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
 
 
 def summary(outcome: Outcome) -> "Table":

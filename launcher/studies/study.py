@@ -1,16 +1,14 @@
 """Runs a study file: trains what is left of it, and keeps its tables and figures up to date."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from infoprompt.config import ConfigError
 from infoprompt.folder_lock import held, inside
 from launcher.processes import prepare_environment
-from launcher.report import configure_logging, console, relative
+from launcher.report import configure_logging, console, print_json, relative
 from launcher.studies.jobs import Cell, Job, cells
 from launcher.studies.markdown import markdown
 from launcher.studies.plan import Study, load_study
@@ -55,7 +53,8 @@ def start_study(
     if plan_only:
         values = plan_as_json(study, table)
         screen.print(plan_table(study, values), soft_wrap=False)
-        _print_json(values, json_output)
+        if json_output:
+            print_json(values)
         return
     with held(inside(study.folder), f"output_dir is {study.folder}", "a study"):
         plan = json.dumps(plan_as_json(study, table), indent=1)
@@ -65,7 +64,8 @@ def start_study(
     screen.print(result_table(study, rows), soft_wrap=False)
     for name in ("table.md", "table.csv", "runs.csv", "figures"):
         screen.print(f"{name:<10}{relative(str(study.folder / name))}")
-    _print_json({"output_dir": str(study.folder), "rows": [vars(row) for row in rows]}, json_output)
+    if json_output:
+        print_json({"output_dir": str(study.folder), "rows": [vars(row) for row in rows]})
     if not any(row.seeds for row in rows):
         raise StudyFailed(f"No final run finished. {relative(str(study.folder / 'table.md'))} names each failure.")
 
@@ -131,9 +131,3 @@ class _Writer:
         write_csv(folder / "runs.csv", runs, RunRow)
         (folder / "table.md").write_text(markdown(self._study, rows, runs), encoding="utf-8")
         return rows
-
-
-def _print_json(values: dict[str, Any], json_output: bool) -> None:
-    if json_output:
-        sys.stdout.write(json.dumps(values) + "\n")
-        sys.stdout.flush()

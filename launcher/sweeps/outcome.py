@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import yaml
 
 from infoprompt.config import dump_config
 from infoprompt.credentials import without_credentials
-from launcher.report import console, mlflow_command, relative
+from launcher.report import console, mlflow_command, print_json, relative
 from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.settings import SweepSettings
@@ -203,8 +202,7 @@ def report_sweep(sweep: Sweep, outcome: SweepOutcome, *, json_output: bool) -> N
     for line in _lines(sweep, outcome):
         screen.print(line, markup=False, emoji=False)
     if json_output:
-        sys.stdout.write(json.dumps(as_json(outcome)) + "\n")
-        sys.stdout.flush()
+        print_json(as_json(outcome))
 
 
 def _lines(sweep: Sweep, outcome: SweepOutcome) -> list[str]:

@@ -130,7 +130,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     test = splits.test if config.evaluation.test else []
     rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
     rows["test"] = encode(test, "test")
-    key = f"{fingerprint} {config.backbone.dtype} {config.head.pooling_of(backbone.kind)}"
+    key = f"{fingerprint} {config.backbone.dtype}{' unpadded' * backbone.packs} {config.head.pooling_of(backbone.kind)}"
     setup = Setup(
         config,
         task,

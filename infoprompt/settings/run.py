@@ -53,6 +53,10 @@ class BackboneSettings(Settings):
     frozen: bool = True
     """Whether the backbone stays as it is; `false` trains every weight of it (full fine-tuning)."""
 
+    unpadded: bool = False
+    """Whether the backbone passes over real tokens and prompt vectors alone, not over padding. Exact but for rounding.
+    On a GPU, and for the families that configs/BACKBONES.md names, padding stays."""
+
     gradient_checkpointing: bool = False
     """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
 

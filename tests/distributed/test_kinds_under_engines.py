@@ -19,6 +19,7 @@ KINDS = {
     "prefix": ["prompt.kind=prefix"],
     "lpt": ["prompt.kind=lpt", "prompt.template=front", "prompt.bottleneck=8"],
     "ipt": ["prompt.kind=ipt", "prompt.mode=prefix", "prompt.init=random"],
+    "unpadded": ["prompt.kind=prefix", "backbone.unpadded=true"],
     "fine_tuning": ["prompt.kind=none", "backbone.frozen=false"],
     "fine_tuning_of_words": ["prompt.kind=none", "backbone.frozen=false", "head.kind=label_words", "head.pooling=mask"],
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from infoprompt import Artifact, ArtifactSet
-from infoprompt.artifact import write_manifest
+from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config, load_config, override_config
 from infoprompt.data.rows import Example, Span
 from infoprompt.model.backbone.load import load_backbone

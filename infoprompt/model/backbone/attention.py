@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from infoprompt.model.backbone.packing import by_groups
+
 Prefix = tuple[Tensor, ...]
 """Keys and values, each [B or 1, H of keys, P, K], and, if examples have prefixes of different lengths, which of them
 an example has, [B, P] bool."""
@@ -146,5 +148,5 @@ def _widened(
 
 
 for _name, _function in (("sdpa", fused_attention), ("eager", written_out_attention)):
-    AttentionInterface.register(IMPLEMENTATIONS[_name], _function)
+    AttentionInterface.register(IMPLEMENTATIONS[_name], by_groups(_function))
     AttentionMaskInterface.register(IMPLEMENTATIONS[_name], sdpa_mask)

@@ -27,6 +27,7 @@ from infoprompt.model.backbone.hooks import (
     recompute_in_backward,
 )
 from infoprompt.model.backbone.masks import attention_mask
+from infoprompt.model.backbone.packing import Packing
 from infoprompt.model.prompts.kind import DeepPrompt
 
 Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         frozen: bool = True,
         lm_head: bool = False,
         gradient_checkpointing: bool = False,
+        unpadded: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(not frozen)
@@ -73,6 +75,9 @@ class Backbone(nn.Module):
         self.position_offset: int = config.pad_token_id + 1 if self.family.after_padding else 0
         self.max_length: int = _positions(config) - self.position_offset
         self.num_segments: int = max(getattr(config, "type_vocab_size", 1), 1) if self.family.segments else 1
+        windowed = self.family.window != "none" and getattr(config, "sliding_window", None) is not None
+        self.packs = unpadded and self.family.packs and not windowed
+        """Whether a pass on a CPU leaves padding out."""
         if self.family.positions == "distances":
             take_distances(self.layers)
         if gradient_checkpointing:
@@ -212,20 +217,25 @@ class Backbone(nn.Module):
         branch_L: Tensor | None = None,
     ) -> Tensor:
         causal = self.kind == "decoder"
-        window = self.family.window
-        arguments: dict[str, Any] = {
-            "inputs_embeds": embeddings_BLE,
-            "attention_mask": attention_mask(self.config, window, attended_BL, batch.position_BL, causal, branch_L),
-        }
+        packs = self.packs and branch_L is None and embeddings_BLE.device.type == "cpu"
+        packing = Packing.of(attended_BL) if packs else None
+        pack = (lambda tensor: tensor) if packing is None else packing.pack
+        arguments: dict[str, Any] = {"inputs_embeds": pack(embeddings_BLE)}
+        if packing is None:
+            window = self.family.window
+            mask = attention_mask(self.config, window, attended_BL, batch.position_BL, causal, branch_L)
+            arguments["attention_mask"] = mask
+        else:  # a mask that transformers passes on as it is; attention reads the packing
+            arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings_BLE.device)
         if self.family.positions in ("given", "distances"):
-            arguments["position_ids"] = batch.position_BL + self.position_offset
+            arguments["position_ids"] = pack(batch.position_BL + self.position_offset)
         if self.family.segments:
-            arguments["token_type_ids"] = batch.token_type_BL.clamp(max=self.num_segments - 1)
+            arguments["token_type_ids"] = pack(batch.token_type_BL.clamp(max=self.num_segments - 1))
         if causal:
             arguments["use_cache"] = False
-        with self._with_positions(batch.position_BL), deep_prompt(self.layers, deep, batch, causal):
-            states_BLD: Tensor = self.body(**arguments).last_hidden_state
-        return states_BLD
+        with self._with_positions(batch.position_BL), deep_prompt(self.layers, deep, batch, causal, packing):
+            states: Tensor = self.body(**arguments).last_hidden_state
+        return states if packing is None else packing.unpack(states)
 
     @contextmanager
     def _with_positions(self, position_BL: Tensor) -> Iterator[None]:

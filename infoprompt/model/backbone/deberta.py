@@ -23,8 +23,8 @@ class Distances:
     """What stands in the layers' argument `relative_pos`."""
 
     position_BL: Tensor
-    prefix: Prefix | None = None
-    adapter_kv: Prefix | None = None
+    prompt_prefix: Prefix | None = None
+    prompt_adapter: Prefix | None = None
 
 
 def take_distances(layers: Sequence[Any]) -> None:
@@ -59,21 +59,21 @@ def _attend(
             attention, query_BHLK, key_BHLK, relative_pos.position_BL, rel_embeddings
         )
     score_BHLL = (score_BHLL * scale).masked_fill(~attention_mask.bool(), torch.finfo(score_BHLL.dtype).min)
-    if relative_pos.prefix is not None:
+    if relative_pos.prompt_prefix is not None:
         keys, values = (
-            part.to(score_BHLL.dtype).expand(len(hidden_states), -1, -1, -1) for part in relative_pos.prefix[:2]
+            part.to(score_BHLL.dtype).expand(len(hidden_states), -1, -1, -1) for part in relative_pos.prompt_prefix[:2]
         )
         score_BHLP = query_BHLK @ keys.transpose(2, 3) * scale
-        if len(relative_pos.prefix) > 2:
+        if len(relative_pos.prompt_prefix) > 2:
             score_BHLP = score_BHLP.masked_fill(
-                ~relative_pos.prefix[2][:, None, None, :], torch.finfo(score_BHLP.dtype).min
+                ~relative_pos.prompt_prefix[2][:, None, None, :], torch.finfo(score_BHLP.dtype).min
             )
         score_BHLL = torch.cat([score_BHLP, score_BHLL], 3)
         value_BHLK = torch.cat([values, value_BHLK], 2)
     weight = attention.dropout(score_BHLL.softmax(-1))
     seen_BLHK = (weight @ value_BHLK).transpose(1, 2)
-    if relative_pos.adapter_kv is not None:
-        seen_BLHK = seen_BLHK + adapter_attention(query_BHLK, relative_pos.adapter_kv, scale)
+    if relative_pos.prompt_adapter is not None:
+        seen_BLHK = seen_BLHK + adapter_attention(query_BHLK, relative_pos.prompt_adapter, scale)
     return seen_BLHK.flatten(2), None
 
 

@@ -47,6 +47,8 @@ class Family:
     """Whether it reads token types."""
     pooler: bool = False
     """Whether the body brings a pooler unless told not to."""
+    packs: bool = True
+    """Whether it can be passed without padding; else attention has positions that a stream does not keep."""
     window: Literal["none", "all", "some"] = "none"
     """Layers in which attention may be limited to a window."""
     cannot: Mapping[str, str] = field(default_factory=dict)
@@ -119,6 +121,7 @@ FAMILIES: dict[str, Family] = {
         _deberta_head,
         segments=True,
         positions="distances",
+        packs=False,
         note="A slot is at distance 0 from its left neighbour. A convolution over the tokens (`conv_kernel_size`, in "
         "the largest models of version 2) mixes neighbours, slots among them; with one, layer prompts are refused.",
     ),
@@ -134,9 +137,10 @@ FAMILIES: dict[str, Family] = {
     "t5": _encoder_decoder(
         "block",
         positions="bias_by_index",
+        packs=False,
         note="A slot is at distance 0 from its left neighbour. The prompt is the encoder's.",
     ),
-    "bart": _encoder_decoder("layers", positions="learned_by_index", note="The prompt is the encoder's."),
+    "bart": _encoder_decoder("layers", positions="learned_by_index", packs=False, note="The prompt is the encoder's."),
 }
 
 
@@ -170,13 +174,21 @@ def check_family(name: str, model_type: str, needs: frozenset[str] = frozenset()
 def capability_table() -> str:
     """The families and what each can do, in Markdown; `configs/BACKBONES.md` is this text."""
     columns = ["input prompts", "K/V prefix", "layer prompts", "gradient checkpointing", "label words", "label texts"]
+    columns.append("without padding")
     keys = ["prefix", "layers", None, "label_words", "label_texts"]
     notes: dict[str, int] = {}
     rows = []
     for name, family in FAMILIES.items():
         positions = _footnote(family.note, notes) if family.note else ""
         rows.append(
-            [f"`{name}`", family.kind, family.summary, f"yes{positions}", *[_cell(family, key, notes) for key in keys]]
+            [
+                f"`{name}`",
+                family.kind,
+                family.summary,
+                f"yes{positions}",
+                *[_cell(family, key, notes) for key in keys],
+                _unpadded(family, notes),
+            ]
         )
     lines = [
         "# Backbones",
@@ -202,6 +214,14 @@ def _cell(family: Family, key: str | None, notes: dict[str, int]) -> str:
     if key is None or key not in family.cannot:
         return "yes"
     return "no" + _footnote(family.cannot[key], notes)
+
+
+def _unpadded(family: Family, notes: dict[str, int]) -> str:
+    if not family.packs:
+        return "no" + _footnote("positions are computed in the layers, of a padded batch", notes)
+    if family.window == "none":
+        return "yes"
+    return "yes" + _footnote("padding stays where its `config.json` limits attention to a window", notes)
 
 
 def _footnote(text: str, notes: dict[str, int]) -> str:

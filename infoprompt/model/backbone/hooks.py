@@ -10,21 +10,23 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infoprompt.data.batch import Batch
-from infoprompt.model.backbone.attention import Prefix
 from infoprompt.model.backbone.deberta import Distances
+from infoprompt.model.backbone.packing import Packing
 from infoprompt.model.insert import insert_prompt
 from infoprompt.model.prompts.kind import DeepPrompt
 
 
 @contextmanager
-def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Batch, causal: bool) -> Iterator[None]:
+def deep_prompt(
+    layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Batch, causal: bool, packing: Packing | None
+) -> Iterator[None]:
     """While open, the layers of the model are passed with the prompt.
 
     Args:
@@ -32,24 +34,33 @@ def deep_prompt(layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Bat
         deep: the prompt; None for none.
         batch: as long as the states.
         causal: whether a position sees only those before it.
+        packing: of the stream that the layers are given; None where they are given a padded batch.
     """
-    if deep is None:
+    if deep is None and packing is None:
         yield
         return
+    deep = deep or DeepPrompt()
     visit = iter(range(1_000_000))
+    without_slots = packing.hiding(batch.slot_BL >= 0) if packing is not None and deep.first_layer else packing
 
     def enter(arguments: dict[str, Any]) -> None:
         layer = next(visit)
         if layer in deep.layers:
-            arguments["hidden_states"] = _placed(arguments["hidden_states"], layer, deep, batch)
-        if layer < deep.first_layer:
+            states = arguments["hidden_states"]
+            if packing is None:
+                arguments["hidden_states"] = _placed(states, layer, deep, batch)
+            else:
+                arguments["hidden_states"] = packing.pack(_placed(packing.unpack(states), layer, deep, batch))
+        if packing is not None:
+            _pass_along(arguments, "packing", without_slots if layer < deep.first_layer else packing)
+        elif layer < deep.first_layer:
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
         if deep.prefix:
             seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
-            _pass_along(arguments, "prefix", (*deep.prefix[layer], *seen))
+            _pass_along(arguments, "prompt_prefix", (*deep.prefix[layer], *seen))
         if deep.adapter_kv:
             seen = () if deep.adapter_seen_BP is None else (deep.adapter_seen_BP,)
-            _pass_along(arguments, "adapter", (*deep.adapter_kv[layer], *seen))
+            _pass_along(arguments, "prompt_adapter", (*deep.adapter_kv[layer], *seen))
 
     with _around_layers(layers, enter):
         yield
@@ -136,14 +147,13 @@ def _around_layers(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]]
             handle.remove()
 
 
-def _pass_along(arguments: dict[str, Any], name: Literal["prefix", "adapter"], prefix: Prefix) -> None:
+def _pass_along(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Have the layer's attention function get an argument."""
     told = arguments.get("relative_pos")
     if isinstance(told, Distances):
-        arguments["relative_pos"] = (
-            replace(told, prefix=prefix) if name == "prefix" else replace(told, adapter_kv=prefix)
-        )
+        arguments["relative_pos"] = replace(told, **{name: value})
     else:
-        arguments.setdefault("kwargs", {})[f"prompt_{name}"] = prefix
+        arguments.setdefault("kwargs", {})[name] = value
 
 
 def _placed(states_BLD: Tensor, layer: int, deep: DeepPrompt, batch: Batch) -> Tensor:

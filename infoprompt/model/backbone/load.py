@@ -90,6 +90,7 @@ def load_backbone(
         frozen=settings.frozen,
         lm_head=lm_head,
         gradient_checkpointing=settings.gradient_checkpointing,
+        unpadded=settings.unpadded,
     )
 
 

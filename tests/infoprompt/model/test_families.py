@@ -4,6 +4,7 @@ The yardsticks are transformers' own models, called with arguments worked out he
 other tools. Texts are rows of token ids, in which "s0", "s1" stand for prompt slots.
 """
 
+import random
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -458,6 +459,76 @@ def everything(backbone, name, batch):
         parts["layers"] = {1: lambda states, batch: vectors * pool(states, batch, "mean")[:, None, :1]}
         parts["adds"] = True
     return trained, lambda: run(backbone, batch, trained[0], DeepPrompt(**parts))
+
+
+# ---- without padding
+
+PACKS = [name for name, family in FAMILIES.items() if family.packs]
+
+
+def deep_of(backbone, name):
+    """A prompt below the input of each of the three texts, at every place that the family offers."""
+    parts = {}
+    if name in able("prefix"):
+        parts |= {"prefix": prefix_of(backbone, rows=3), "adapter_kv": prefix_of(backbone, size=2)}
+    if name in able("layers"):
+        vectors = draws(3, SLOTS, backbone.hidden_size, seed=7)
+        parts |= {"layers": {1: lambda states, batch: vectors + pool(states, batch, "mean")[:, None]}, "first_layer": 1}
+    return DeepPrompt(**parts)
+
+
+def unlike_texts(seed):
+    """Three texts of 4 to 29 positions, slots at places of their own; all of one length for seed 0."""
+    source = random.Random(seed)
+    texts = [[source.randrange(5, 90) for _ in range(source.randrange(4, 30) if seed else 16)] for _ in range(3)]
+    for text in texts:
+        for slot, place in enumerate(sorted(source.sample(range(1, len(text)), SLOTS))):
+            text[place] = f"s{slot}"
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [(name, way) for name in PACKS for way in ("sdpa", "eager") if name != "gemma2" or way == "eager"],
+)
+def test_a_pass_without_padding_equals_one_with_it(load, name, attention):
+    padded, packed = (load(name, attention=attention, unpadded=unpadded) for unpadded in (False, True))
+    for seed, side in enumerate(("right", "right", "left")):
+        batch, found = batch_of(unlike_texts(seed), side), []
+        for backbone in (padded, packed):
+            vectors, deep = input_vectors(backbone), deep_of(backbone, name)
+            states = run(backbone, batch, vectors, deep)
+            prefix = [tensor for pair in deep.prefix for tensor in pair]
+            found.append([states, *torch.autograd.grad(loss_of(states), [vectors, *prefix])])
+        for ours, theirs in zip(*found, strict=True):
+            close(ours, theirs, 2e-6 * max(1.0, float(theirs.detach().abs().max())))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [name for name in PACKS if FAMILIES[name].window == "none"])
+def test_without_padding_an_example_does_not_depend_on_its_neighbours(load, name, dtype):
+    backbone = load(name, dtype=dtype, unpadded=True)
+    texts = unlike_texts(3)
+
+    def of_first(texts):
+        batch, vectors = batch_of(texts), input_vectors(backbone)
+        keys = [keys.detach().requires_grad_() for keys, _ in prefix_of(backbone, rows=3)]
+        prefix = [
+            (own, values[: len(texts)]) for own, (_, values) in zip(keys, prefix_of(backbone, rows=3), strict=True)
+        ]
+        deep = DeepPrompt(prefix=tuple((own[: len(texts)], values) for own, values in prefix))
+        states = run(backbone, batch, vectors[: len(texts)], deep)[: len(texts[0]) - SLOTS]
+        gradients = torch.autograd.grad(loss_of(states.float()), [vectors, *keys])
+        return [states.detach(), *(gradient[0] for gradient in gradients)]
+
+    alone = of_first(texts[:1])
+    for neighbours in (texts, [texts[0], texts[2]], [texts[0], texts[0], texts[1]]):
+        assert all(torch.equal(*pair) for pair in zip(alone, of_first(neighbours), strict=True))
+
+
+def test_which_families_keep_padding(load):
+    kept = {name for name in EVERY if not load(name, unpadded=True).packs}
+    assert kept == {"deberta-v2", "t5", "bart", "modernbert", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"}
 
 
 def loss_of(states):

@@ -8,7 +8,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, RunConfig, read_yaml
 from infoprompt.nested import get_nested
-from launcher.studies.markdown import cell
+from launcher.values import cell
 
 Results = dict[str, list[dict[str, Any]]]
 """Results by the kind of run, in the order of the seeds."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from launcher.studies.plan import Study
 from launcher.studies.results import RunRow, TableRow, by_task_and_size
+from launcher.values import cell
 
 HEADINGS = (
     "method",
@@ -128,8 +129,3 @@ def _plain(text: str) -> str:
 
 def _line(items: Sequence[str]) -> str:
     return f"| {' | '.join(map(cell, items))} |"
-
-
-def cell(text: str) -> str:
-    """A text as a cell of a Markdown table: on one line, its bars escaped."""
-    return _plain(text).replace("\\", "\\\\").replace("|", "\\|")

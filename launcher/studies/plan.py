@@ -13,7 +13,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, FewShotSettings, RunConfig, compose_config, read_settings
 from launcher.studies.settings import StudyConfig, read_study, size_name
-from launcher.sweeps.space import show_values
+from launcher.values import show_values
 
 # What a study decides for each of its runs; an override of these would be lost, or break the comparison.
 DECIDED = (

@@ -7,17 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from launcher.paired import paired_differences
 from launcher.studies.jobs import Cell, Job
 from launcher.studies.plan import show_setting
-from launcher.studies.statistics import (
-    area_under,
-    bootstrap_mean,
-    count_wins,
-    has_collapsed,
-    paired_differences,
-    row_differences,
-    spread,
-)
+from launcher.studies.statistics import area_under, bootstrap_mean, count_wins, has_collapsed, row_differences, spread
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from launcher.studies.markdown import budget_lines, row_cells
 from launcher.studies.plan import Setting, Study, show_setting
 from launcher.studies.results import TableRow
 from launcher.studies.settings import size_name
-from launcher.sweeps.space import show_value
+from launcher.values import show_value
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,13 +4,14 @@ Shapes: N paired observations, V different values among them, R resamples.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from launcher.paired import LEVEL
+
 RESAMPLES = 10_000
-LEVEL = 0.95
 
 Curve = Sequence[tuple[float, float]]
 """(step, score) of every evaluation, in the order of the steps."""
@@ -43,11 +44,6 @@ def spread(values: Sequence[float]) -> Spread | None:
 def has_collapsed(score: float, majority: float, margin: float) -> bool:
     """Whether a run learnt nothing: its score is at most `margin` above that of predicting one class always."""
     return score <= majority + margin
-
-
-def paired_differences(scores: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
-    """Score minus baseline on each seed that both have, in the order of the seeds."""
-    return [scores[seed] - baseline[seed] for seed in sorted(scores.keys() & baseline.keys())]
 
 
 def count_wins(differences: Sequence[float]) -> Wins:

@@ -21,8 +21,8 @@ from launcher.sweeps.jobs import Answer, Job, job_of
 from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.ready import ReadyRuns
-from launcher.sweeps.space import show_values
 from launcher.sweeps.worker_groups import LOST, MOST_IDLE_STARTS, WorkerGroup, WorkerGroups
+from launcher.values import show_values
 
 if TYPE_CHECKING:  # workers import this file, and do without Optuna
     from launcher.sweeps.search import Search

@@ -37,7 +37,7 @@ from launcher.sweeps.journal import RunState, TrialState, load_trials
 from launcher.sweeps.outcome import SweepOutcome, write_files
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.settings import SweepSettings
-from launcher.sweeps.space import show_values
+from launcher.values import show_values
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from launcher.report import console, mlflow_command, print_json, relative
 from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.settings import SweepSettings
-from launcher.sweeps.space import show_value, show_values
 from launcher.sweeps.statistics import TrialScores, compare_best, group_mean, importance, interval, ranking
+from launcher.values import show_value, show_values
 
 if TYPE_CHECKING:
     from rich.table import Table

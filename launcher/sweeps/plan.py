@@ -22,7 +22,8 @@ from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
 from launcher.sweeps.schedulers.kind import Scheduler, build_scheduler
 from launcher.sweeps.settings import SweepSettings, of_chosen_scheduler, resources
-from launcher.sweeps.space import check_conditions, corners, expand, show_values
+from launcher.sweeps.space import check_conditions, corners, expand
+from launcher.values import show_values
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from infoprompt.config import ConfigError, RunConfig, build_config, changed_setting, read_yaml
 from launcher.sweeps.journal import TrialState, load_trials
 from launcher.sweeps.plan import Sweep
-from launcher.sweeps.space import is_point, show_values
+from launcher.sweeps.space import is_point
+from launcher.values import show_values
 
 
 def earlier_trials(sweep: Sweep, resume: bool) -> list[TrialState]:

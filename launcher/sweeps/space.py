@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from infoprompt.config import ConfigError, Settings
-from infoprompt.credentials import shown_uri
 from infoprompt.settings import AnyInt, SettingName
 
 MAX_TRIALS = 10_000
@@ -213,13 +212,3 @@ def _conditions(space: Space, key: str) -> dict[str, Any]:
     for other, values in space[key].when.items():
         met |= {**_conditions(space, other), other: values[0]}
     return met
-
-
-def show_values(values: Mapping[str, Any]) -> str:
-    """`optim.lr=0.001, seed=0`."""
-    return ", ".join(f"{key}={show_value(value)}" for key, value in values.items())
-
-
-def show_value(value: Any) -> str:
-    """A number with four digits, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else shown_uri(str(value))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from launcher.studies.statistics import LEVEL, paired_differences
+from launcher.paired import LEVEL, paired_differences
 
 Direction = Literal["max", "min"]
 Point = tuple[int, float]

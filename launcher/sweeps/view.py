@@ -8,7 +8,7 @@ from infoprompt.bar import Pace
 from launcher.sweeps.events import Event, News
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
-from launcher.sweeps.space import show_values
+from launcher.values import show_values
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from launcher.paired import paired_differences
 from launcher.studies.statistics import (
     Spread,
     Wins,
@@ -9,7 +10,6 @@ from launcher.studies.statistics import (
     bootstrap_mean,
     count_wins,
     has_collapsed,
-    paired_differences,
     row_differences,
     spread,
 )

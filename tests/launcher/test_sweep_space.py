@@ -5,16 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from infoprompt.config import ConfigError
-from launcher.sweeps.space import (
-    Dimension,
-    check_conditions,
-    corners,
-    expand,
-    is_point,
-    point_of,
-    show_value,
-    show_values,
-)
+from launcher.sweeps.space import Dimension, check_conditions, corners, expand, is_point, point_of
+from launcher.values import show_value, show_values
 
 LR = Dimension(grid=[1e-3, 3e-3])
 SEED = Dimension(grid=[0, 1])

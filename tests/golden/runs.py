@@ -46,6 +46,7 @@ RUNS = (
         objective={"head_estimator": "mine", "representation_estimator": "flo", "latent_size": 8},
         optim={"lr": 1e-3, "max_steps": 8},
     ),
+    _run("batch_negatives", objective={"representation_negatives": "batch", "latent_size": 8}),
     _run("accumulation", data={"batch_size": 8, "micro_batch_size": 2}),
     _run("full_fine_tuning", prompt={"kind": "none"}, objective=NO_TERMS, backbone={"frozen": False}),
     _run("zero_0", engine=ZERO),

@@ -1,6 +1,7 @@
 """Imports point one way, so that any part can be read with only those before it in mind."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,70 @@ def test_no_two_files_import_each_other_by_any_way_round():
 
     for name in graph:
         walk(name, ())
+
+
+# ---- imports inside functions
+
+HEAVY = {
+    *("torch", "transformers", "deepspeed", "ray", "mlflow", "datasets", "numpy", "sklearn", "scipy", "seqeval"),
+    *("matplotlib", "rich", "optuna", "triton", "pandas", "pydantic", "multiprocessing"),
+}
+"""What takes long to load, or may be absent."""
+LATE = {
+    "launcher/cli.py": "a command loads what it needs when it is chosen",
+    "launcher/train.py": "the environment is set before anything reads it",
+    "launcher/comparison.py": "rows are checked before anything heavy is loaded",
+    "launcher/report.py": "what is shown at the end is loaded at the end",
+    "launcher/doctor/checks.py": "a check that cannot load its module is a finding",
+    "launcher/sweep.py": "a sweep file is checked before Ray is loaded",
+    "launcher/sweeps/view.py": "tables are loaded where there is a terminal",
+    "launcher/studies/study.py": "a plan is shown before anything heavy is loaded",
+    "launcher/studies/worker.py": "the process that starts workers needs nothing of theirs",
+}
+"""Files that import light modules of ours inside functions too, and why."""
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def top_level(path: Path) -> set[str]:
+    """Modules that are loaded with a file."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test))
+        for node in ast.walk(block)
+    }
+    return modules_in([node for node in ast.walk(tree) if id(node) not in inside])
+
+
+def modules_in(nodes) -> set[str]:
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{name.name}" for name in node.names} & MODULES.keys()
+            found |= submodules or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found
+
+
+@cache
+def loaded_with(module: str) -> frozenset[str]:
+    """Heavy packages that come with a module; there are no circles."""
+    if module not in MODULES:
+        return frozenset({module.partition(".")[0]} & HEAVY)
+    return frozenset().union(*(loaded_with(other) for other in top_level(MODULES[module]) - {module}))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_function_imports_of_ours_only_what_is_heavy(path):
+    if str(path.relative_to(ROOT)) in LATE:
+        return
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = modules_in([node for function in functions for node in ast.walk(function)]) & MODULES.keys()
+    light = {module for module in late if loaded_with(module) <= loaded_with(module_of(path))}
+    assert not light, f"{path} imports {', '.join(sorted(light))} inside a function: import it at the top"

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from infoprompt.config import ConfigError, EngineSettings
+from infoprompt.engine.deepspeed_ops import start_communication, stop_communication
 from infoprompt.progress import RankLost
 from infoprompt.ranks import Ranks
 
@@ -60,8 +61,6 @@ def start_ranks(settings: EngineSettings) -> Ranks:
             atexit.register(_await_gloo)
             _process.awaits_gloo = True
     if settings.kind == "deepspeed":
-        from infoprompt.engine.deepspeed_ops import start_communication
-
         start_communication(device, local_rank, timeout)
     ranks = Ranks(rank, world_size, local_rank, device)
     ranks.barrier()  # gloo connects one after the other: a rank that is done at once would close on those behind it
@@ -87,8 +86,6 @@ def _start_group(rank: int, world_size: int, backend: str, seconds: int) -> None
 def stop_ranks() -> None:
     """Destroy the process group if `start_ranks` made it."""
     if _process.owns_group and dist.is_initialized():
-        from infoprompt.engine.deepspeed_ops import stop_communication
-
         stop_communication()
     _process.owns_group = False
 

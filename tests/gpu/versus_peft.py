@@ -20,12 +20,15 @@ SLOTS = 8
 def prove(recorder: Recorder, dry: bool) -> None:
     """Both methods, a small batch and a larger one."""
     device = "cpu" if dry else "cuda"
-    configs = {"prompt_tuning": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}
+    configs = {
+        "prompt_tuning": (peft.PromptTuningConfig, {"prompt__template": "before"}),  # where PEFT puts its vectors
+        "prefix": (peft.PrefixTuningConfig, {}),
+    }
     for batch_size in (4,) if dry else (8, 64):
-        for recipe, config in configs.items():
+        for recipe, (config, layout) in configs.items():
             label = f"{recipe.replace('_', ' ')}, batch of {batch_size}"
             with recorder.trying(label):
-                ours = start(recipe, recipe, dry, batch_size, prompt__length=SLOTS, prompt__template="before")
+                ours = start(recipe, recipe, dry, batch_size, prompt__length=SLOTS, **layout)
                 try:
                     theirs = _their_update(config(task_type="TOKEN_CLS", num_virtual_tokens=SLOTS), ours, device, dry)
                     theirs()

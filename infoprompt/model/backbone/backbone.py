@@ -75,8 +75,7 @@ class Backbone(nn.Module):
         self.position_offset: int = config.pad_token_id + 1 if self.family.after_padding else 0
         self.max_length: int = _positions(config) - self.position_offset
         self.num_segments: int = max(getattr(config, "type_vocab_size", 1), 1) if self.family.segments else 1
-        windowed = self.family.window != "none" and getattr(config, "sliding_window", None) is not None
-        self.packs = unpadded and self.family.packs and not windowed
+        self.packs = unpadded and self.family.packs
         """Whether a pass on a CPU leaves padding out."""
         if self.family.positions == "distances":
             take_distances(self.layers)

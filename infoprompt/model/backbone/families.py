@@ -47,14 +47,17 @@ class Family:
     """Whether it reads token types."""
     pooler: bool = False
     """Whether the body brings a pooler unless told not to."""
-    packs: bool = True
-    """Whether it can be passed without padding; else attention has positions that a stream does not keep."""
     window: Literal["none", "all", "some"] = "none"
     """Layers in which attention may be limited to a window."""
     cannot: Mapping[str, str] = field(default_factory=dict)
     """What prompts of it are refused, and why."""
     note: str = ""
     """What one should know of its positions."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether it can be passed without padding."""
+        return self.positions == "given" and self.window == "none"
 
 
 def _bert_head(model: Any) -> LanguageHead:
@@ -121,7 +124,6 @@ FAMILIES: dict[str, Family] = {
         _deberta_head,
         segments=True,
         positions="distances",
-        packs=False,
         note="A slot is at distance 0 from its left neighbour. A convolution over the tokens (`conv_kernel_size`, in "
         "the largest models of version 2) mixes neighbours, slots among them; with one, layer prompts are refused.",
     ),
@@ -137,10 +139,9 @@ FAMILIES: dict[str, Family] = {
     "t5": _encoder_decoder(
         "block",
         positions="bias_by_index",
-        packs=False,
         note="A slot is at distance 0 from its left neighbour. The prompt is the encoder's.",
     ),
-    "bart": _encoder_decoder("layers", positions="learned_by_index", packs=False, note="The prompt is the encoder's."),
+    "bart": _encoder_decoder("layers", positions="learned_by_index", note="The prompt is the encoder's."),
 }
 
 
@@ -217,11 +218,10 @@ def _cell(family: Family, key: str | None, notes: dict[str, int]) -> str:
 
 
 def _unpadded(family: Family, notes: dict[str, int]) -> str:
-    if not family.packs:
-        return "no" + _footnote("positions are computed in the layers, of a padded batch", notes)
-    if family.window == "none":
+    if family.packs:
         return "yes"
-    return "yes" + _footnote("padding stays where its `config.json` limits attention to a window", notes)
+    windows, indices = "its attention may be limited to a window", "its layers compute positions of a padded batch"
+    return "no" + _footnote(windows if family.positions == "given" else indices, notes)
 
 
 def _footnote(text: str, notes: dict[str, int]) -> str:

@@ -170,7 +170,7 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
 ):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
-        "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=500",
+        "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=500", "optim.epochs=500",
         "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
@@ -204,7 +204,9 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
     for run in runs.values():
         assert run["status"] == "FINISHED"
         assert len(set(run["steps"])) == len(run["steps"])
-    assert infoprompt("train", tmp_path / "tiny.yaml", "seed=2", "optim.max_steps=500").returncode == 0
+    assert (
+        infoprompt("train", tmp_path / "tiny.yaml", "seed=2", "optim.max_steps=500", "optim.epochs=500").returncode == 0
+    )
     undisturbed = json.loads((tmp_path / "run/result.json").read_text())
     assert outcome["trials"][2]["seeds"]["2"]["result"]["dev"] == undisturbed["dev"]
 

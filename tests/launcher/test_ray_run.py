@@ -164,13 +164,17 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(
         assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
 
 
-@pytest.mark.timeout(700)  # five starts of Ray; trials outlive the seconds in which a killed driver's workers end
+LONG = ("optim.max_steps=500", "optim.epochs=500")
+"""A killed driver's workers end before they have made so many updates."""
+
+
+@pytest.mark.timeout(700)  # five starts of Ray
 def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
     infoprompt, processes, runs_in_mlflow, tiny_sweep, tmp_path
 ):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
-        "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", "optim.max_steps=500", "optim.epochs=500",
+        "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", *LONG,
         "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
@@ -204,9 +208,7 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
     for run in runs.values():
         assert run["status"] == "FINISHED"
         assert len(set(run["steps"])) == len(run["steps"])
-    assert (
-        infoprompt("train", tmp_path / "tiny.yaml", "seed=2", "optim.max_steps=500", "optim.epochs=500").returncode == 0
-    )
+    assert infoprompt("train", tmp_path / "tiny.yaml", "seed=2", *LONG).returncode == 0
     undisturbed = json.loads((tmp_path / "run/result.json").read_text())
     assert outcome["trials"][2]["seeds"]["2"]["result"]["dev"] == undisturbed["dev"]
 

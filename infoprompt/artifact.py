@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from infoprompt.artifact_files import TENSORS, ArtifactError, predicting_config, read_card, save_artifact, shared_values
-from infoprompt.config import (
-    ConfigError,
-    DataSettings,
-    RunConfig,
-    load_config,
-    saved_values,
-)
+from infoprompt.config import ConfigError, DataSettings, RunConfig, load_config, saved_values
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.rows import Example

@@ -4,23 +4,20 @@ Precedence: defaults, then the objective's preset, then the file (and the file i
 overrides. The settings themselves are in `settings.py`. Imports no torch.
 """
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from infoprompt.credentials import shown_uri, without_credentials
+from infoprompt.credentials import without_credentials
 from infoprompt.nested import copy_nested, flat_nested, get_nested
 from infoprompt.presets import PRESETS
+from infoprompt.setting_errors import explain, shown_value
 from infoprompt.settings import (
-    LIMIT,
     BackboneSettings,
     CheckpointSettings,
     ConfigError,
@@ -37,10 +34,10 @@ from infoprompt.settings import (
     Settings,
     TrackingSettings,
 )
-from infoprompt.settings.kinds import OWN, Models, field_of, kind_of_model, models_of, without_left_kinds
+from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.settings.objective import without_unread
 from infoprompt.settings.run import of_chosen_kinds
-from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml, section_of
+from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml
 
 __all__ = [
     "DATA_SUFFIXES",
@@ -65,7 +62,6 @@ __all__ = [
     "changed_setting",
     "compose_config",
     "dump_config",
-    "explain",
     "flatten",
     "is_data_file",
     "load_config",
@@ -74,27 +70,8 @@ __all__ = [
     "read_settings",
     "read_yaml",
     "saved_values",
-    "setting_keys",
-    "setting_reference",
 ]
 
-# Names people type from memory, and ours.
-_KNOWN_ELSEWHERE = {
-    "learning_rate": "optim.lr",
-    "num_train_epochs": "optim.epochs",
-    "num_epochs": "optim.epochs",
-    "max_steps": "optim.max_steps",
-    "warmup_ratio": "optim.warmup_percent",
-    "warmup_steps": "optim.warmup_percent",
-    "per_device_train_batch_size": "data.micro_batch_size",
-    "batch_size": "data.batch_size",
-    "output_dir": "run.output_dir",
-    "num_virtual_tokens": "prompt.length",
-    "model_name_or_path": "backbone.name",
-    "model": "backbone.name",
-    "deepspeed": "engine.zero_stage",
-    "resume_from_checkpoint": "the --resume option",
-}
 
 MAX_BASES = 32
 _FREE = ("run.", "engine.", "tracking.", "checkpoint.", "search")
@@ -191,24 +168,6 @@ def changed_setting(now: RunConfig, before: RunConfig, free: Sequence[str] = ())
     return None
 
 
-def setting_keys() -> list[str]:
-    """Every dotted key a file or an override may set."""
-    return [key for key, _, _ in _walk(RunConfig)]
-
-
-def setting_reference(model: type[BaseModel] = RunConfig, prefix: str = "") -> str:
-    """Markdown table of every setting of a model, a run's if not given, with its default and text."""
-    lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    for key, field, kinds in _walk(model, prefix):
-        choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, (str, int))]
-        text = " ".join((field.description or "").split())
-        if choices and not all(choice in text for choice in choices):
-            text += f" One of: {', '.join(choices)}."
-        default = "-" if field.is_required() else f"`{field.default}`"
-        lines.append(f"| `{key}` | {default} | {kinds}{text.replace('|', chr(92) + '|')} |")
-    return "\n".join(lines) + "\n"
-
-
 def is_data_file(source: str) -> bool:
     """Whether `data.train` and its siblings name a file, a folder or a pattern such as *.csv (else a hub split)."""
     return source.lower().endswith(DATA_SUFFIXES) or "*" in source or "?" in source or os.path.exists(source)
@@ -218,31 +177,6 @@ class _ConfigFile(RunConfig):
     """A config file: settings, and the file that they change."""
 
     base: str | None = None
-
-
-def _walk(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
-    """Every setting below a model with its field, and which kinds of its section it is for, where not for all."""
-    for name, field in model.model_fields.items():
-        models = models_of(field.annotation)
-        if not models:
-            yield f"{prefix}{name}", field, ""
-        elif len(models) == 1:
-            yield from _walk(models[0], f"{prefix}{name}.")
-        else:
-            for setting in dict.fromkeys(setting for model in models for setting in model.model_fields):
-                described = field_of(models, setting)
-                assert described is not None
-                kinds = _kinds_with(models, setting)
-                yield f"{prefix}{name}.{setting}", described, f"For {kinds}: " if kinds else ""
-
-
-def _kinds_with(models: Models, setting: str) -> str:
-    """The kinds that have a setting, in words; empty if all have it."""
-    have = [kind_of_model(model) for model in models if setting in model.model_fields]
-    lack = [kind_of_model(model) for model in models if setting not in model.model_fields]
-    if len(lack) == 1:
-        return f"every kind but {lack[0]}"
-    return (", ".join(have[:-1]) + " and " + have[-1] if len(have) > 1 else have[0]) if lack else ""
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -297,81 +231,6 @@ def _remove(values: dict[str, Any], dotted: str) -> None:
     section, key = dotted.split(".")
     if isinstance(values.get(section), dict):
         values[section].pop(key, None)
-
-
-def explain(error: ValidationError, model: type[BaseModel], example: str = "") -> Iterator[str]:
-    """A line for each problem that pydantic found: the setting, its value, the rule and the way out.
-
-    Args:
-        error: what checking raised.
-        model: what was checked.
-        example: a shipped file that gives all settings that must be given.
-    """
-    problems = error.errors()
-    of_no_kind = {problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("kind",)}
-    for problem in problems:
-        parts, owners = section_of(problem["loc"], model)
-        key = ".".join(parts)
-        if problem["type"] == "extra_forbidden":
-            if problem["loc"][:-1] not in of_no_kind:
-                yield _unknown(problem, parts, owners, model)
-        elif problem["type"] == "union_tag_invalid":
-            *kinds, last = (repr(kind_of_model(owner)) for owner in owners)
-            given = shown_value(get_nested(problem["input"], "kind"))
-            rule = f"must be {', '.join(kinds)} or {last}. Change it in the file or by {key}.kind=VALUE"
-            yield f"{key}.kind is {given}, but {rule}."
-        elif problem["type"] == "missing":
-            way = f", as {example} does." if example and len(owners) == 1 else f" by {key}=VALUE."
-            yield f"{key} is missing. Give it{way}"
-        elif problem["type"] == "value_error":
-            text = str(problem["ctx"]["error"])
-            yield f"{key} {text}" if text.startswith(_WITHOUT_KEY) else text
-        else:
-            rule = problem["msg"].removeprefix("Input ").replace("should be", "must be")
-            rule = rule[:1].lower() + rule[1:]
-            if problem["type"] == "int_parsing_size":
-                rule = f"must be a whole number below {LIMIT}"
-            # what lies in a list or under a name with dots is no word of an override
-            plain = not any(isinstance(part, int) or "." in part for part in problem["loc"])
-            way = f"Change it in the file or by {key}=VALUE" if plain else "Change it in the file"
-            yield f"{key} is {shown_value(problem['input'])}, but {rule}. {way}."
-
-
-_WITHOUT_KEY = ("is ", "gives ", "must ")
-
-
-def shown_value(value: Any) -> str:
-    """A value as errors show it: shortened, and without credentials."""
-    text = shown_uri(repr(value))
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
-
-
-def _unknown(problem: ErrorDetails, parts: Sequence[str], owners: Models, model: type[BaseModel]) -> str:
-    key, value, name = ".".join(parts), problem["input"], parts[-1]
-    if field_of(owners, name):
-        kind, its_kind = ".".join([*parts[:-1], "kind"]), kind_of_model(owners[0])
-        way = f"Leave it out, or change {kind}." if its_kind != OWN else "Leave it out, or put it in prompt.options."
-        return (
-            f"{key} is {shown_value(value)}, but {kind} is {its_kind}, and that setting is for "
-            f"{_kinds_with(owners[1:], name)}. {way}"
-        )
-    if model is RunConfig:
-        if isinstance(value, Mapping) and value:  # a mistyped section: name a key in it
-            key = f"{key}.{next(iter(value))}"
-        return f"{key[:200]} is not a known setting. {_nearest(key)}"
-    near = difflib.get_close_matches(name, owners[0].model_fields, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(owners[0].model_fields)}."
-    return f"{key[:200]} is not a known setting. {hint}"
-
-
-def _nearest(key: str) -> str:
-    last = key.rsplit(".", 1)[-1]
-    if last in _KNOWN_ELSEWHERE:
-        return f"Did you mean {_KNOWN_ELSEWHERE[last]}?"
-    known = setting_keys()
-    same_name = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == last]
-    near = same_name or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else "`infoprompt show --settings` lists every setting."
 
 
 def _absolute_source(source: str | list[str]) -> str | list[str]:

@@ -9,15 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from infoprompt import __version__
-from infoprompt.config import (
-    ConfigError,
-    build_config,
-    compose_config,
-    dump_config,
-    load_config,
-    saved_values,
-    setting_reference,
-)
+from infoprompt.config import ConfigError, build_config, compose_config, dump_config, load_config, saved_values
+from infoprompt.setting_table import setting_reference
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
 from launcher.overrides import split_overrides

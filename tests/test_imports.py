@@ -15,6 +15,8 @@ ORDER = [
     "infoprompt.credentials",
     "infoprompt.settings",
     "infoprompt.yaml_files",
+    "infoprompt.setting_table",
+    "infoprompt.setting_errors",
     "infoprompt.config",
     "infoprompt.progress",
     "infoprompt.stopping",

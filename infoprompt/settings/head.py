@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Tag, ValidationInfo, field_validator
 
 from infoprompt.settings.base import Settings, files_of
-from infoprompt.settings.kinds import OWN, kind_of
+from infoprompt.settings.kinds import OWN, kind_of, known_kind
 
 HEAD_KINDS = files_of("model/heads", besides=("kind", "label_tokens"))
 """A kind of head is a file in `model/heads/`, and its name is the file's."""
@@ -78,12 +78,7 @@ class OwnHeadSettings(ClassVectorSettings):
     @field_validator("kind")
     @classmethod
     def _kind_known(cls, kind: str) -> str:
-        if kind not in HEAD_KINDS:
-            raise ValueError(
-                f"head.kind is {kind!r}, but kinds are {', '.join(HEAD_KINDS)}. Choose one, or add a file {kind}.py to "
-                "infoprompt/model/heads."
-            )
-        return kind
+        return known_kind("head", kind, HEAD_KINDS, "infoprompt/model/heads")
 
 
 _Kinds = (

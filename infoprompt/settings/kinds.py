@@ -30,6 +30,15 @@ def kind_of(union: Any) -> Callable[[Any], str]:
     return chosen
 
 
+def known_kind(section: str, kind: str, known: Sequence[str], folder: str) -> str:
+    """The kind; raises ValueError if no file of the folder is of that name."""
+    if kind in known:
+        return kind
+    raise ValueError(
+        f"{section}.kind is {kind}, but kinds are {', '.join(known)}. Choose one, or add a file {kind}.py to {folder}."
+    )
+
+
 def models_of(annotation: Any) -> Models:
     """The models of a section, one for each kind where it has kinds; none for a single setting."""
     if get_origin(annotation) is Annotated:

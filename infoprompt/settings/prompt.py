@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from infoprompt.settings.base import NonNegativeInt, PositiveInt, Settings, files_of
-from infoprompt.settings.kinds import OWN, kind_of
+from infoprompt.settings.kinds import OWN, kind_of, known_kind
 
 PromptInit = Literal["random", "vocabulary", "text", "labels", "mask"]
 
@@ -154,12 +154,7 @@ class OwnPromptSettings(StartedPromptSettings):
     @field_validator("kind")
     @classmethod
     def _kind_known(cls, kind: str) -> str:
-        if kind not in PROMPT_KINDS:
-            raise ValueError(
-                f"prompt.kind is {kind}, but kinds are none, {', '.join(PROMPT_KINDS)}. Choose one, or add a file "
-                f"{kind}.py to infoprompt/model/prompts."
-            )
-        return kind
+        return known_kind("prompt", kind, ("none", *PROMPT_KINDS), "infoprompt/model/prompts")
 
 
 _Kinds = (

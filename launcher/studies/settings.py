@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
 
-from infoprompt.config import ConfigError, FewShotSettings, Settings, apply_override, explain, read_yaml
+from infoprompt.config import ConfigError, FewShotSettings, Settings, apply_override, read_yaml
+from infoprompt.setting_errors import explain
 from infoprompt.settings import PositiveInt
 from infoprompt.yaml_files import root
 

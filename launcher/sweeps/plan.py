@@ -13,11 +13,11 @@ from infoprompt.config import (
     RunConfig,
     apply_override,
     compose_config,
-    explain,
     parse_override,
     read_settings,
     read_yaml,
 )
+from infoprompt.setting_errors import explain
 from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
 from launcher.sweeps.schedulers.kind import Scheduler, build_scheduler

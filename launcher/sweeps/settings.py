@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
 
-from infoprompt.config import Settings, setting_reference
+from infoprompt.config import Settings
+from infoprompt.setting_table import setting_reference
 from infoprompt.settings import LIMIT, AnyInt, NonNegativeInt, PositiveInt, SettingName
 from infoprompt.settings.kinds import kind_of, of_kind, sections_with_kinds
 from launcher.sweeps.space import Dimension

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from infoprompt.config import ConfigError, dump_config, flatten, load_config, setting_keys
+from infoprompt.config import ConfigError, dump_config, flatten, load_config
+from infoprompt.setting_table import setting_keys
 from launcher.overrides import split_overrides
 from launcher.report import describe
 from launcher.studies.plan import load_study

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infoprompt.config import (
-    PRESETS,
-    ConfigError,
-    build_config,
-    dump_config,
-    flatten,
-    load_config,
-    override_config,
-    setting_keys,
-    setting_reference,
-)
+from infoprompt.config import PRESETS, ConfigError, build_config, dump_config, flatten, load_config, override_config
+from infoprompt.setting_table import setting_keys, setting_reference
 from infoprompt.settings import ESTIMATOR_NAMES, HEAD_KINDS, PROMPT_KINDS
 
 ROOT = Path(__file__).parents[2]

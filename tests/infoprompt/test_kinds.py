@@ -16,8 +16,8 @@ from infoprompt.config import (
     load_config,
     override_config,
     saved_values,
-    setting_reference,
 )
+from infoprompt.setting_table import setting_reference
 from infoprompt.settings import ESTIMATOR_NAMES, HEAD_KINDS, PROMPT_KINDS
 from infoprompt.settings.kinds import OWN, field_of, kind_of_model, model_of_kind, sections_with_kinds
 from infoprompt.settings.objective import ESTIMATOR_SETTINGS

@@ -70,19 +70,23 @@ class Killed(Exception):
     """The run ends here, between two resume states."""
 
 
+NO_TERMS = ["objective.head_weight=0", "objective.representation_weight=0"]
+MINE = ["objective.head_estimator=mine", "objective.representation_estimator=mine", "data.micro_batch_size=4"]
+
+
 @pytest.mark.parametrize(
-    "prompt",
+    "method",
     [
-        ["prompt.kind=prefix"],
-        ["prompt.kind=ipt", "prompt.init=random", "prompt.encoder=mlp"],  # its dropout is drawn, so seeds count too
-        ["prompt.kind=ipt", "prompt.init=random", "prompt.mode=prefix"],
+        ["prompt.kind=prefix", *NO_TERMS],
+        ["prompt.kind=ipt", "prompt.init=random", "prompt.encoder=mlp", *NO_TERMS],  # dropout is drawn, so seeds count
+        ["prompt.kind=ipt", "prompt.init=random", "prompt.mode=prefix", *NO_TERMS],
+        MINE,  # its running means are kept
     ],
     ids=" ".join,
 )
-def test_prompts_of_other_kinds_resume_as_if_never_stopped(toy_settings, tmp_path, prompt):
-    changes = ["objective.head_weight=0", "objective.representation_weight=0", "checkpoint.every_steps=3"]
-    changes += ["optim.max_steps=8", "evaluation.every_steps=4"]
-    config = override_config(build_config(toy_settings), [*prompt, *changes])
+def test_other_methods_resume_as_if_never_stopped(toy_settings, tmp_path, method):
+    changes = ["checkpoint.every_steps=3", "optim.max_steps=8", "evaluation.every_steps=4"]
+    config = override_config(build_config(toy_settings), [*method, *changes])
     whole, stopped = (override_config(config, [f"run.output_dir={tmp_path / name}"]) for name in ("whole", "stopped"))
     run(whole)
 

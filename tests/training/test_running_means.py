@@ -14,10 +14,6 @@ from infoprompt.train import run
 BOTH = ["objective.head_estimator=mine", "objective.representation_estimator=mine"]
 
 
-class Killed(Exception):
-    """The run ends here, between two resume states."""
-
-
 def history(folder):
     return json.loads((Path(folder) / "history.json").read_text())
 
@@ -40,19 +36,3 @@ def test_either_term_trains_by_mine_beside_another(toy_settings, term, preset):
     plain = run(override_config(build_config(toy_settings), [overrides[0], "optim.max_steps=1"]))
     assert state.keys() == load_file(Path(plain.artifact) / "prompt.safetensors").keys()
     assert result.trained_parameters == plain.trained_parameters
-
-
-def test_a_run_by_mine_resumes_as_if_never_stopped(toy_settings, tmp_path):
-    changes = ["checkpoint.every_steps=3", "optim.max_steps=8", "evaluation.every_steps=4", "data.micro_batch_size=4"]
-    config = override_config(build_config(toy_settings), [*BOTH, *changes])
-    whole, stopped = (override_config(config, [f"run.output_dir={tmp_path / name}"]) for name in ("whole", "stopped"))
-    run(whole)
-
-    def end_at_update_4(progress, scores):
-        raise Killed
-
-    with pytest.raises(Killed):
-        run(stopped, report=end_at_update_4)
-    run(stopped, resume="auto")
-    for file in ("history.json", "artifact/prompt.safetensors"):
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes(), file

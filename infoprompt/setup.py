@@ -85,8 +85,7 @@ class Setup:
         prompt = self.member.prompt
         if prompt is None:
             return 0
-        texts = self.train.rows.texts
-        real = [[i for i, slot in zip(text.input_ids, text.slots, strict=True) if slot < 0] for text in texts]
+        real = self.train.rows.without_prompt().texts.input_ids
         return sum(parameter.numel() for parameter in prompt.parameters()) - prompt.touched_parameters(real)
 
     def evaluate(self, rows: EncodedDataset) -> Evaluation:

@@ -33,7 +33,7 @@ def class_weights(settings: DataSettings, task: Task, rows: EncodedDataset) -> T
     if isinstance(asked, dict):
         weights = {_known(label, task): weight for label, weight in asked.items()}
     else:
-        classes = [tag for tags in rows.tags for tag in tags] if rows.tags is not None else rows.labels
+        classes = rows.tags.values_T.tolist() if rows.tags is not None else rows.labels
         counts = Counter(index for index in classes if index >= 0)
         weights = {index: counts.total() / (len(counts) * count) for index, count in counts.items()}
     return torch.tensor([float(weights.get(index, 1.0)) for index in range(task.num_classes)])

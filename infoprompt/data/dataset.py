@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from infoprompt.data.batch import Batch
-from infoprompt.data.encoded import EncodedText
+from infoprompt.data.encoded import EncodedTexts
+from infoprompt.data.ragged import Found, Ragged
 from infoprompt.data.rows import Candidate, Example
 from infoprompt.data.template import Template
 
@@ -27,7 +29,7 @@ class EncodedDataset:
     Of multiple choice, an example's inputs stand next to each other in `texts` and in the states.
     """
 
-    texts: list[EncodedText]
+    texts: EncodedTexts
     labels: list[int]
     """Class index of each example, -1 where unknown or where it has none."""
     pad_id: int
@@ -35,7 +37,7 @@ class EncodedDataset:
     pooled_MD: Tensor | None = None
     num_choices: int = 1
     """Inputs per example."""
-    tags: list[list[int]] | None = None
+    tags: Ragged | None = None
     """Class index of each word, cut ones included; -1 where unknown."""
     values: list[float] | None = None
     """Targets of a regression, scaled to [0, 1]; NaN where unknown."""
@@ -60,8 +62,7 @@ class EncodedDataset:
             name: what the warning calls them.
             scale: lowest and highest value of a regression; rows have values only if it is given.
         """
-        encoded = template.encode(examples, name)
-        texts = [text for inputs in encoded for text in inputs]
+        texts = EncodedTexts.of(text for inputs in template.inputs(examples, name) for text in inputs)
         _warn_of_cuts(texts, examples, name, template.max_length)
         index = {label: i for i, label in enumerate(labels)}
         tagged = bool(examples) and examples[0].words is not None
@@ -69,8 +70,8 @@ class EncodedDataset:
             texts,
             [-1 if example.label is None else index[example.label] for example in examples],
             template.pad_id,
-            num_choices=len(encoded[0]) if encoded else 1,
-            tags=[_tags(example, index) for example in examples] if tagged else None,
+            num_choices=len(examples[0].choices or [""]) if examples else 1,
+            tags=Ragged.of(_tags(example, index) for example in examples) if tagged else None,
             values=None if scale is None else [_scaled(example.value, scale) for example in examples],
             candidates=[example.candidate for example in examples if example.candidate is not None] or None,
         )
@@ -78,62 +79,43 @@ class EncodedDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def length(self, row: int) -> int:
-        """Positions that the example's longest input takes."""
-        return max(len(text.input_ids) for text in self._inputs(row))
+    @property
+    def lengths_M(self) -> np.ndarray:
+        """Positions that each example's longest input takes."""
+        return self.texts.input_ids.lengths_M.reshape(-1, self.num_choices).max(1)
 
     def without_prompt(self) -> "EncodedDataset":
         """The same texts without a prompt's slots, for the unprompted pass."""
-        return replace(self, texts=[text.without_prompt() for text in self.texts])
+        return replace(self, texts=self.texts.without_prompt())
 
-    def batch(self, rows: Sequence[int]) -> Batch:
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
         """Collate examples, padded on the right to the longest; row -1 repeats row 0 as a filler."""
-        texts = [text for row in rows for text in self._inputs(max(row, 0))]
-        longest = max(len(text.input_ids) for text in texts)
-
-        def padded(lists: list[list[int]], fill: int) -> Tensor:
-            return _padded(lists, longest, fill)
-
-        slot_BL = padded([text.slots for text in texts], -1)
-        length_B1 = torch.tensor([[len(text.input_ids)] for text in texts])
-        known = [max(row, 0) for row in rows]
+        rows_M = np.asarray(rows)
+        known_M = rows_M.clip(0)
         count = self.num_choices
-        index_B = torch.tensor([row * count + choice for row in known for choice in range(count)])
-        entities = [text.entities for text in texts]
+        index_B = known_M.repeat(count) * count + np.tile(np.arange(count), len(rows_M))
         return Batch(
-            input_ids_BL=padded([text.input_ids for text in texts], self.pad_id),
-            slot_BL=slot_BL,
-            real_BL=(slot_BL < 0) & (torch.arange(longest) < length_B1),
-            position_BL=padded([text.positions for text in texts], 0),
-            token_type_BL=padded([text.segments for text in texts], 0),
-            mask_index_B=torch.tensor([text.mask_index for text in texts]),
-            label_B=torch.tensor([self.labels[row] for row in known]).repeat_interleave(count),
-            row_B=torch.tensor([-1 if row < 0 else row * count + choice for row in rows for choice in range(count)]),
+            **self.texts.padded(index_B, self.pad_id),
+            label_B=torch.tensor([self.labels[row] for row in known_M]).repeat_interleave(count),
+            row_B=torch.from_numpy(np.where(rows_M.repeat(count) < 0, -1, index_B)),
             summary_BD=None if self.summary_MD is None else self.summary_MD[index_B],
             pooled_BD=None if self.pooled_MD is None else self.pooled_MD[index_B],
-            entity_B2=None if None in entities else torch.tensor(entities),
             num_choices=count,
-            **self._targets(known, texts),
+            **self._targets(known_M),
         )
 
-    def _inputs(self, row: int) -> list[EncodedText]:
-        return self.texts[row * self.num_choices : (row + 1) * self.num_choices]
-
-    def _targets(self, rows: Sequence[int], texts: Sequence[EncodedText]) -> dict[str, Any]:
+    def _targets(self, rows_B: np.ndarray) -> dict[str, Any]:
         """The fields of a batch that only tagging or regression has."""
         targets: dict[str, Any] = {}
         if self.tags is not None:
-            words = [list(text.words) for text in texts]
-            most = max(1, *map(len, words))
-            tags = [self.tags[row][: len(kept)] for row, kept in zip(rows, words, strict=True)]
-            targets = {"word_BS": _padded(words, most, -1), "tag_BS": _padded(tags, most, -1)}
+            words = self.texts.words
+            found = words.find(rows_B, least=1)
+            tags = Found.of(self.tags.starts[rows_B], found.filled_BL.sum(1), least=1)  # of words that were not cut
+            targets["word_BS"] = found.padded(words.values_T, -1)
+            targets["tag_BS"] = tags.padded(self.tags.values_T, -1)
         if self.values is not None:
-            targets["value_B"] = torch.tensor([self.values[row] for row in rows], dtype=torch.float32)
+            targets["value_B"] = torch.tensor([self.values[row] for row in rows_B], dtype=torch.float32)
         return targets
-
-
-def _padded(lists: Sequence[list[int]], size: int, fill: int) -> Tensor:
-    return torch.tensor([values + [fill] * (size - len(values)) for values in lists])
 
 
 def _tags(example: Example, index: Mapping[str, int]) -> list[int]:
@@ -146,11 +128,11 @@ def _scaled(value: float | None, scale: tuple[float, float]) -> float:
     return math.nan if value is None else (value - low) / (high - low)
 
 
-def _warn_of_cuts(texts: Sequence[EncodedText], examples: Sequence[Example], name: str, max_length: int) -> None:
-    truncated = sum(text.truncated for text in texts)
+def _warn_of_cuts(texts: EncodedTexts, examples: Sequence[Example], name: str, max_length: int) -> None:
+    truncated = int(texts.truncated_M.sum())
     if not truncated:
         return
-    lost = sum(len(e.words) - len(text.words) for e, text in zip(examples, texts, strict=False) if e.words is not None)
+    lost = sum(len(example.words or ()) for example in examples) - len(texts.words.values_T)
     log.warning(
         "%d of %d %s texts are longer than the backbone allows with the prompt (%d positions); their ends were cut.%s",
         truncated,

@@ -1,6 +1,17 @@
-"""One input as token ids and prompt slots, not padded."""
+"""Inputs as token ids and prompt slots: one, not padded, and those of a data set as flat arrays.
 
-from dataclasses import dataclass
+Shapes: B examples (or their choices), L positions, M rows (inputs of all examples).
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from infoprompt.data.ragged import Ragged, compact, starts_of
 
 
 @dataclass(frozen=True)
@@ -21,29 +32,104 @@ class EncodedText:
     slots_counted: bool = False
     """Whether a prompt slot counts as a position, so that the real tokens behind it move."""
 
-    @property
-    def positions(self) -> list[int]:
-        """Index among the real tokens; a prompt slot has its left neighbour's, so real tokens keep theirs."""
-        if self.slots_counted:
-            return list(range(len(self.slots)))
-        count = -1
-        positions = []
-        for slot in self.slots:
-            count += slot < 0
-            positions.append(max(count, 0))
-        return positions
 
-    def without_prompt(self) -> "EncodedText":
-        """The same text with its prompt slots taken out."""
-        kept = [index for index, slot in enumerate(self.slots) if slot < 0]
-        place = {index: new for new, index in enumerate(kept)}
-        entities = None if self.entities is None else (place[self.entities[0]], place[self.entities[1]])
-        return EncodedText(
-            input_ids=[self.input_ids[index] for index in kept],
-            slots=[-1] * len(kept),
-            segments=[self.segments[index] for index in kept],
-            mask_index=place.get(self.mask_index, 0),  # 0 stands for no mask, and may be a slot
-            truncated=self.truncated,
-            words=tuple(place[index] for index in self.words),
-            entities=entities,
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """The inputs of a data set; see `EncodedText`."""
+
+    input_ids: Ragged
+    slots: Ragged
+    segments: Ragged
+    words: Ragged
+    mask_index_M: np.ndarray
+    truncated_M: np.ndarray
+    entity_M2: np.ndarray
+    """-1 where an input has none."""
+    slots_counted: bool
+    """The same for all."""
+
+    @classmethod
+    def of(cls, texts: Iterable[EncodedText]) -> "EncodedTexts":
+        """The inputs as arrays; they are read once, and none is kept."""
+        ids, slots, segments, words, facts = (array("i") for _ in range(5))
+        counted = set()
+        for text in texts:
+            ids.extend(text.input_ids)
+            slots.extend(text.slots)
+            segments.extend(text.segments)
+            words.extend(text.words)
+            facts.extend([len(text.input_ids), len(text.words), text.mask_index, text.truncated])
+            facts.extend(text.entities or (-1, -1))
+            counted.add(text.slots_counted)
+        assert len(counted) < 2, "one template makes all inputs of a data set"
+        facts_M6 = np.asarray(facts).reshape(-1, 6)
+        starts = starts_of(facts_M6[:, 0])
+        return cls(
+            Ragged(compact(ids), starts),
+            Ragged(compact(slots), starts),
+            Ragged(compact(segments), starts),
+            Ragged(compact(words), starts_of(facts_M6[:, 1])),
+            mask_index_M=compact(facts_M6[:, 2]),
+            truncated_M=facts_M6[:, 3] > 0,
+            entity_M2=compact(facts_M6[:, 4:]),
+            slots_counted=True in counted,
         )
+
+    def __len__(self) -> int:
+        return len(self.mask_index_M)
+
+    def __getitem__(self, row: int) -> EncodedText:
+        head, tail = self.entity_M2[row].tolist()
+        return EncodedText(
+            self.input_ids[row],
+            self.slots[row],
+            self.segments[row],
+            mask_index=int(self.mask_index_M[row]),
+            truncated=bool(self.truncated_M[row]),
+            words=tuple(self.words[row]),
+            entities=None if head < 0 else (head, tail),
+            slots_counted=self.slots_counted,
+        )
+
+    def without_prompt(self) -> "EncodedTexts":
+        """The same inputs with their prompt slots taken out."""
+        real_T = self.slots.values_T < 0
+        new = starts_of(real_T)  # of each place in the arrays
+        starts = self.input_ids.starts
+
+        def moved(positions: np.ndarray, first: np.ndarray) -> np.ndarray:
+            return compact(new[first + positions] - new[first])
+
+        def kept(part: Ragged) -> Ragged:
+            return Ragged(part.values_T[real_T], new[starts])
+
+        first_M = starts[:-1]
+        return EncodedTexts(
+            kept(self.input_ids),
+            kept(self.slots),
+            kept(self.segments),
+            replace(self.words, values_T=moved(self.words.values_T, first_M.repeat(self.words.lengths_M))),
+            mask_index_M=moved(self.mask_index_M, first_M),
+            truncated_M=self.truncated_M,
+            entity_M2=np.where(self.entity_M2 < 0, -1, moved(self.entity_M2, first_M[:, None])),
+            slots_counted=False,
+        )
+
+    def padded(self, rows_B: np.ndarray, pad_id: int) -> dict[str, Any]:
+        """The fields of a `Batch` that run over positions, and those that hold some."""
+        found = self.input_ids.find(rows_B)
+        slot_BL = found.padded(self.slots.values_T, -1)
+        real_BL = slot_BL.numpy() < 0
+        # A prompt slot has its left neighbour's index among the real tokens, so these keep theirs.
+        count_BL = np.ones_like(real_BL) if self.slots_counted else real_BL
+        position_BL = (count_BL.cumsum(1) - 1).clip(0) * found.filled_BL
+        entity_B2 = self.entity_M2[rows_B]
+        return {
+            "input_ids_BL": found.padded(self.input_ids.values_T, pad_id),
+            "slot_BL": slot_BL,
+            "real_BL": torch.from_numpy(real_BL & found.filled_BL),
+            "position_BL": torch.from_numpy(position_BL),
+            "token_type_BL": found.padded(self.segments.values_T, 0),
+            "mask_index_B": torch.from_numpy(self.mask_index_M[rows_B].astype(np.int64)),
+            **({} if (entity_B2 < 0).any() else {"entity_B2": torch.from_numpy(entity_B2.astype(np.int64))}),
+        }

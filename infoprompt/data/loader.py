@@ -60,14 +60,19 @@ def shared_batches(
     Yields:
         Which rows of each data set are in a batch; -1 is a filler, see `EncodedDataset.batch`.
     """
-    by_length = sorted((part.length(row), name, row) for name, part in rows.items() for row in range(len(part)))
+    names = sorted(rows)
+    sizes = [len(rows[name]) for name in names]
+    lengths = np.concatenate([rows[name].lengths_M for name in names])
+    of_name, of_row = np.arange(len(names)).repeat(sizes), np.concatenate([np.arange(size) for size in sizes])
+    by_length = np.argsort(lengths, kind="stable")
     chunk = batch_size * world_size
     for start in range(0, len(by_length), chunk):
         part = by_length[start : start + chunk]
-        part += [(0, part[0][1], -1)] * (-len(part) % world_size)
+        entries = [*zip(of_name[part].tolist(), of_row[part].tolist(), strict=True)]
+        entries += [(entries[0][0], -1)] * (-len(part) % world_size)
         chosen: dict[str, list[int]] = {}
-        for _, name, row in part[rank::world_size]:
-            chosen.setdefault(name, []).append(row)
+        for name, row in entries[rank::world_size]:
+            chosen.setdefault(names[name], []).append(row)
         yield chosen
 
 

@@ -12,7 +12,7 @@ The mask token stands there only if its state is read (`head.pooling: mask`). `f
 A tokenizer without special tokens (GPT-2, Llama) has none of `<s>` and `</s>`; a line break stands between its texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -101,12 +101,13 @@ class Template:
 
         Text that does not fit is cut at its end, the longer text of a pair first. `name`: of the examples, for people.
         """
+        return list(self.inputs(examples, name))
+
+    def inputs(self, examples: Sequence[Example], name: str = "given") -> Iterator[list[EncodedText]]:
+        """See `encode`; a thousand examples at a time."""
         starts = range(0, len(examples), AT_ONCE)
-        return [
-            inputs
-            for start in track(starts, len(starts), f"tokenizing {name} texts, thousands")
-            for inputs in self._encode_some(examples[start : start + AT_ONCE])
-        ]
+        for start in track(starts, len(starts), f"tokenizing {name} texts, thousands"):
+            yield from self._encode_some(examples[start : start + AT_ONCE])
 
     def _encode_some(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
         inputs = [_inputs(example) for example in examples]

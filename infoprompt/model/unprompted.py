@@ -7,7 +7,6 @@ Shapes: B examples, D hidden width, M rows of the data set.
 
 import functools
 import hashlib
-import json
 import logging
 import os
 import stat
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -104,9 +104,12 @@ def _compute(
 
 def _content_hash(rows: EncodedDataset, backbone_key: str) -> str:
     digest = hashlib.sha256(backbone_key.encode())
-    for text in rows.texts:
-        read_at = text.entities if backbone_key.endswith(" entities") else text.mask_index
-        digest.update(json.dumps([text.input_ids, text.segments, read_at]).encode())
+    texts = rows.texts
+    read_at = texts.entity_M2 if backbone_key.endswith(" entities") else texts.mask_index_M
+    for numbers in (texts.input_ids.starts, texts.input_ids.values_T, texts.segments.values_T, read_at):
+        digest.update(f" {numbers.shape}".encode())
+        whole = np.promote_types(numbers.dtype, np.int32)  # whatever type they fit in
+        digest.update(numbers.astype(whole).data)
     return digest.hexdigest()
 
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.dataset import EncodedDataset
-from infoprompt.data.encoded import EncodedText
+from infoprompt.data.encoded import EncodedText, EncodedTexts
+from infoprompt.data.ragged import Ragged
 from infoprompt.data.task import Task
 from infoprompt.objective.task import example_losses, task_loss
 
@@ -20,7 +21,8 @@ TAGS = replace(TASK, kind="tags")
 
 
 def rows_of(labels: list[int], **fields) -> EncodedDataset:
-    return EncodedDataset([EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * len(labels), labels, pad_id=0, **fields)
+    texts = EncodedTexts.of([EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * len(labels))
+    return EncodedDataset(texts, labels, pad_id=0, **fields)
 
 
 def weights(asked, task: Task = TASK, rows: EncodedDataset | None = None) -> torch.Tensor | None:
@@ -34,7 +36,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 
 def test_tags_are_counted_by_words():
-    rows = rows_of([-1, -1], tags=[[0, 0, 1], [0, -1]])
+    rows = rows_of([-1, -1], tags=Ragged.of([[0, 0, 1], [0, -1]]))
     assert weights("balanced", TAGS, rows).tolist() == pytest.approx([4 / (2 * 3), 4 / 2, 1.0])
 
 

@@ -7,7 +7,8 @@ import torch
 
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
-from infoprompt.data.encoded import EncodedText
+from infoprompt.data.encoded import EncodedText, EncodedTexts
+from infoprompt.data.ragged import Ragged
 from infoprompt.data.rows import Candidate
 from infoprompt.data.task import Task
 from infoprompt.objective.task import task_loss
@@ -20,7 +21,7 @@ VALUES = Task("v", (), (), ("pearson",), "regression", (1.0, 5.0))
 
 
 def batch(count: int = 2, **fields) -> Batch:
-    texts = [EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * count
+    texts = EncodedTexts.of([EncodedText([7] * 3, [-1] * 3, [0] * 3, 0, False)] * count)
     return replace(EncodedDataset(texts, [0, 1, 1, 0][:count], pad_id=0).batch(range(count)), **fields)
 
 
@@ -72,7 +73,8 @@ def test_the_best_scored_candidate_answers_its_question():
     ]
     scores = predicted(torch.tensor([[0.0, 1.0], [2.0, 0.0], [9.0, 9.5], [1.0, -1.0]]), batch(4), ANSWERS)
     assert scores == [1.0, -2.0, 0.5, -2.0]
-    rows = EncodedDataset([EncodedText([7], [-1], [0], 0, False)] * 4, [0, 1, 1, 0], 0, candidates=candidates)
+    texts = EncodedTexts.of([EncodedText([7], [-1], [0], 0, False)] * 4)
+    rows = EncodedDataset(texts, [0, 1, 1, 0], 0, candidates=candidates)
     labels, answers = compared(rows, ANSWERS, scores)
     assert labels.tolist() == [["Bob"], ["Ann", "Ann Lee"]]
     assert answers.tolist() == ["Ann", "Ann"]  # of equally good ones, the first
@@ -85,9 +87,9 @@ def test_words_that_were_cut_off_count_as_outside():
 
 
 def test_targets_are_those_of_the_rows():
-    texts = [EncodedText([7], [-1], [0], 0, False)] * 2
+    texts = EncodedTexts.of([EncodedText([7], [-1], [0], 0, False)] * 2)
     assert targets(EncodedDataset(texts, [1, 0], 0), CLASSES) == [1, 0]
-    assert targets(EncodedDataset(texts, [-1, -1], 0, tags=[[0, 1], [1]]), TAGS) == [[0, 1], [1]]
+    assert targets(EncodedDataset(texts, [-1, -1], 0, tags=Ragged.of([[0, 1], [1]])), TAGS) == [[0, 1], [1]]
     assert targets(EncodedDataset(texts, [-1, -1], 0, values=[0.0, 0.5]), VALUES) == [1.0, 3.0]
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
-from infoprompt.data.encoded import EncodedText
+from infoprompt.data.encoded import EncodedText, EncodedTexts
 from infoprompt.data.loader import TrainLoader, evaluation_batches
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
@@ -21,7 +21,7 @@ def rows(count: int) -> EncodedDataset:
     for index in range(count):
         size = 3 + index % 5
         texts.append(EncodedText([100 + index] * size, [-1, 0] + [-1] * (size - 2), [0] * size, 0, False))
-    return EncodedDataset(texts, list(range(count)), pad_id=0)
+    return EncodedDataset(EncodedTexts.of(texts), list(range(count)), pad_id=0)
 
 
 def loader(count=10, batch_size=4, accumulation=1, rank=0, world_size=1, seed=3, preset="paper") -> TrainLoader:

@@ -1,10 +1,12 @@
 """Where the prompt stands in the input."""
 
+import numpy as np
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from infoprompt.config import ConfigError
+from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
 
@@ -24,6 +26,10 @@ def laid_out(folder, example, **settings):
     tokens = tokenizer.convert_ids_to_tokens(text.input_ids)
     words = [f"<{slot}>" if slot >= 0 else token for slot, token in zip(text.slots, tokens, strict=True)]
     return " ".join(words).replace("Ġ", ""), text
+
+
+def without_prompt(text):
+    return EncodedTexts.of([text]).without_prompt()[0]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +88,10 @@ def test_places_of_words_and_markers_are_those_of_their_tokens(tiny_backbones, f
     assert turned.entities[0] > turned.entities[1]
     tags = template(TAGS)
     assert words_at(tags, tags.words) == ["the", "engine", "film"]
-    plain = tags.without_prompt()
+    plain = without_prompt(tags)
     assert words_at(plain, plain.words) == ["the", "engine", "film"]
-    assert words_at(text.without_prompt(), text.without_prompt().entities) == ["@", "#"]
+    plain = without_prompt(text)
+    assert words_at(plain, plain.entities) == ["@", "#"]
 
 
 def test_a_word_of_several_tokens_stands_at_its_first(tiny_bert):
@@ -129,11 +136,11 @@ def test_a_line_break_parts_texts_where_no_token_does(bytes_without_special_toke
     tokenizer = bytes_without_special_tokens
     template = Template.probe(tokenizer, num_vectors=2, placement="warp", use_mask=False, max_length=64)
     text = template(PAIR)
-    assert tokenizer.decode(text.without_prompt().input_ids) == f"{PAIR.text}\n{PAIR.pair}"
+    assert tokenizer.decode(without_prompt(text).input_ids) == f"{PAIR.text}\n{PAIR.pair}"
     assert set(text.segments) == {0}
     assert template.pad_id == tokenizer.eos_token_id
     assert text.slots[0] == 0  # nothing stands before the first slot
-    assert min(text.positions) == 0
+    assert EncodedTexts.of([text]).padded(np.array([0]), 0)["position_BL"].min() == 0
 
 
 def test_the_end_token_parts_texts_where_a_line_break_has_no_token(tiny_backbones):
@@ -165,16 +172,17 @@ def test_a_pair_of_roberta_has_two_separators(tiny_backbones):
 
 def test_real_tokens_keep_the_positions_they_have_without_prompt(tiny_bert):
     _, text = laid_out(tiny_bert, PAIR)
-    kept = [position for position, slot in zip(text.positions, text.slots, strict=True) if slot < 0]
-    assert kept == list(range(len(kept)))
-    assert text.without_prompt().positions == kept
+    texts = EncodedTexts.of([text])
+    fields, plain = texts.padded(np.array([0]), 0), texts.without_prompt().padded(np.array([0]), 0)
+    kept_L = fields["position_BL"][fields["real_BL"]]
+    assert kept_L.tolist() == list(range(len(kept_L))) == plain["position_BL"][0].tolist()
 
 
 def test_the_text_without_prompt_is_the_tokenizers_own(tiny_bert):
     _, text = laid_out(tiny_bert, PAIR, use_mask=False)
     expected = AutoTokenizer.from_pretrained(tiny_bert)(PAIR.text, PAIR.pair, return_token_type_ids=True)
-    assert text.without_prompt().input_ids == expected["input_ids"]
-    assert text.without_prompt().segments == expected["token_type_ids"]
+    assert without_prompt(text).input_ids == expected["input_ids"]
+    assert without_prompt(text).segments == expected["token_type_ids"]
 
 
 def test_a_long_text_is_cut_and_the_prompt_and_the_entities_stay(tiny_bert):

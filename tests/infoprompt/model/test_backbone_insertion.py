@@ -51,18 +51,20 @@ def test_output_equals_a_manual_construction(family):
     vectors = model.prompt.vectors_PE
     manual = torch.stack([vectors[slot] if slot >= 0 else table[token] for token, slot in zip(ids, slots, strict=True)])
     start = plain.config.pad_token_id + 1 if plain.config.model_type == "roberta" else 0
-    states = plain(inputs_embeds=manual[None], position_ids=torch.tensor([rows.texts[1].positions]) + start)
     real = torch.tensor(slots) < 0
+    position_1L = (real.cumsum(0) - 1).clamp(min=0)[None]
+    states = plain(inputs_embeds=manual[None], position_ids=position_1L + start)
     expected = states.last_hidden_state[0, real].mean(0)
     torch.testing.assert_close(model(batch).pooled_BD[0], expected, rtol=0, atol=FLOAT_NOISE)
 
 
 def test_the_plain_pass_is_the_models_own(family):
     model, rows = setup(family)
-    text = rows.texts[1].without_prompt()
+    rows = rows.without_prompt()
+    text = rows.texts[1]
     plain = AutoModel.from_pretrained(family).eval()
     states = plain(input_ids=torch.tensor([text.input_ids]), token_type_ids=torch.tensor([text.segments]))
-    batch = replace(replace(rows, texts=[text]).batch([0]), unprompted=True)
+    batch = replace(rows.batch([1]), unprompted=True)
     encoding = model(batch)
     torch.testing.assert_close(encoding.summary_BD, states.last_hidden_state[:, 0], rtol=0, atol=FLOAT_NOISE)
     torch.testing.assert_close(encoding.pooled_BD, states.last_hidden_state.mean(1), rtol=0, atol=FLOAT_NOISE)

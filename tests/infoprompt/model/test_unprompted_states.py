@@ -12,6 +12,7 @@ from safetensors.torch import load, save_file
 from infoprompt.artifact import Artifact
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.loader import evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
@@ -50,7 +51,7 @@ def filled(model, rows, calls=None, key="key"):
 def test_one_pass_with_kept_states_equals_two_passes(parts):
     model, rows = parts
     kept = filled(model, rows).batch([0, 1, 2, 3, 4])
-    plain = replace(rows, texts=[text.without_prompt() for text in rows.texts])
+    plain = rows.without_prompt()
     first_pass = model(replace(plain.batch([0, 1, 2, 3, 4]), unprompted=True))
     in_two = replace(rows.batch([0, 1, 2, 3, 4]), summary_BD=first_pass.summary_BD, pooled_BD=first_pass.pooled_BD)
     # the kept states were computed in other batches, so sums over padding differ by float32 rounding
@@ -66,7 +67,8 @@ def test_states_are_computed_once_and_again_for_other_texts_or_weights(parts):
     again = filled(model, rows, calls)
     assert sum(calls) == 5
     assert torch.equal(first.summary_MD, again.summary_MD)
-    filled(model, replace(rows, texts=rows.texts[:3], labels=rows.labels[:3]), calls)
+    some = EncodedTexts.of([rows.texts[row] for row in range(3)])
+    filled(model, replace(rows, texts=some, labels=rows.labels[:3]), calls)
     assert sum(calls) == 8
     filled(model, rows, calls, key="other weights")
     assert sum(calls) == 13
@@ -112,9 +114,9 @@ def test_a_prompt_whose_slots_nobody_attends_to_changes_nothing(parts):
     # real tokens keep their positions, so hiding the slots gives the plain pass
     model, rows = parts
     rows = filled(model, rows)
-    hidden = replace(rows, texts=[replace(text, slots=[-1] * len(text.slots)) for text in rows.texts])
     batch = rows.batch([1])
-    states = model.backbone(model.backbone.embed(batch.input_ids_BL), replace(batch, slot_BL=hidden.batch([1]).slot_BL))
+    hidden = replace(batch, slot_BL=torch.full_like(batch.slot_BL, -1))
+    states = model.backbone(model.backbone.embed(batch.input_ids_BL), hidden)
     real = batch.real_BL[0]
     torch.testing.assert_close(states[0, real].mean(0), batch.pooled_BD[0], rtol=0, atol=1e-5)
 

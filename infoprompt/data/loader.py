@@ -3,6 +3,7 @@
 So a run can go on at any step, and the number of ranks changes no example's input.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -46,10 +47,18 @@ class TrainLoader:
             batch = self.rows.batch(rows[start : start + size])
             yield batch if noise is None else replace(batch, noise=noise.rows(inputs))
 
-    def _rows_of(self, step: int) -> list[int]:
+    def _rows_of(self, step: int) -> np.ndarray:
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-        return np.take(order, range(index * self.batch_size, (index + 1) * self.batch_size), mode="wrap").tolist()
+        places = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        return np.take(epoch_order(self.seed, epoch, len(self.rows)), places, mode="wrap")
+
+
+@functools.lru_cache(maxsize=2)  # else each update of an epoch would draw the order of all rows
+def epoch_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    """The rows in the order of an epoch, counted from 0."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+    order.flags.writeable = False
+    return order
 
 
 def shared_batches(

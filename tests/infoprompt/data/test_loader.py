@@ -3,6 +3,7 @@
 import dataclasses
 from operator import attrgetter
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText, EncodedTexts
-from infoprompt.data.loader import TrainLoader, evaluation_batches
+from infoprompt.data.loader import TrainLoader, epoch_order, evaluation_batches
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.template import Template
 from infoprompt.objective.noise import noise_of
@@ -49,6 +50,16 @@ def test_epochs_differ_and_seeds_differ_and_nothing_else_does():
     assert order[0] != order[1]
     assert order[0] == fields_of(loader().micro_batches(0), "row_B").tolist()
     assert order[0] != fields_of(loader(seed=4).micro_batches(0), "row_B").tolist()
+
+
+def test_the_order_of_an_epoch_is_drawn_once():
+    train = loader(count=11, batch_size=4, seed=92)
+    epoch_order.cache_clear()
+    for epoch in range(3):
+        drawn = np.random.default_rng([92, epoch]).permutation(11).tolist()
+        visited = [fields_of(train.micro_batches(3 * epoch + step), "row_B").tolist() for step in range(3)]
+        assert visited == [drawn[:4], drawn[4:8], [*drawn[8:], drawn[0]]]
+        assert epoch_order.cache_info().misses == epoch + 1
 
 
 @pytest.mark.parametrize("name", FIELDS)

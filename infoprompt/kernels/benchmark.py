@@ -4,16 +4,11 @@ python -m infoprompt.kernels.benchmark [--size cpu] [--json FILE] [--plot FILE]
 """
 
 import argparse
-import gc
-import importlib.metadata
 import json
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +18,10 @@ from torch import Tensor
 
 from infoprompt.kernels.ceilings import Ceilings, measure_ceilings
 from infoprompt.kernels.contenders import Case, Contender, Missing, cases, floor_seconds
+from infoprompt.kernels.machine import machine, synchronize
+from infoprompt.kernels.memory import free_bytes, peak_bytes
 
 MOST_REPEATS = 25
-PACKAGES = ("torch", "triton", "liger-kernel", "quack-kernels", "cut-cross-entropy", "inf-cl")
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def measure(case: Case, budget_seconds: float, without: Sequence[str] = ()) -> l
 
 def _tried(case: Case, contender: Contender) -> str | None:
     """Why a contender cannot run; None if a first run, which compiles what is compiled, went well."""
-    free = _free_bytes(case.leaves[0].device)
+    free = free_bytes(case.leaves[0].device)
     if contender.needs_bytes > free:
         return f"needs {contender.needs_bytes / 2**30:.0f} GiB, and {free / 2**30:.0f} are free"
     try:
@@ -109,81 +105,18 @@ def _run(case: Case, contender: Contender) -> Tensor:
 
 def _seconds(case: Case, contender: Contender) -> float:
     device = case.leaves[0].device
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     _run(case, contender)
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_bytes(case: Case, contender: Contender) -> int:
     """Most bytes that a run's tensors hold at a time, gradients of the leaves included."""
-    device = case.leaves[0].device
     for leaf in case.leaves:
         leaf.grad = None
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        _run(case, contender)
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    return _peak_on_cpu(lambda: _run(case, contender))
-
-
-def _peak_on_cpu(work: Callable[[], object]) -> int:
-    """From torch's own record of allocations, so that other memory of the process does not count."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    assert profiled.profiler is not None
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    free = int(available.split()[1]) * 1024
-    return free if limit == resource.RLIM_INFINITY else min(free, limit)
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """What was measured on, with which versions, at which commit."""
-    found = {"device": _device_name(device), "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {**found, "threads": str(torch.get_num_threads()), "commit": _commit()}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "CPU"
-
-
-def _commit() -> str:
-    folder = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return peak_bytes(case.leaves[0].device, lambda: _run(case, contender))
 
 
 def lines(case: Case, rows: Sequence[Measured], ceilings: Ceilings | None = None) -> Iterator[str]:

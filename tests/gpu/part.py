@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from infoprompt.kernels.benchmark import machine
+from infoprompt.kernels.machine import machine
 from tests.gpu.record import NO_GPU, Recorder, read
 
 PACKAGES = ("transformers", "deepspeed", "peft")

@@ -11,6 +11,7 @@ import typer
 from infoprompt import __version__
 from infoprompt.config import ConfigError, build_config, compose_config, dump_config, load_config, saved_values
 from infoprompt.setting_table import setting_reference
+from launcher.bench.command import app as bench
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
 from launcher.overrides import split_overrides
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench)
 
 # Words that no option takes are overrides: `optim.lr=3e-3`, `--optim.lr 3e-3`.
 WITH_OVERRIDES: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}

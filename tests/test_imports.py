@@ -142,7 +142,7 @@ def test_no_two_files_import_each_other_by_any_way_round():
 
 HEAVY = {
     *("torch", "transformers", "deepspeed", "ray", "mlflow", "datasets", "numpy", "sklearn", "scipy", "seqeval"),
-    *("matplotlib", "rich", "optuna", "triton", "pandas", "pydantic", "multiprocessing"),
+    *("matplotlib", "rich", "optuna", "triton", "pandas", "pydantic", "multiprocessing", "peft"),
 }
 """What takes long to load, or may be absent."""
 LATE = {

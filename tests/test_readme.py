@@ -33,6 +33,7 @@ SHORT_STUDY = [
     "evaluation.every_steps=3",
 ]
 SHORT_BENCHMARK = ["--size", "tiny", "--seconds", "0", "--without", "compile"]
+SHORT_STEPS = "--lengths sst2 --batch 2 --rounds 1 --steps 1".split()
 
 # These run elsewhere: `make` in continuous integration, the sweeps in tests/launcher/test_ray_run.py.
 ELSEWHERE = ("make ", "infoprompt sweep", "export RAY_AUTH_MODE", "ray ")
@@ -84,6 +85,7 @@ def test_every_command_runs_as_written(run):
             continue
         words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
         words += SHORT_STUDY if command.startswith("infoprompt study") else []
+        words += SHORT_STEPS if command.startswith("infoprompt bench step") else []
         words += SHORT_BENCHMARK if "kernels.benchmark" in command else []
         done = run(*words)
         # `doctor` ends with 1 where something would fail on this machine; it must still have looked at everything

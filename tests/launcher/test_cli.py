@@ -23,7 +23,15 @@ def call():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["--version"], ["show", "--settings"], ["show", "--sweep-settings"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["bench", "step", "--help"],
+        ["--version"],
+        ["show", "--settings"],
+        ["show", "--sweep-settings"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments):
     code = (
@@ -36,7 +44,9 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain", "evaluate", "predict", "show", "doctor", "sweep", "sync"])
+@pytest.mark.parametrize(
+    "command", ["train", "pretrain", "evaluate", "predict", "show", "doctor", "sweep", "sync", "bench"]
+)
 def test_every_command_has_help(call, command):
     result = call(command, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,54 @@
+"""Arithmetic of a step: what real positions need, and what was done.
+
+Shapes: rows have N positions each, real tokens and prompt vectors.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def useful_flops(model: Any, sizes: Sequence[int], prefix: int = 0) -> int:
+    """Operations of the frozen backbone, forward and back to its input, on rows without padding.
+
+        N (2 + 2) W + (4 + 8) N (N + prefix) D  for each row; W weights of all layers, D their width times their number
+
+    A product of M x K and K x N counts 2 M K N. Frozen weights have no gradient of their own. A prefix leaves out the
+    way back through the first layer's queries, keys and values.
+
+    Args:
+        model: the backbone of our `Backbone`.
+        sizes: positions of each row.
+        prefix: keys in front of each row's own.
+    """
+    config = model.config
+    weights = sum(value.numel() for layer in model.layers for value in layer.parameters() if value.ndim == 2)
+    weights = weights * config.num_hidden_layers // len(model.layers)  # ALBERT passes one layer many times
+    width = config.num_attention_heads * model.head_size * config.num_hidden_layers
+    entry = model.hidden_size * model.head_size * (config.num_attention_heads + 2 * model.num_kv_heads)
+    return sum(size * (4 * weights - 2 * entry * bool(prefix)) + 12 * size * (size + prefix) * width for size in sizes)
+
+
+def done_flops(work: Callable[[], object]) -> int:
+    """Operations of the matrix products and attentions that ran, as torch counts them."""
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _forward(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
+    return int(sdpa_flop_count(query, key, value) * 5 // 2)  # five products; forward has two
+
+
+_ATEN = torch.ops.aten
+_CPU_ATTENTION: dict[Any, Any] = {  # torch counts those of GPUs alone
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _forward,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+}

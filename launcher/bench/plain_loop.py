@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText
 from infoprompt.model.backbone.load import backbone_source
 from launcher.bench.ours import LEARNING_RATE, Wanted
@@ -38,6 +39,11 @@ class PlainRows:
     batch_size: int
     grouped: bool = False
     """Whether the rows of a pass are sorted by length first, as transformers' `group_by_length` sorts 50 batches."""
+
+    @classmethod
+    def of(cls, rows: EncodedDataset, batch_size: int, grouped: bool = False) -> "PlainRows":
+        """Those of a data set."""
+        return cls([rows.texts[row] for row in range(len(rows))], rows.labels, batch_size, grouped)
 
     def of_round(self, number: int) -> Iterator[list[int]]:
         """Rows of each batch of a pass; grouped batches come in random order too."""

@@ -10,7 +10,7 @@ K negatives.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -124,11 +124,10 @@ def _at(states_BLE: Tensor, index_B: Tensor) -> Tensor:
     return states_BLE[torch.arange(len(index_B), device=index_B.device), index_B]
 
 
-def contender(rows: PlainRows, pad_id: int, num_classes: int, wanted: Wanted) -> Contender:
-    """The released form; rows hold slots and a mask token, see `ours.METHODS`."""
+def contender(rows: PlainRows, plain_rows: PlainRows, pad_id: int, num_classes: int, wanted: Wanted) -> Contender:
+    """The released form; `rows` hold slots and a mask token (see `ours.METHODS`), `plain_rows` no slots."""
     device = torch.device(wanted.device)
     model = ReleasedInfoPrompt(wanted, num_classes, device)
-    plain_rows = replace(rows, texts=[text.without_prompt() for text in rows.texts])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = plain_update(lambda batch, plain: model.loss(batch, plain).total, trained, device)
 

@@ -90,15 +90,14 @@ def _peft(method: str, splits: Splits, wanted: Wanted, grouped: bool) -> Contend
     from launcher.bench import peft_step  # an extra, which one may lack
 
     rows, _ = encoded("prompt tuning", splits, wanted)
-    texts = [text.without_prompt() for text in rows.texts]
-    plain = PlainRows(texts, rows.labels, wanted.batch_size, grouped)
+    plain = PlainRows.of(rows.without_prompt(), wanted.batch_size, grouped)
     return peft_step.contender(method, plain, rows.pad_id, splits.task.num_classes, wanted)
 
 
 def _released(splits: Splits, wanted: Wanted) -> Contender:
     rows, _ = encoded("InfoPrompt, release", splits, wanted)
-    plain = PlainRows(rows.texts, rows.labels, wanted.batch_size)
-    return released.contender(plain, rows.pad_id, splits.task.num_classes, wanted)
+    prompted, plain = (PlainRows.of(part, wanted.batch_size) for part in (rows, rows.without_prompt()))
+    return released.contender(prompted, plain, rows.pad_id, splits.task.num_classes, wanted)
 
 
 def encoded(method: str, splits: Splits, wanted: Wanted) -> tuple[EncodedDataset, Backbone]:
@@ -115,8 +114,8 @@ def _count(line: Measured, splits: Splits, wanted: Wanted) -> None:
     rows, backbone = encoded(method, splits, wanted)
     prefix = wanted.prompt_length if method == "prefix tuning" else 0
     line.examples = len(rows)
-    line.tokens = sum(slot < 0 for text in rows.texts for slot in text.slots)
-    line.useful_flops = useful_flops(backbone, [len(text.slots) for text in rows.texts], prefix)
+    line.tokens = int(rows.without_prompt().lengths_M.sum())
+    line.useful_flops = useful_flops(backbone, rows.lengths_M.tolist(), prefix)
 
 
 HEADER = (

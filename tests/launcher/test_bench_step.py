@@ -1,7 +1,6 @@
 """`infoprompt bench step` runs, and compares like with like."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,7 +119,7 @@ def test_prompt_tuning_of_ours_and_of_peft_has_the_same_losses(wanted, splits):
         theirs.head.weight.copy_(member.head.linear.weight)
         theirs.head.bias.copy_(member.head.linear.bias)
     rows, _ = encoded("prompt tuning", splits, wanted)
-    plain = PlainRows([text.without_prompt() for text in rows.texts], rows.labels, 2)
+    plain = PlainRows.of(rows.without_prompt(), 2)
     update = plain_update(theirs.loss, theirs.trained(), CPU)
     for step, chosen in enumerate([[0, 1], [2, 3], [1, 2]]):
         ours = training.update((step, [training.setup.train.rows.batch(chosen)]))
@@ -161,12 +160,11 @@ def test_the_released_terms_are_those_of_the_release_preset(wanted):
 
 def test_the_released_step_reads_each_text_twice_and_prompts_it_with_its_own_vectors(wanted, splits):
     rows, _ = encoded("InfoPrompt, release", splits, wanted)
-    plain = PlainRows(rows.texts, rows.labels, 2)
     model = ReleasedInfoPrompt(wanted, 2, CPU)
     lengths = []
     model.backbone.register_forward_hook(lambda module, args, out: lengths.append(out.last_hidden_state.shape[1]))
-    with_slots = padded_batch(plain, [0, 1], rows.pad_id)
-    without = padded_batch(replace(plain, texts=[text.without_prompt() for text in rows.texts]), [0, 1], rows.pad_id)
+    both = [PlainRows.of(part, 2) for part in (rows, rows.without_prompt())]
+    with_slots, without = (padded_batch(part, [0, 1], rows.pad_id) for part in both)
     terms = model.loss(with_slots, without)
     assert lengths == [without.ids_BL.shape[1], with_slots.ids_BL.shape[1]]
     assert lengths[1] == lengths[0] + 4

@@ -71,12 +71,12 @@ def measured_table(
 def contenders(splits: Splits, wanted: Wanted, only: Sequence[str] = ()) -> list[Contender | Missing]:
     """Every contender whose name has a part of `only` in it."""
     found: list[tuple[str, str, Any]] = []
-    for method in ("prompt tuning", "prefix tuning", "InfoPrompt"):
-        for padded in (False, True):
+    for padded in (False, True):  # those of one kind share the backbone that is kept
+        for method in ("prompt tuning", "prefix tuning", "InfoPrompt"):
             name = f"{'ours, padded' if padded else 'ours'}: {method}"
             found.append((name, method, partial(ours.contender, method, splits, wanted, padded=padded)))
     release = partial(ours.contender, "InfoPrompt, release", splits, wanted)
-    found.append(("ours, release preset: InfoPrompt", "InfoPrompt", release))
+    found.insert(3, ("ours, release preset: InfoPrompt", "InfoPrompt", release))
     for method in PEFT_METHODS:
         for grouped in (False, True):
             name = f"{'PEFT, grouped by length' if grouped else 'PEFT'}: {method}"

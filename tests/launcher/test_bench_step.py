@@ -1,6 +1,7 @@
 """`infoprompt bench step` runs, and compares like with like."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from infoprompt.objective.head_information import HeadInformation
 from infoprompt.objective.representation_information import RepresentationInformation
 from infoprompt.objective.total import standard_normal_kl
 from infoprompt.presets import PRESETS
-from launcher.bench import released
+from launcher.bench import on_gpu, released, shapes
 from launcher.bench.contender import Contender
 from launcher.bench.flops import done_flops, useful_flops
 from launcher.bench.lengths import QUANTILES, single_words, splits_of
@@ -32,14 +33,12 @@ from launcher.cli import app
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+METHODS = ("prompt tuning", "prefix tuning", "InfoPrompt")
 NAMES = [
-    *[
-        f"{kind}: {name}"
-        for name in ("prompt tuning", "prefix tuning", "InfoPrompt")
-        for kind in ("ours", "ours, padded")
-    ],
+    *[f"ours: {method}" for method in METHODS],
     "ours, release preset: InfoPrompt",
-    *[f"{kind}: {name}" for name in ("prompt tuning", "prefix tuning") for kind in ("PEFT", "PEFT, grouped by length")],
+    *[f"ours, padded: {method}" for method in METHODS],
+    *[f"{kind}: {method}" for method in METHODS[:2] for kind in ("PEFT", "PEFT, grouped by length")],
     "released form: InfoPrompt",
 ]
 
@@ -273,3 +272,18 @@ def test_a_shape_of_random_weights_trains(tmp_path, splits):
         (batch,) = ours.batches(0)
         assert ours.positions(batch) == 2 * 20
         assert ours.update(batch).isfinite()
+
+
+def test_a_gpu_is_measured_on_both_shapes_and_the_backbone(wanted, monkeypatch):
+    small = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    tiny = {"class": "Roberta", **small, "intermediate_size": 64, "max_position_embeddings": 300}
+    monkeypatch.setattr(shapes, "SHAPES", dict.fromkeys(shapes.SHAPES, tiny))
+    monkeypatch.setattr(on_gpu, "kernel_seconds", lambda contender: 1e-9)
+    said = []
+    card = replace(wanted, prompt_length=4)
+    targets = on_gpu.large_shapes(card, [], rate=1e15, steps=1, rounds=1, say=said.append)
+    assert [target.met for target in targets] == [False] * 5 + [None]
+    assert all(0 < target.found < 0.01 for target in targets[:2])
+    assert sum("32 x 256 positions" in line for line in said) == 2
+    assert sum("8 x 64 positions" in line for line in said) == 3
+    assert not any("not run" in line for line in said)

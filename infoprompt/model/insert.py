@@ -41,6 +41,13 @@ def pool(states_BLD: Tensor, batch: Batch, pooling: str) -> Tensor:
     return _at(states_BLD, _index(batch, pooling)).flatten(1)
 
 
+def pooled_BL(batch: Batch, pooling: str) -> Tensor:
+    """Which positions `pool` reads, bool."""
+    if pooling == "mean" or (pooling == "entities" and batch.entity_B2 is None):
+        return batch.real_BL
+    return torch.zeros_like(batch.real_BL).scatter(1, _index(batch, pooling), value=True)
+
+
 def _index(batch: Batch, pooling: str) -> Tensor:
     """Positions to read, [B, 1], or [B, 2] for entities."""
     real_BL = batch.real_BL.long()

@@ -9,7 +9,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.gaussian import GaussianLayer
 from infoprompt.model.heads.kind import Head, Reading
-from infoprompt.model.insert import pool
+from infoprompt.model.insert import pool, pooled_BL
 from infoprompt.model.prompts.kind import Prompt, PromptParts
 from infoprompt.model.shared import Pass, shared_pass
 from infoprompt.objective.encoding import Encoding
@@ -53,6 +53,15 @@ class Member(nn.Module):
             return PromptParts()
         made: PromptParts = self.prompt(batch)
         return made
+
+    def reads_BL(self, batch: Batch) -> Tensor:
+        """Positions whose last states `read` looks at, bool."""
+        read_BL = pooled_BL(batch, self.pooling)
+        if batch.unprompted:
+            read_BL = read_BL | pooled_BL(batch, self.backbone.summary)
+        if batch.word_BS is not None:
+            read_BL = read_BL.scatter(1, batch.word_BS.clamp(min=0), value=True)
+        return read_BL
 
     def read(self, own: Pass) -> Encoding:
         """The encoding of a pass."""

@@ -74,7 +74,7 @@ def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[E
             encodings |= {index: members[index].read_kept(batches[index]) for index in chosen}
             continue
         own_batches, own_made = [batches[index] for index in chosen], [made[index] for index in chosen]
-        passed = _passed(members[chosen[0]], own_batches, own_made)
+        passed = _passed([members[index] for index in chosen], own_batches, own_made)
         encodings |= {index: members[index].read(own) for index, own in zip(chosen, passed, strict=True)}
     return [encodings[index] for index in range(len(members))]
 
@@ -90,9 +90,9 @@ def _pass_of(index: int, member: "Member", batch: Batch, made: PromptParts) -> H
     return "prompted", 0 if made.deep is None else made.deep.first_layer
 
 
-def _passed(first: "Member", batches: Sequence[Batch], made: Sequence[PromptParts]) -> list[Pass]:
-    """One pass; `first` stands for the members that share it."""
-    backbone, head = first.backbone, first.head
+def _passed(members: "Sequence[Member]", batches: Sequence[Batch], made: Sequence[PromptParts]) -> list[Pass]:
+    """One pass that the members share."""
+    backbone, head = members[0].backbone, members[0].head
     batches, joined = _below_each_other(batches)
     embeddings_BLE = backbone.embed(joined.input_ids_BL)
     vectors_BPE = _input_vectors(batches, made)
@@ -103,7 +103,8 @@ def _passed(first: "Member", batches: Sequence[Batch], made: Sequence[PromptPart
     if head.passes_itself and not batches[0].unprompted:
         logits_BC, states_BLD = head.score_pass(backbone, inputs_BLE, joined, deep)
     else:
-        states_BLD = backbone(inputs_BLE, joined, deep)
+        read = [member.reads_BL(batch) for member, batch in zip(members, batches, strict=True)]
+        states_BLD = backbone(inputs_BLE, joined, deep, torch.cat(read))
     return [
         Pass(batch, prompt, embeddings_BLE[rows], states_BLD[rows], logits_BC)
         for batch, prompt, rows in zip(batches, made, _rows(batches), strict=True)

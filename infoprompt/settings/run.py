@@ -57,6 +57,9 @@ class BackboneSettings(Settings):
     """Whether the backbone passes over real tokens and prompt vectors alone, not over padding. Exact but for rounding.
     On a GPU, and for the families that configs/BACKBONES.md names, padding stays."""
 
+    skip_unread: bool = True
+    """Whether the last layer is made only at positions that the head or a term reads, in passes without padding."""
+
     gradient_checkpointing: bool = False
     """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
 

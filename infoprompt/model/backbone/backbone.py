@@ -26,6 +26,7 @@ from infoprompt.model.backbone.hooks import (
     position_bias,
     recompute_in_backward,
 )
+from infoprompt.model.backbone.last_layer import make_where_read
 from infoprompt.model.backbone.masks import attention_mask
 from infoprompt.model.backbone.packing import Packing
 from infoprompt.model.prompts.kind import DeepPrompt
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
         lm_head: bool = False,
         gradient_checkpointing: bool = False,
         unpadded: bool = False,
+        skip_unread: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(not frozen)
@@ -79,6 +81,10 @@ class Backbone(nn.Module):
         """Whether a pass on a CPU leaves padding out."""
         if self.family.positions == "distances":
             take_distances(self.layers)
+        self.skips_unread = self.packs and skip_unread and self.family.last_layer is not None
+        """Whether the last layer is made only where it is read, in a pass that leaves padding out."""
+        if self.skips_unread and self.family.last_layer is not None:
+            make_where_read(self.layers[-1], self.family.last_layer)
         if gradient_checkpointing:
             recompute_in_backward(self.layers)
 
@@ -110,15 +116,18 @@ class Backbone(nn.Module):
         embeddings_BLE: Tensor = self._embedding()(input_ids_BL)
         return embeddings_BLE
 
-    def forward(self, embeddings_BLE: Tensor, batch: Batch, deep: DeepPrompt | None = None) -> Tensor:
+    def forward(
+        self, embeddings_BLE: Tensor, batch: Batch, deep: DeepPrompt | None = None, read_BL: Tensor | None = None
+    ) -> Tensor:
         """Last hidden states, [B, L, D], in the backbone's dtype; of an encoder-decoder the encoder's.
 
         Args:
             embeddings_BLE: of every position, prompt vectors at their slots.
             batch: what is real, where slots are, positions (real tokens have theirs whether or not there is a prompt).
             deep: what enters below the input.
+            read_BL: positions that are read, bool; states elsewhere may be zeros. All if None.
         """
-        return self._states(embeddings_BLE, batch, batch.attended_BL, deep)
+        return self._states(embeddings_BLE, batch, batch.attended_BL, deep, read_BL=read_BL)
 
     def word_scores(self, state_BD: Tensor, token_ids: Sequence[int]) -> Tensor:
         """Scores (logits) of words by the model's language-model head on given states, [B, S], float32.
@@ -214,10 +223,13 @@ class Backbone(nn.Module):
         attended_BL: Tensor,
         deep: DeepPrompt | None,
         branch_L: Tensor | None = None,
+        read_BL: Tensor | None = None,
     ) -> Tensor:
         causal = self.kind == "decoder"
         packs = self.packs and branch_L is None and embeddings_BLE.device.type == "cpu"
-        packing = Packing.of(attended_BL) if packs else None
+        packing = Packing.of(attended_BL, batch.position_BL) if packs else None
+        if packing is not None and self.skips_unread and read_BL is not None:
+            packing = packing.reading(read_BL)
         pack = (lambda tensor: tensor) if packing is None else packing.pack
         arguments: dict[str, Any] = {"inputs_embeds": pack(embeddings_BLE)}
         if packing is None:
@@ -232,9 +244,12 @@ class Backbone(nn.Module):
             arguments["token_type_ids"] = pack(batch.token_type_BL.clamp(max=self.num_segments - 1))
         if causal:
             arguments["use_cache"] = False
-        with self._with_positions(batch.position_BL), deep_prompt(self.layers, deep, batch, causal, packing):
+        with (
+            self._with_positions(batch.position_BL),
+            deep_prompt(self.layers, self.num_layers, deep, batch, causal, packing),
+        ):
             states: Tensor = self.body(**arguments).last_hidden_state
-        return states if packing is None else packing.unpack(states)
+        return states if packing is None else packing.unpack_last(states)
 
     @contextmanager
     def _with_positions(self, position_BL: Tensor) -> Iterator[None]:

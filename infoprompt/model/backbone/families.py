@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprompt.config import ConfigError
+from infoprompt.model.backbone.last_layer import LastLayer, NormFirst, NormLast
 
 LanguageHead = tuple[Callable[[Tensor], Tensor], Tensor, Tensor | None]
 """What is done to a state before it meets the vocabulary, the matrix [V, D'], and the bias [V]."""
@@ -49,6 +50,8 @@ class Family:
     """Whether the body brings a pooler unless told not to."""
     window: Literal["none", "all", "some"] = "none"
     """Layers in which attention may be limited to a window."""
+    last_layer: LastLayer | None = None
+    """How its last layer is made only where it is read; None where it cannot be."""
     cannot: Mapping[str, str] = field(default_factory=dict)
     """What prompts of it are refused, and why."""
     note: str = ""
@@ -57,7 +60,7 @@ class Family:
     @property
     def packs(self) -> bool:
         """Whether it can be passed without padding."""
-        return self.positions == "given" and self.window == "none"
+        return self.positions == "given"
 
 
 def _bert_head(model: Any) -> LanguageHead:
@@ -96,13 +99,16 @@ def _decoder_head(model: Any) -> LanguageHead:
     return lambda state: state, model.lm_head.weight, model.lm_head.bias
 
 
+_NORM_FIRST, _NORM_LAST = NormFirst("input_layernorm", "self_attn"), NormLast("attention.output")
+
+
 def _encoder(layers: str, head: Callable[[nn.Module], LanguageHead], **differences: Any) -> Family:
     cannot = {"label_texts": ONE_TOKEN_AT_A_TIME, **differences.pop("cannot", {})}
     return Family("encoder", layers, head, cannot=cannot, **differences)
 
 
-def _decoder(layers: str = "layers", **differences: Any) -> Family:
-    return Family("decoder", layers, _decoder_head, summary="last", **differences)
+def _decoder(layers: str = "layers", last_layer: LastLayer | None = _NORM_FIRST, **differences: Any) -> Family:
+    return Family("decoder", layers, _decoder_head, summary="last", last_layer=last_layer, **differences)
 
 
 def _encoder_decoder(layers: str, **differences: Any) -> Family:
@@ -110,15 +116,23 @@ def _encoder_decoder(layers: str, **differences: Any) -> Family:
 
 
 _ROTARY = "A slot is rotated like its left neighbour."
-_ROBERTA = _encoder("encoder.layer", _roberta_head, after_padding=True, segments=True, pooler=True)
+_ROBERTA = _encoder(
+    "encoder.layer", _roberta_head, after_padding=True, segments=True, pooler=True, last_layer=_NORM_LAST
+)
 
 FAMILIES: dict[str, Family] = {
-    "bert": _encoder("encoder.layer", _bert_head, segments=True, pooler=True),
+    "bert": _encoder("encoder.layer", _bert_head, segments=True, pooler=True, last_layer=_NORM_LAST),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": _encoder("encoder.layer", _electra_head, segments=True),
-    "albert": _encoder("encoder.albert_layer_groups", _albert_head, segments=True, pooler=True),
+    "electra": _encoder("encoder.layer", _electra_head, segments=True, last_layer=_NORM_LAST),
+    "albert": _encoder(
+        "encoder.albert_layer_groups",
+        _albert_head,
+        segments=True,
+        pooler=True,
+        last_layer=NormLast("attention.LayerNorm"),
+    ),
     "deberta-v2": _encoder(
         "encoder.layer",
         _deberta_head,
@@ -127,8 +141,10 @@ FAMILIES: dict[str, Family] = {
         note="A slot is at distance 0 from its left neighbour. A convolution over the tokens (`conv_kernel_size`, in "
         "the largest models of version 2) mixes neighbours, slots among them; with one, layer prompts are refused.",
     ),
-    "modernbert": _encoder("layers", _modernbert_head, window="some", note=_ROTARY),
-    "gpt2": _decoder("h"),
+    "modernbert": _encoder(
+        "layers", _modernbert_head, window="some", last_layer=NormFirst("attn_norm", "attn"), note=_ROTARY
+    ),
+    "gpt2": _decoder("h", None),  # the model brings its outcome to the shape of its input
     "llama": _decoder(note=_ROTARY),
     "qwen2": _decoder(window="some", note=_ROTARY),
     "qwen3": _decoder(window="some", note=_ROTARY),
@@ -219,9 +235,8 @@ def _cell(family: Family, key: str | None, notes: dict[str, int]) -> str:
 
 def _unpadded(family: Family, notes: dict[str, int]) -> str:
     if family.packs:
-        return "yes"
-    windows, indices = "its attention may be limited to a window", "its layers compute positions of a padded batch"
-    return "no" + _footnote(windows if family.positions == "given" else indices, notes)
+        return "yes" if family.last_layer else "yes" + _footnote("its last layer is made at every position", notes)
+    return "no" + _footnote("its layers compute positions of a padded batch", notes)
 
 
 def _footnote(text: str, notes: dict[str, int]) -> str:

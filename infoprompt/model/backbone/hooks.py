@@ -25,12 +25,18 @@ from infoprompt.model.prompts.kind import DeepPrompt
 
 @contextmanager
 def deep_prompt(
-    layers: Sequence[nn.Module], deep: DeepPrompt | None, batch: Batch, causal: bool, packing: Packing | None
+    layers: Sequence[nn.Module],
+    num_layers: int,
+    deep: DeepPrompt | None,
+    batch: Batch,
+    causal: bool,
+    packing: Packing | None,
 ) -> Iterator[None]:
     """While open, the layers of the model are passed with the prompt.
 
     Args:
         layers: in the order in which they run; one module may stand for several (ALBERT).
+        num_layers: how many are run.
         deep: the prompt; None for none.
         batch: as long as the states.
         causal: whether a position sees only those before it.
@@ -53,6 +59,8 @@ def deep_prompt(
                 arguments["hidden_states"] = packing.pack(_placed(packing.unpack(states), layer, deep, batch))
         if packing is not None:
             _pass_along(arguments, "packing", without_slots if layer < deep.first_layer else packing)
+            if layer == num_layers - 1:
+                _pass_along(arguments, "reads", packing.reads)
         elif layer < deep.first_layer:
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
         if deep.prefix:

@@ -91,6 +91,7 @@ def load_backbone(
         lm_head=lm_head,
         gradient_checkpointing=settings.gradient_checkpointing,
         unpadded=settings.unpadded,
+        skip_unread=settings.skip_unread,
     )
 
 

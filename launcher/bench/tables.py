@@ -119,7 +119,7 @@ def _count(line: Measured, splits: Splits, wanted: Wanted) -> None:
 
 
 HEADER = (
-    f"  {'':36} {'ms a step':>10} {'to ours':>8} {'rows/s':>8} {'tokens/s':>9} {'MiB':>8} {'useful':>7} {'host':>6}"
+    f"  {'':39} {'ms a step':>10} {'to ours':>8} {'rows/s':>8} {'tokens/s':>9} {'MiB':>8} {'useful':>7} {'host':>6}"
 )
 
 
@@ -130,7 +130,7 @@ def shown(lines: Sequence[Measured], rate: float | None = None) -> Iterator[str]
     for line in lines:
         seconds = line.median
         if seconds is None:
-            yield f"  {line.contender:36} not run: {line.problem}"
+            yield f"  {line.contender:39} not run: {line.problem}"
             continue
         own = ours_of.get(line.method)
         each = line.steps * seconds
@@ -138,7 +138,7 @@ def shown(lines: Sequence[Measured], rate: float | None = None) -> Iterator[str]
         useful = "" if line.useful_share is None else f"{line.useful_share:.0%}"
         mfu = mfu_of(line, rate)
         yield (
-            f"  {line.contender:36} {seconds * 1e3:10.2f} {ratio:>8} {line.examples / each:8.1f} "
+            f"  {line.contender:39} {seconds * 1e3:10.2f} {ratio:>8} {line.examples / each:8.1f} "
             f"{line.tokens / each:9.0f} {(line.peak_bytes or 0) / 2**20:8.1f} {useful:>7} {line.host_share:6.1%}"
             + (f" {mfu:6.1%}" if mfu else "")
         )

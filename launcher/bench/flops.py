@@ -10,25 +10,31 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
-def useful_flops(model: Any, sizes: Sequence[int], prefix: int = 0) -> int:
+def useful_flops(model: Any, sizes: Sequence[int], read: Sequence[int], prefix: int = 0) -> int:
     """Operations of the frozen backbone, forward and back to its input, on rows without padding.
 
         N (2 + 2) W + (4 + 8) N (N + prefix) D  for each row; W weights of all layers, D their width times their number
 
-    A product of M x K and K x N counts 2 M K N. Frozen weights have no gradient of their own. A prefix leaves out the
-    way back through the first layer's queries, keys and values.
+    A product of M x K and K x N counts 2 M K N. Frozen weights have no gradient of their own. What comes behind the
+    last layer's attention counts only where it is read. A prefix leaves out the way back through the first layer's
+    queries, keys and values.
 
     Args:
         model: the backbone of our `Backbone`.
         sizes: positions of each row.
+        read: positions of each row whose last states are read.
         prefix: keys in front of each row's own.
     """
     config = model.config
-    weights = sum(value.numel() for layer in model.layers for value in layer.parameters() if value.ndim == 2)
-    weights = weights * config.num_hidden_layers // len(model.layers)  # ALBERT passes one layer many times
-    width = config.num_attention_heads * model.head_size * config.num_hidden_layers
+    layer = sum(value.numel() for each in model.layers for value in each.parameters() if value.ndim == 2)
+    layer //= len(model.layers)  # ALBERT passes one layer many times
     entry = model.hidden_size * model.head_size * (config.num_attention_heads + 2 * model.num_kv_heads)
-    return sum(size * (4 * weights - 2 * entry * bool(prefix)) + 12 * size * (size + prefix) * width for size in sizes)
+    width = config.num_attention_heads * model.head_size * config.num_hidden_layers
+    total = 0
+    for size, needed in zip(sizes, read, strict=True):
+        total += 4 * size * layer * config.num_hidden_layers + 12 * size * (size + prefix) * width
+        total -= 4 * (size - needed) * (layer - entry) + 2 * size * entry * bool(prefix)
+    return total
 
 
 def done_flops(work: Callable[[], object]) -> int:

@@ -20,7 +20,7 @@ from launcher.bench.contender import Contender, Missing
 from launcher.bench.flops import useful_flops
 from launcher.bench.lengths import splits_of
 from launcher.bench.measure import Measured, attempt, turns
-from launcher.bench.ours import METHODS, Wanted, config_of
+from launcher.bench.ours import Wanted, config_of
 from launcher.bench.plain_loop import PlainRows
 
 ROOM_OF_TEMPLATE = 10
@@ -110,12 +110,14 @@ def encoded(method: str, splits: Splits, wanted: Wanted) -> tuple[EncodedDataset
 
 
 def _count(line: Measured, splits: Splits, wanted: Wanted) -> None:
-    method = line.method if line.method in METHODS else "InfoPrompt"
-    rows, backbone = encoded(method, splits, wanted)
-    prefix = wanted.prompt_length if method == "prefix tuning" else 0
+    released_form = "release" in line.contender
+    rows, backbone = encoded("InfoPrompt, release" if released_form else line.method, splits, wanted)
+    plain = rows.without_prompt().lengths_M
     line.examples = len(rows)
-    line.tokens = int(rows.without_prompt().lengths_M.sum())
-    line.useful_flops = useful_flops(backbone, rows.lengths_M.tolist(), prefix)
+    line.tokens = int(plain.sum())
+    read = [1] * len(rows) if released_form else plain.tolist()  # the mask token's state, or the mean of real tokens'
+    prefix = wanted.prompt_length if line.method == "prefix tuning" else 0
+    line.useful_flops = useful_flops(backbone, rows.lengths_M.tolist(), read, prefix)
 
 
 HEADER = (

@@ -236,10 +236,12 @@ def test_operations_are_those_of_the_layers(wanted, splits):
     length, width, inner = 10, 32, 64
     layer = 4 * width * width + 2 * width * inner
     by_hand = 2 * (4 * length * layer + 12 * length * length * width)
-    assert useful_flops(backbone, [length]) == by_hand
+    assert useful_flops(backbone, [length], [length]) == by_hand
+    behind_attention = width * width + 2 * width * inner
+    assert useful_flops(backbone, [length], [1]) == by_hand - 4 * (length - 1) * behind_attention
     no_way_back = 2 * length * 3 * width * width
     with_prefix = 2 * (4 * length * layer + 12 * length * (length + 4) * width)
-    assert useful_flops(backbone, [length], prefix=4) == with_prefix - no_way_back
+    assert useful_flops(backbone, [length], [length], prefix=4) == with_prefix - no_way_back
     left, right = torch.randn(5, 7), torch.randn(7, 3)
     assert done_flops(lambda: left @ right) == 2 * 5 * 7 * 3
     queries = torch.randn(1, 2, 5, 4)

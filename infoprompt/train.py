@@ -10,14 +10,15 @@ from typing import Literal, NoReturn
 from infoprompt.bar import ProgressBar
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.splits import Splits
-from infoprompt.engine.interface import NonFiniteLoss, seeded_dropout
+from infoprompt.engine.interface import seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
+from infoprompt.finite import FiniteUpdates
 from infoprompt.metrics import why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
-from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped, due
+from infoprompt.progress import Decision, LeftOff, Report, due
 from infoprompt.result import RunResult, finish
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
@@ -132,7 +133,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
     config, engine, wishes = setup.config, setup.engine, setup.ranks.wishes
     evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
     save_every = config.checkpoint.every_steps or evaluate_every
-    clock = _Clock(state.seconds, config.checkpoint.every_minutes)
+    clock, finite = _Clock(state.seconds, config.checkpoint.every_minutes), FiniteUpdates()
     while not state.progress.done and not _out_of_patience(setup, state):
         progress = state.progress
         lr = learning_rate(config.optim, progress)
@@ -145,16 +146,16 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
                 encoding = engine.forward({0: on_device})[0]
                 terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
                 update = engine.step({0: terms.total})[0]
-                if isinstance(update, NonFiniteLoss):
-                    raise _diverged(terms, progress)
-                norm = update or 0.0
+                norm = finite.add(progress, terms, update)
                 parts.append(terms)
         state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
         told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `step`
         clock.count(config.data.batch_size)
+        if told or save or due(config.tracking.every_steps, progress) or due(evaluate_every, progress):
+            finite.look()
         if due(config.tracking.every_steps, progress):
-            metrics = {**mean_metrics(parts), "train/grad_norm": norm}
+            metrics = {**mean_metrics(parts), "train/grad_norm": float(norm)}
             metrics = {**setup.ranks.mean(metrics), "train/lr": lr, "train/epoch": progress.epoch}
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
@@ -178,14 +179,6 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
     state.seconds = clock.seconds
     if not state.best_state:  # max_steps came before the first evaluation
         _evaluate_dev(setup, state)
-
-
-def _diverged(terms: LossTerms, progress: Progress) -> TrainingStopped:
-    parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
-    return TrainingStopped(
-        f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the update was "
-        "not made. Lower optim.lr or the objective's weights, and start anew; what was saved before it stays."
-    )
 
 
 def leave(setup: Setup, state: TrainingState, number: int) -> NoReturn:

@@ -53,6 +53,7 @@ ORDER = [
     "infoprompt.training_state",
     "infoprompt.course",
     "infoprompt.result",
+    "infoprompt.finite",
     "infoprompt.train",
     "infoprompt.pretraining",
     "infoprompt.__init__",

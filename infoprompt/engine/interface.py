@@ -19,9 +19,12 @@ class NonFiniteLoss(RuntimeError):
     """A member's loss or gradient is infinite or not a number; its update was not made, on any rank."""
 
 
-Update = float | NonFiniteLoss | None
+Update = float | Tensor | NonFiniteLoss | None
 """What became of a member's micro-batch. Where its parameters were updated: the norm of its whole gradient over all
-ranks, before clipping. None where no update was due; else why none was made."""
+ranks, before clipping. None where no update was due; else why none was made.
+
+A tensor is the norm still on its device: the engine has looked at neither it nor the losses, so that the device need
+not be waited for. The update was made even if one is not finite. Look at them before the state is used."""
 
 
 class Engine(Protocol):
@@ -45,7 +48,7 @@ class Engine(Protocol):
                 this rank.
         Returns:
             What became of each. A member whose loss or gradient is not finite on any rank is not updated, then or
-            later; do not give it again. The others are, as if it had not been there.
+            later (but see `Update`); do not give it again. The others are, as if it had not been there.
         """
 
     def set_lr(self, lr: float, member: int = 0) -> None:
@@ -79,9 +82,14 @@ def seeded_dropout(seed: int, step: int, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def finite_losses(losses: Mapping[int, Tensor], ranks: Ranks) -> tuple[dict[int, Tensor], dict[int, Update]]:
-    """The losses that are finite on every rank, and what became of each member so far; in one collective."""
-    values = {member: float(loss.detach()) for member, loss in losses.items()}
+def finite_losses(
+    losses: Mapping[int, Tensor], ranks: Ranks, *, waits: bool = True
+) -> tuple[dict[int, Tensor], dict[int, Update]]:
+    """The losses that are finite on every rank, and what became of each member so far; in one collective.
+
+    Where the engine does not wait for values, every loss counts as finite.
+    """
+    values = {member: float(loss.detach()) if waits else 0.0 for member, loss in losses.items()}
     agreed = ranks.each_true([math.isfinite(value) for value in values.values()])
     updates: dict[int, Update] = dict.fromkeys(losses)
     if not all(agreed):

@@ -23,9 +23,14 @@ from infoprompt.ranks import Ranks
 
 
 class PlainEngine:
-    """An `Engine`: the model is whole on every rank, and gradients are averaged in one collective per update."""
+    """An `Engine`: the model is whole on every rank, and gradients are averaged in one collective per update.
 
-    def __init__(self, model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks) -> None:
+    `step` does not wait for a GPU that trains one member alone: see `Update`. `waits`: whether it does, where given.
+    """
+
+    def __init__(
+        self, model: SharedModel, configs: Sequence[RunConfig], ranks: Ranks, *, waits: bool | None = None
+    ) -> None:
         self.ranks = ranks
         self._model = model.to(ranks.device)
         self._accumulation = accumulation_steps(configs[0].data, ranks.world_size)
@@ -33,6 +38,8 @@ class PlainEngine:
         self._trained = [trained_parameters(member) for member in model.members]
         self._optimizer = build_optimizer(self._trained, [config.optim for config in configs])
         self._micro_steps = 0
+        alone = ranks.device.type == "cuda" and ranks.world_size == 1 and len(configs) == 1
+        self._waits = not alone if waits is None else waits
 
     def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
@@ -41,7 +48,7 @@ class PlainEngine:
 
     def step(self, losses: Mapping[int, Tensor]) -> dict[int, Update]:
         """See `Engine`."""
-        finite, updates = finite_losses(losses, self.ranks)
+        finite, updates = finite_losses(losses, self.ranks, waits=self._waits)
         if finite:
             (total(finite) / self._accumulation).backward()
         self._micro_steps += 1
@@ -49,11 +56,11 @@ class PlainEngine:
             return updates
         for member, gradients in self._averaged_gradients(finite).items():
             norm = nn.utils.get_total_norm(gradients)
-            updates[member] = checked_norm(float(norm))
+            updates[member] = checked_norm(float(norm)) if self._waits else norm
             if self._max_norms[member] > 0:
                 nn.utils.clip_grads_with_norm_(self._trained[member].values(), self._max_norms[member], norm)
         for member, trained in enumerate(self._trained):
-            if not isinstance(updates.get(member), float):
+            if not isinstance(updates.get(member), float | Tensor):
                 for parameter in trained.values():  # without a gradient AdamW leaves it as it is
                     parameter.grad = None
         self._optimizer.step()

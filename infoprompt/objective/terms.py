@@ -1,7 +1,7 @@
 """What the objective hands to the engine and to the records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -75,6 +75,12 @@ class LossTerms:
     head: InformationTerm | None = None
     representation: InformationTerm | None = None
     kl: Tensor | None = None
+
+    def detached(self) -> "LossTerms":
+        """The same numbers without the graph that they come from, which holds memory."""
+        terms = {name: replace(term, loss=term.loss.detach()) for name, term in self._information().items()}
+        kl = None if self.kl is None else self.kl.detach()
+        return replace(self, total=self.total.detach(), task=self.task.detach(), kl=kl, **terms)
 
     def as_metrics(self) -> dict[str, float]:
         """Numbers for the records, in nats; moves them to the host."""

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from infoprompt.config import ConfigError, EngineSettings, build_config
+from infoprompt.config import ConfigError, EngineSettings, RunConfig, build_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.interface import NonFiniteLoss
 from infoprompt.engine.plain_engine import PlainEngine
@@ -38,13 +39,17 @@ class Toy(nn.Module):
         return Encoding(self.head(pooled_BD), pooled_BD)
 
 
-def engine(micro_batch_size: int | None = None, **optim: Any) -> PlainEngine:
+def config(micro_batch_size: int | None = None, **optim: Any) -> RunConfig:
     values = {
         "data": {"batch_size": 4, "micro_batch_size": micro_batch_size},
         "optim": {"lr": 0.1, "weight_decay": 0.5} | optim,
         "engine": {"kind": "plain"},
     }
-    built = build_engine(SharedModel([Toy()]), [build_config(values)], ALONE)
+    return build_config(values)
+
+
+def engine(micro_batch_size: int | None = None, **optim: Any) -> PlainEngine:
+    built = build_engine(SharedModel([Toy()]), [config(micro_batch_size, **optim)], ALONE)
     assert isinstance(built, PlainEngine)
     return built
 
@@ -53,7 +58,7 @@ def batch(seed: int = 0) -> ToyBatch:
     return ToyBatch(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))
 
 
-def step(engine: PlainEngine, batch: ToyBatch) -> float | None:
+def step(engine: PlainEngine, batch: ToyBatch) -> Any:
     update = engine.step({0: engine.forward({0: batch})[0].logits_BC.square().mean()})[0]  # type: ignore[dict-item]
     assert not isinstance(update, NonFiniteLoss)
     return update
@@ -124,6 +129,30 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(bad):
     assert isinstance(update, NonFiniteLoss)
     assert f"{bad:g} on rank 0" in str(update)
     assert_equal(trained.trained_state(), before)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that are read out of tensors, each of which waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_engine_that_does_not_wait_makes_the_same_update_and_reads_no_value():
+    waiting = engine(max_grad_norm=1e-3)
+    other = PlainEngine(SharedModel([Toy()]), [config(max_grad_norm=1e-3)], ALONE, waits=False)
+    with Reads() as reads:
+        norms = [step(waiting, batch(seed)) for seed in range(3)]
+    with Reads() as fewer:
+        found = [step(other, batch(seed)) for seed in range(3)]
+    own = 3 * len(waiting.trained_state())  # AdamW keeps its count of each parameter on the CPU
+    assert (reads.count, fewer.count) == (own + 3 * 2, own)
+    assert [float(norm) for norm in found] == norms
+    assert_equal(other.trained_state(), waiting.trained_state())
+    assert_equal(other.optimizer_state(), waiting.optimizer_state())
 
 
 def test_the_learning_rate_is_that_of_the_next_update():

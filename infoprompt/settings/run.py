@@ -47,15 +47,17 @@ class BackboneSettings(Settings):
     max_length: PositiveInt | None = None
     """Tokens per example, prompt included; the model's own limit if not given."""
 
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention implementation of the backbone."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention implementation of the backbone. `auto` takes eager for bfloat16 on a CPU, where the backward pass of
+    sdpa is slow, and sdpa elsewhere."""
 
     frozen: bool = True
     """Whether the backbone stays as it is; `false` trains every weight of it (full fine-tuning)."""
 
-    unpadded: bool = False
-    """Whether the backbone passes over real tokens and prompt vectors alone, not over padding. Exact but for rounding.
-    On a GPU, and for the families that configs/BACKBONES.md names, padding stays."""
+    unpadded: bool = True
+    """Whether the backbone passes over real tokens and prompt vectors alone, not over padding. Exact but for rounding;
+    of a backbone that is trained too, dropout draws other units. On a GPU, and for the families that
+    configs/BACKBONES.md names, padding stays."""
 
     skip_unread: bool = True
     """Whether the last layer is made only at positions that the head or a term reads, in passes without padding."""

@@ -1,6 +1,6 @@
 """Train golden runs with the `infoprompt` that is found first, and keep what they did as plain values.
 
-python -m golden.measure FILE NAME ...
+python -m golden.measure FILE [--savings] NAME ...
 """
 
 import hashlib
@@ -19,19 +19,29 @@ from .toys import make_data, make_model
 
 Record = dict[str, Any]
 TWO_LEARNING_RATES = [3e-3, 1e-2]
+NO_SAVINGS = {"unpadded": False, "attention": "sdpa"}
+"""The curves are those of a step that saves nothing; savings change them by rounding."""
 
 
-def measure(runs: Sequence[GoldenRun]) -> Record:
-    """Each run's record by its name; see `record_of`."""
+def measure(runs: Sequence[GoldenRun], *, savings: bool = False) -> Record:
+    """Each run's record by its name, see `record_of`; with or without what a step saves."""
     import torch
+
+    from infoprompt.config import BackboneSettings
+
+    # an earlier commit has fewer savings to switch off
+    known = {key: value for key, value in NO_SAVINGS.items() if key in BackboneSettings.model_fields}
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="golden-") as name:
         folder = Path(name)
         os.environ["INFOPROMPT_CACHE"] = str(folder / "cache")
         files = make_data(folder)
-        models = {family: make_model(family, folder / family) for family in {run.family for run in runs}}
-        return {run.name: _train(run, folder / "runs" / run.name, files, models[run.family]) for run in runs}
+        families = {run.family for run in runs}
+        backbones = {
+            family: {"name": make_model(family, folder / family), **({} if savings else known)} for family in families
+        }
+        return {run.name: _train(run, folder / "runs" / run.name, files, backbones[run.family]) for run in runs}
 
 
 def machine() -> dict[str, str]:
@@ -59,8 +69,8 @@ def record_of(folder: Path) -> Record:
     }
 
 
-def _train(run: GoldenRun, folder: Path, files: dict[str, str], model: str) -> Record:
-    settings = _settings(run, folder, files, model)
+def _train(run: GoldenRun, folder: Path, files: dict[str, str], backbone: Record) -> Record:
+    settings = _settings(run, folder, files, backbone)
     folder.parent.mkdir(exist_ok=True)
     file = folder.parent / f"{run.name}.yaml"
     if run.command == "here":
@@ -88,10 +98,10 @@ def _train(run: GoldenRun, folder: Path, files: dict[str, str], model: str) -> R
     return found
 
 
-def _settings(run: GoldenRun, folder: Path, files: dict[str, str], model: str) -> Record:
+def _settings(run: GoldenRun, folder: Path, files: dict[str, str], backbone: Record) -> Record:
     kind = run.settings.get("prompt", {}).get("kind", "instance")
     common: dict[str, dict[str, Any]] = {
-        "backbone": {"name": model},
+        "backbone": backbone,
         "data": {**files, "batch_size": 8, "validation_share": 0.33},
         "optim": {"lr": 1e-2, "epochs": 3},
         "prompt": {"bottleneck": 8} if kind in ("instance", "instance_layers", "lpt") else {},
@@ -164,4 +174,5 @@ def _lines(path: str) -> list[str]:
 
 if __name__ == "__main__":
     chosen = [run for run in RUNS if run.name in sys.argv[2:]]
-    Path(sys.argv[1]).write_text(json.dumps({"machine": machine(), "runs": measure(chosen)}))
+    found = measure(chosen, savings="--savings" in sys.argv[2:])
+    Path(sys.argv[1]).write_text(json.dumps({"machine": machine(), "runs": found}))

@@ -56,3 +56,5 @@ RUNS = (
     _run("sweep", command="sweep", **_static()),
     _run("study", command="study", **_static()),
 )
+DRAWS_BY_SHAPE = ("full_fine_tuning",)
+"""Runs with dropout in the backbone, which draws other units where padding is left out."""

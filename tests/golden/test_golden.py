@@ -6,7 +6,7 @@ import pytest
 
 from golden.__main__ import TESTS, against, committed, measured_by
 from golden.compare import differences
-from golden.runs import RUNS
+from golden.runs import DRAWS_BY_SHAPE, RUNS
 
 HERE = [run.name for run in RUNS if run.command == "here"]
 STARTED = ["two_ranks_zero_3", "study"]  # the other commands take minutes: `python -m tests.golden` has them
@@ -21,6 +21,12 @@ def here():
 @pytest.mark.parametrize("name", HERE)
 def test_a_run_does_what_it_did(here, name):
     assert not against(here[name], committed(name))
+
+
+def test_what_a_step_saves_changes_it_by_rounding_alone():
+    names = [name for name in HERE if name not in DRAWS_BY_SHAPE]
+    found = measured_by(TESTS.parent, names, savings=True)
+    assert not [text for name in names for text in against(found[name], committed(name), exact=False)]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from infoprompt.settings import (
 )
 from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.settings.objective import without_unread
-from infoprompt.settings.run import of_chosen_kinds
+from infoprompt.settings.run import SAVINGS, of_chosen_kinds
 from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml
 
 __all__ = [
@@ -74,7 +74,7 @@ __all__ = [
 
 
 MAX_BASES = 32
-_FREE = ("run.", "engine.", "tracking.", "checkpoint.", "search")
+_FREE = ("run.", "engine.", "tracking.", "checkpoint.", "search", *(f"backbone.{key}" for key in SAVINGS))
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 DATA_SUFFIXES = (

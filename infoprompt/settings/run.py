@@ -66,6 +66,9 @@ class BackboneSettings(Settings):
     """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
 
 
+SAVINGS = ("attention", "unpadded", "skip_unread", "gradient_checkpointing")
+"""Settings of the backbone that change what a step costs, and its numbers by rounding alone."""
+
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -169,6 +169,9 @@ def reference_window(backbone):
         return pytest.MonkeyPatch().context()
     patch = pytest.MonkeyPatch()
     patch.setattr(backbone.config, "sliding_window", 1000)
+    for module in backbone.model.modules():
+        if getattr(module, "sliding_window", None):
+            patch.setattr(module, "sliding_window", 1000)
 
     class Wide:
         def __enter__(self):
@@ -413,7 +416,7 @@ def test_slots_that_nobody_sees_change_no_real_token(load, name):
 
 @pytest.mark.parametrize("name", able("layers"))
 def test_the_vectors_of_a_layer_take_the_slots_places_or_are_added(load, name):
-    backbone, batch, seen = load(name), batch_of(TEXTS), {}
+    backbone, batch, seen = load(name, unpadded=False), batch_of(TEXTS), {}
     vectors = draws(len(TEXTS), SLOTS, backbone.hidden_size)
     last = backbone.num_layers - 1
     hook = backbone.layers[-1].register_forward_hook(lambda _, args, output: seen.update(entered=args[0]))

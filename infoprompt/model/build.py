@@ -32,17 +32,17 @@ def backbone_needs(config: RunConfig) -> frozenset[str]:
     return of_prompt | head_kind(config.head.kind).needs
 
 
-def build_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:
+def build_member(config: RunConfig, backbone: Backbone, task: Task, vocabulary: Vocabulary | None = None) -> Member:
     """Everything that is trained, started from `config.seed` alone, around the backbone.
 
     A linear head that starts from label names is left at zero here: its start takes an encoder pass over the label
-    texts, see `setup.start_head`.
+    texts, see `setup.start_head`. Starts come from the backbone's own vocabulary if none is given.
 
     Raises:
         ConfigError: two settings do not fit each other, this backbone or the task.
     """
     check_parts(config, backbone, task)
-    vocabulary = Vocabulary(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
+    vocabulary = vocabulary or Vocabulary(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -1,0 +1,1 @@
+"""`infoprompt plan`: what a run takes, told before any weight is loaded."""

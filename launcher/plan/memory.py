@@ -1,0 +1,124 @@
+"""Bytes on one rank, part by part: who keeps a whole copy of what, and who a share of it."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from infoprompt.config import RunConfig
+from infoprompt.engine.deepspeed_config import PERSISTENCE_NUMEL, PREFETCH_NUMEL, REDUCE_BUCKET_NUMEL
+from infoprompt.model.member import Member
+from launcher.plan.passes import Passes
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank."""
+
+    base: int
+    """The process before it has a model: Python, its libraries and rows; on a GPU the context."""
+    weights: int
+    """Of the backbone."""
+    gathered: int
+    """Weights of other ranks while they are used (ZeRO stage 3)."""
+    trained: int
+    gradients: int
+    moments: int
+    """AdamW's, and under ZeRO its own copy of the parameters."""
+    best_state: int
+    """On a CPU, the copy of what scored best."""
+    states: int
+    """States of the plain texts, of all rows."""
+    activations: int
+    """Kept for backward."""
+    working: int
+    """What passes take beside them; on a CPU also the holes in the heap."""
+    loading: int
+    """What loading takes beside the weights, before the first pass."""
+
+    @property
+    def member(self) -> int:
+        """What one run takes beside those that it shares a backbone with."""
+        own = self.trained + self.gradients + self.moments + self.best_state + self.states
+        return own + self.activations + self.working
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        before = self.base + self.weights + self.loading
+        return max(before, self.base + self.weights + self.gathered + self.member)
+
+    def fitting(self, memory_bytes: int) -> int:
+        """Runs that fit beside each other over one backbone."""
+        return max(0, (memory_bytes - self.base - self.weights - self.gathered) // self.member)
+
+
+def rank_memory(
+    config: RunConfig, member: Member, passes: Passes, *, ranks: int, base: int, kept_state_bytes: int, on_cpu: bool
+) -> Memory:
+    """The bytes of each part.
+
+    Args:
+        config: every setting.
+        member: without values.
+        passes: what its passes take.
+        ranks: of the run.
+        base: bytes of the process before it has a model.
+        kept_state_bytes: of the states of plain texts, which lie in the computer's own memory.
+        on_cpu: whether tensors lie there too.
+    """
+    stage = config.engine.zero_stage if config.engine.kind == "deepspeed" else 0
+    backbone = [parameter for parameter in member.backbone.parameters() if not parameter.requires_grad]
+    trained = [parameter for parameter in member.parameters() if parameter.requires_grad]
+    in_parts = [parameter for parameter in member.backbone.parameters() if stage == 3]
+    numel = _numel(trained)
+    whole = _numel(trained) - (_numel(in_parts) if not config.backbone.frozen else 0)
+    shared = numel - whole
+    share = ranks if stage else 1
+    heap_or_live = passes.heap_bytes if on_cpu else max(passes.step_bytes, passes.inference_bytes)
+    gradients = FLOAT32 * numel if stage < 2 else FLOAT32 * numel // ranks + _bucket(numel)
+    return Memory(
+        base=base,
+        weights=_weights(backbone, stage, ranks),
+        gathered=_gathered(member, ranks) if stage == 3 else 0,
+        trained=FLOAT32 * (whole + shared // ranks),
+        gradients=gradients,
+        moments=FLOAT32 * (2 + bool(stage)) * numel // share,
+        best_state=FLOAT32 * numel if on_cpu else 0,
+        states=kept_state_bytes if on_cpu else 0,
+        activations=passes.kept_bytes,
+        working=max(heap_or_live - passes.kept_bytes - FLOAT32 * numel, 0),
+        loading=FLOAT32 * _table_numel(member) if on_cpu else 0,
+    )
+
+
+def _numel(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _bucket(numel: int) -> int:
+    return FLOAT32 * min(numel, REDUCE_BUCKET_NUMEL)
+
+
+def _weights(parameters: list[nn.Parameter], stage: int, ranks: int) -> int:
+    """Whole; under stage 3 a share of each but the small ones."""
+    return sum(
+        parameter.nbytes // (ranks if stage == 3 and parameter.numel() > PERSISTENCE_NUMEL else 1)
+        for parameter in parameters
+    )
+
+
+def _gathered(member: Member, ranks: int) -> int:
+    """The largest module in use, and what is fetched ahead of the next."""
+    if ranks == 1:
+        return 0
+    parameters = list(member.backbone.parameters())
+    size = parameters[0].element_size()
+    ahead = min(PREFETCH_NUMEL, _numel(parameters))
+    return max(parameter.nbytes for parameter in parameters) + ahead * size
+
+
+def _table_numel(member: Member) -> int:
+    """Numbers of the embedding table, of which a float32 copy starts prompts and heads."""
+    return member.backbone.num_embeddings * member.backbone.embedding_size

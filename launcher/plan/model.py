@@ -1,0 +1,128 @@
+"""A run's model without its weights: tensors that have a shape, a number format and a device, and no values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+
+from infoprompt.config import BackboneSettings, ConfigError, RunConfig
+from infoprompt.data.task import Task
+from infoprompt.model.backbone.attention import IMPLEMENTATIONS
+from infoprompt.model.backbone.backbone import Backbone
+from infoprompt.model.backbone.load import WITH_HEAD, backbone_source, check_config
+from infoprompt.model.build import backbone_needs, build_member
+from infoprompt.model.heads.kind import head_kind
+from infoprompt.model.member import Member
+from infoprompt.model.prompts.start import Vocabulary
+
+
+def read_model_config(config: RunConfig) -> PretrainedConfig:
+    """The `config.json` of the backbone; raises ConfigError where there is none or its family cannot do the run."""
+    settings = config.backbone
+    try:
+        found = AutoConfig.from_pretrained(
+            backbone_source(settings.name), revision=settings.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone.name is {settings.name!r}, whose config.json cannot be read: {str(error).splitlines()[0]:.200} "
+            "Give a folder that has one, a hub name that can be reached, or minilm."
+        ) from error
+    check_config(settings.name, found, backbone_needs(config))
+    return found
+
+
+def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, unpadded: bool) -> Backbone:
+    """The backbone of a run as `load_backbone` gives it, but without values; its passes tell shapes alone.
+
+    Args:
+        config: every setting.
+        found: of `read_model_config`.
+        unpadded: whether padding is left out, where the family allows it.
+    """
+    settings, lm_head = config.backbone, head_kind(config.head.kind).lm_head
+    family = check_config(settings.name, found, frozenset())
+    capped = getattr(found, "attn_logit_softcapping", None) is not None
+    eager = family.positions == "distances"
+    implementation = "eager" if eager else IMPLEMENTATIONS["eager" if capped else settings.attention]
+    auto = WITH_HEAD[family.kind] if lm_head else AutoModel
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model: Any = auto.from_config(
+            found,
+            dtype=settings.dtype,
+            attn_implementation=implementation,
+            **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
+        )
+        if family.kind == "encoder-decoder" and not lm_head:
+            model = model.get_encoder()
+    return Backbone(
+        model,
+        _tokenizer(settings),
+        settings.name,
+        frozen=settings.frozen,
+        lm_head=lm_head,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        unpadded=unpadded,
+    )
+
+
+def weightless_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:
+    """What the run trains, with as many parameters as it has; starting values are not those of a run.
+
+    Tables and prompts of other folders are not read: their shapes are those of the settings.
+    """
+    left_out = {name: None for name in ("table", "start_from") if getattr(config.prompt, name, None) is not None}
+    config = config.model_copy(update={"prompt": config.prompt.model_copy(update=left_out)})
+    return build_member(config, backbone, task, _Shapes(backbone.embedding_table(), backbone.tokenizer, task.label_texts))
+
+
+def parameters(module: nn.Module | None, *, trained: bool | None = None) -> int:
+    """Parameters of a module, each once; all, or those that are trained or are not."""
+    found = () if module is None else module.parameters()
+    return sum(item.numel() for item in found if trained is None or item.requires_grad == trained)
+
+
+@dataclass(frozen=True)
+class _Shapes(Vocabulary):
+    """Word embeddings without values, so nothing can be computed of them that a number in Python needs."""
+
+    @property
+    def scale(self) -> float:
+        return 1.0
+
+
+def _tokenizer(settings: BackboneSettings) -> Any:
+    try:
+        found = AutoTokenizer.from_pretrained(
+            backbone_source(settings.name), revision=settings.revision, trust_remote_code=False
+        )
+    except Exception:  # whatever tokenizers make of files that are absent or damaged
+        return Words()
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+@dataclass
+class Words:
+    """Stands in for a tokenizer that cannot be read: a token for each word."""
+
+    pad_token_id: int = 0
+    eos_token_id: int = 0
+    mask_token_id: int = 0
+    _ids: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, texts: str | Sequence[str], add_special_tokens: bool = True) -> dict[str, Any]:
+        """Token ids of a text, or of each of several."""
+        ids = [[self._id(word) for word in text.split()] for text in ([texts] if isinstance(texts, str) else texts)]
+        return {"input_ids": ids[0] if isinstance(texts, str) else ids}
+
+    def get_vocab(self) -> dict[str, int]:
+        """As many words as a prompt can start from."""
+        return {f"word{'abcdefghij'[number % 10] * (number // 10 + 1)}": number for number in range(1000)}
+
+    def _id(self, word: str) -> int:
+        return self._ids.setdefault(word, len(self._ids) % 1000)

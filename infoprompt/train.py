@@ -160,6 +160,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
+        del encoding, terms, parts  # else their graph, though empty, parts the memory that the next pass could take
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part

@@ -98,6 +98,25 @@ def train(
 
 @app.command(context_settings=WITH_OVERRIDES)
 @guarded
+def plan(
+    context: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    device: Annotated[str | None, typer.Option(help="cpu (measured here), h200, h100, a100 or l4.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks of the run.")] = 1,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what a run would take, without loading a weight: parameters, operations, memory and time."""
+    checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+    _prepare(debug)
+    from launcher.plan.command import show_plan
+
+    show_plan(checked, device, ranks, json_output=json_output)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
 def pretrain(
     context: typer.Context,
     config: Config,

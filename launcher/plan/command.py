@@ -2,7 +2,7 @@
 
 from infoprompt.config import RunConfig
 from launcher.plan.plan import make_plan
-from launcher.plan.table import plan_table
+from launcher.plan.table import assumptions, plan_table
 from launcher.report import console, print_json
 
 
@@ -13,3 +13,4 @@ def show_plan(config: RunConfig, device: str | None, ranks: int, *, json_output:
         print_json(plan.as_json())
     else:
         console().print(plan_table(plan), soft_wrap=False)
+        console().print(assumptions(plan))

@@ -25,21 +25,31 @@ class Device:
     """Of `flops`."""
     bandwidth_share: float
     """Of `bytes_per_second`."""
+    start_seconds: float
+    """Least time of an operation: what PyTorch takes to start it."""
     context_bytes: int = 0
     """What a process takes of its memory before the first tensor."""
 
     def seconds(self, flops: int, moved_bytes: int, dtype: str) -> float:
-        """Time of one operation: that of its arithmetic or that of its memory, whichever is longer."""
+        """Time of one operation: that of its arithmetic, of its memory or of its start, whichever is longest."""
         compute = flops / (self.flops[dtype] * self.compute_share)
-        return max(compute, moved_bytes / (self.bytes_per_second * self.bandwidth_share))
+        return max(self.start_seconds, compute, moved_bytes / (self.bytes_per_second * self.bandwidth_share))
 
 
 # Half the rate in products and four fifths of the bandwidth are what large training steps reach in PyTorch. A context
-# with cuBLAS and its workspace takes about half a gigabyte.
+# with cuBLAS and its workspace takes about half a gigabyte. Python starts about 200,000 operations a second.
 def _gpu(name: str, float32: float, bfloat16: float, gigabytes_per_second: float, gigabytes: int, sheet: str) -> Device:
     rates = {"float32": float32 * 1e12, "bfloat16": bfloat16 * 1e12}
     return Device(
-        name, rates, gigabytes_per_second * 1e9, gigabytes * 10**9, f"NVIDIA {sheet} data sheet", 0.5, 0.8, 5 * 10**8
+        name,
+        rates,
+        gigabytes_per_second * 1e9,
+        gigabytes * 10**9,
+        f"NVIDIA {sheet} data sheet",
+        0.5,
+        0.8,
+        5e-6,
+        5 * 10**8,
     )
 
 
@@ -78,14 +88,16 @@ def measured_cpu(side: int = 768, copied_bytes: int = 64 << 20) -> Device:
     source = torch.ones(copied_bytes, dtype=torch.uint8)
     target = torch.empty_like(source)
     bandwidth = 2 * copied_bytes / _median_seconds(lambda: target.copy_(source))
+    one = torch.ones(1)
+    start = _median_seconds(lambda: [one + one for _ in range(1000)]) / 1000
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = torch.get_num_threads()
-    return Device("cpu", rates, bandwidth, memory, f"measured now, {threads} threads", 1.0, 1.0)
+    return Device("cpu", rates, bandwidth, memory, f"measured now, {threads} threads", 1.0, 1.0, start)
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
     work()
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < 7 and sum(seconds) < 0.4:
         start = time.perf_counter()
         work()

@@ -34,6 +34,8 @@ class Memory:
     """Kept for backward."""
     working: int
     """What passes take beside them; on a CPU also the holes in the heap."""
+    kernels: int
+    """Compiled kernels of a CPU."""
     loading: int
     """What loading takes beside the weights, before the first pass."""
 
@@ -47,11 +49,11 @@ class Memory:
     def peak(self) -> int:
         """The most at any time."""
         before = self.base + self.weights + self.loading
-        return max(before, self.base + self.weights + self.gathered + self.member)
+        return max(before, self.base + self.weights + self.gathered + self.kernels + self.member)
 
     def fitting(self, memory_bytes: int) -> int:
         """Runs that fit beside each other over one backbone."""
-        return max(0, (memory_bytes - self.base - self.weights - self.gathered) // self.member)
+        return max(0, (memory_bytes - self.base - self.weights - self.gathered - self.kernels) // self.member)
 
 
 def rank_memory(
@@ -89,6 +91,7 @@ def rank_memory(
         states=kept_state_bytes if on_cpu else 0,
         activations=passes.kept_bytes,
         working=max(heap_or_live - passes.kept_bytes - FLOAT32 * numel, 0),
+        kernels=passes.kernel_bytes if on_cpu else 0,
         loading=FLOAT32 * _table_numel(member) if on_cpu else 0,
     )
 
@@ -111,12 +114,10 @@ def _weights(parameters: list[nn.Parameter], stage: int, ranks: int) -> int:
 
 def _gathered(member: Member, ranks: int) -> int:
     """The largest module in use, and what is fetched ahead of the next."""
-    if ranks == 1:
-        return 0
     parameters = list(member.backbone.parameters())
     size = parameters[0].element_size()
-    ahead = min(PREFETCH_NUMEL, _numel(parameters))
-    return max(parameter.nbytes for parameter in parameters) + ahead * size
+    in_use = max(parameter.nbytes for parameter in parameters) + PREFETCH_NUMEL * size
+    return min(in_use, _numel(parameters) * size * (ranks - 1) // ranks)
 
 
 def _table_numel(member: Member) -> int:

@@ -76,7 +76,9 @@ def weightless_member(config: RunConfig, backbone: Backbone, task: Task) -> Memb
     """
     left_out = {name: None for name in ("table", "start_from") if getattr(config.prompt, name, None) is not None}
     config = config.model_copy(update={"prompt": config.prompt.model_copy(update=left_out)})
-    return build_member(config, backbone, task, _Shapes(backbone.embedding_table(), backbone.tokenizer, task.label_texts))
+    return build_member(
+        config, backbone, task, _Shapes(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
+    )
 
 
 def parameters(module: nn.Module | None, *, trained: bool | None = None) -> int:

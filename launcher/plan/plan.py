@@ -1,6 +1,7 @@
 """From a config to what its run takes: parameters, operations, tokens, memory and time."""
 
 import importlib
+import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,10 @@ def make_plan(config: RunConfig, device_name: str | None, ranks: int) -> Plan:
     on_cpu = device.name == "cpu"
     found = read_model_config(config)
     splits, task, problem = read_rows(config)
-    _load_what_a_run_loads(config)
-    base = resident_bytes() if on_cpu else device.context_bytes
     backbone = weightless_backbone(config, found, unpadded=config.backbone.unpadded and on_cpu)
     member = weightless_member(config, backbone, task)
     batches = planned_batches(config, splits, task, backbone, member, ranks)
+    base = process_bytes(config) if on_cpu else device.context_bytes  # tokenizer and rows are there
     passes = count_passes(config, member, batches)
     memory = rank_memory(
         config, member, passes, ranks=ranks, base=base, kept_state_bytes=_kept_bytes(member, batches), on_cpu=on_cpu
@@ -99,19 +99,14 @@ def step_seconds(config: RunConfig, passes: Passes, device: Device) -> float:
     return sum(count * device.seconds(*work, dtype) for work, count in passes.operations.items())
 
 
-def resident_bytes() -> int:
-    """What this process holds of the computer's memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
-def _load_what_a_run_loads(config: RunConfig) -> None:
-    """Modules of a run, so that the memory of this process is that of a run before it has a model."""
+def process_bytes(config: RunConfig) -> int:
+    """What this process holds with the modules of a run, as the run does before it has a model."""
     modules = ["infoprompt.train"]
     modules += ["infoprompt.engine.deepspeed_engine"] if config.engine.kind == "deepspeed" else []
     modules += ["infoprompt.tracking.client", "mlflow"] if config.tracking.enabled else []
     for module in modules:
         importlib.import_module(module)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _kept_bytes(member: Member, batches: Batches) -> int:

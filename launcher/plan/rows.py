@@ -54,6 +54,8 @@ class Batches:
     """Positions a batch that hold a token or a prompt vector."""
     kept_state_rows: int
     """Inputs whose plain states are kept."""
+    shapes: int
+    """Training batches of different lengths."""
     steps_per_epoch: int
     source: str
     """Where the lengths come from, for people."""
@@ -64,7 +66,9 @@ def read_rows(config: RunConfig) -> tuple[Splits | None, Task, str]:
     try:
         splits = load_splits(config.data, config.data_seed)
     except (ConfigError, OSError) as error:
-        task = TASKS.get(config.data.task or "") or Task("unknown", ("no", "yes"), ("no", "yes"), ("accuracy",), "single")
+        task = TASKS.get(config.data.task or "") or Task(
+            "unknown", ("no", "yes"), ("no", "yes"), ("accuracy",), "single"
+        )
         if not task.labels and task.kind != "regression":
             task = replace(task, labels=("no", "yes"), label_texts=("no", "yes"))
         return None, task, str(error).splitlines()[0]
@@ -102,6 +106,7 @@ def planned_batches(
         padded_tokens=sum(padded) / len(padded),
         real_tokens=sum(real) / len(real),
         kept_state_rows=sum(sizes) * train.num_choices if plain is not None else 0,
+        shapes=min(len({batch.length for batch in batches}), config.optim.max_steps or steps),
         steps_per_epoch=-(-sizes[0] // config.data.batch_size),
         source=source,
     )
@@ -122,7 +127,9 @@ def _encoded(
     scored = [*splits.validation, *(splits.test if config.evaluation.test else [])]
     train = encode(splits.train, "training")
     all_read = len(train) == len(splits.train)
-    source = f"the run's rows, {len(train):,} of them read" if all_read else f"{len(train):,} of {len(splits.train):,} rows"
+    source = (
+        f"the run's rows, {len(train):,} of them read" if all_read else f"{len(train):,} of {len(splits.train):,} rows"
+    )
     return train, encode(scored, "scored"), source
 
 

@@ -18,18 +18,31 @@ _PARTS = {
     "best_state": "copy of the best state",
     "states": "states of the plain texts",
     "activations": "activations kept for backward",
+    "kernels": "compiled kernels",
     "working": "what passes take beside them",
 }
 
 
 def plan_table(plan: Plan) -> Table:
     """A row for each figure."""
-    table = LiteralTable(box=box.SIMPLE_HEAD, show_header=False, caption=_assumptions(plan), caption_justify="left")
+    table = LiteralTable(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
     for name, value in _rows(plan):
         table.add_row(name, value)
     return table
+
+
+def assumptions(plan: Plan) -> str:
+    """What the figures rest on."""
+    device, padding = plan.device, "is left out" if plan.unpadded else "is passed too"
+    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in device.flops.items())
+    return (
+        f"Lengths: {plan.rows}; padding {padding}.\n"
+        "Time is an estimate. Each operation is bound by arithmetic, by memory or by its start: "
+        f"{device.compute_share:.0%} of {rates}, {device.bandwidth_share:.0%} of "
+        f"{device.bytes_per_second / 1e9:,.0f} GB/s, {device.start_seconds * 1e6:.1f} us ({device.source})."
+    )
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -52,16 +65,6 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
             yield f"  {words}", shown_bytes(size)
     yield f"runs beside each other on {shown_bytes(plan.device.memory_bytes)}", f"{plan.runs_that_fit:,}"
     yield f"time of an update on {plan.device.name}", f"{plan.step_seconds * 1000:,.3g} ms"
-
-
-def _assumptions(plan: Plan) -> str:
-    device, padding = plan.device, "is left out" if plan.unpadded else "is passed too"
-    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in device.flops.items())
-    return (
-        f"Lengths: {plan.rows}; padding {padding}.\n"
-        f"Time is an estimate, each operation bound by arithmetic or by memory: {device.compute_share:.0%} of {rates},\n"
-        f"{device.bandwidth_share:.0%} of {device.bytes_per_second / 1e9:,.0f} GB/s ({device.source})."
-    )
 
 
 def _operations(count: int) -> str:

@@ -15,6 +15,7 @@ _ATEN = torch.ops.aten
 _CPU_FORWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu
 _CPU_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
 _READS_SOME_ROWS = {_ATEN.embedding, _ATEN.gather, _ATEN.index_select, _ATEN.index}
+_PRODUCTS = {_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm}
 
 Operation = tuple[int, int]
 """Floating-point operations, a multiplication and an addition being two, and bytes read and written."""
@@ -29,6 +30,8 @@ class Tally(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.operations: Counter[Operation] = Counter()
+        self.bfloat16_products: set[tuple[Any, ...]] = set()
+        """Operation and shapes of each kind of product of bfloat16 matrices."""
         self.held_bytes = 0
         self.peak_bytes = 0
         self.changes: list[tuple[int, int]] = []
@@ -54,6 +57,8 @@ class Tally(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         if not func.is_view:
             inputs = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+            if inputs and func.overloadpacket in _PRODUCTS and inputs[-1].dtype == torch.bfloat16:
+                self.bfloat16_products.add((func, *(tensor.shape for tensor in inputs)))
             self.operations[_flops(func.overloadpacket, args, kwargs, out), _moved(func, inputs, outputs)] += 1
         return out
 

@@ -1,0 +1,85 @@
+"""A plan against the run itself: trained parameters of every recipe, and the peak of memory on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infoprompt.config import ConfigError, load_config
+from infoprompt.engine.adamw import trained_parameters
+from infoprompt.model.backbone.load import load_backbone
+from infoprompt.model.build import backbone_needs, build_member
+from infoprompt.model.heads.kind import head_kind
+from launcher.plan.devices import find_device
+from launcher.plan.heap import Heap
+from launcher.plan.model import parameters, read_model_config, weightless_backbone, weightless_member
+from launcher.plan.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path.stem for path in (ROOT / "configs" / "recipes").glob("*.yaml"))
+ROWS = "data.task=semeval2010_task8 data.few_shot.total=256"
+QUIET = "engine.kind=plain tracking.enabled=false checkpoint.enabled=false evaluation.test=false"
+MEASURED = """
+import json, resource, sys
+from infoprompt import load_config, run
+run(load_config(sys.argv[1], sys.argv[2:]))
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_trained_parameters_are_those_of_the_run(recipe):
+    config = load_config(ROOT / "configs" / "recipes" / f"{recipe}.yaml", ROWS.split())
+    found = read_model_config(config)
+    _, task, _ = read_rows(config)
+    planned = weightless_member(config, weightless_backbone(config, found, unpadded=False), task)
+    if "pretrained" in recipe:  # its table is not there; a random one has the same shape
+        config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"table": None})})
+    lm_head = head_kind(config.head.kind).lm_head
+    backbone = load_backbone(config.backbone, needs=backbone_needs(config), lm_head=lm_head)
+    real = build_member(config, backbone, task)
+    assert parameters(planned, trained=True) == sum(item.numel() for item in trained_parameters(real).values())
+    assert parameters(planned) == parameters(real)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("recipe", "dtype", "batch_size"),
+    [("prompt_tuning", "bfloat16", 8), ("lpt", "float32", 32), ("head_only", "bfloat16", 32)],
+)
+def test_the_peak_of_memory_is_within_15_percent_of_the_planned(recipe, dtype, batch_size, tmp_path):
+    settings = [f"backbone.dtype={dtype}", f"data.batch_size={batch_size}", f"run.output_dir={tmp_path / 'run'}"]
+    words = [f"configs/recipes/{recipe}.yaml", *ROWS.split(), *QUIET.split(), *settings, "optim.max_steps=16"]
+    infoprompt = "from launcher.cli import main; main()"
+    measured = last_line(sys.executable, "-c", MEASURED, *words, "run.save_artifact=false", cache=tmp_path)
+    planned = last_line(sys.executable, "-c", infoprompt, "plan", *words, "--json", cache=tmp_path)
+    assert planned["memory"]["peak"] == pytest.approx(measured, rel=0.15)
+
+
+def last_line(*words: str, cache: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "INFOPROMPT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_freed_block_leaves_a_hole_too_small_for_its_own_size():
+    heap = Heap()
+    for key in ("first", "second"):
+        heap.allocate(key, 100_000)
+    heap.free("first")
+    before = heap.peak_bytes
+    heap.allocate("smaller", 90_000)
+    assert heap.peak_bytes == before
+    heap.free("smaller")
+    heap.allocate("equal", 100_000)
+    assert heap.peak_bytes > before
+
+
+def test_an_unknown_device_is_refused_by_name():
+    with pytest.raises(ConfigError, match="cpu, h200, h100, a100, l4"):
+        find_device("abacus")

@@ -27,6 +27,7 @@ from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
 from infoprompt.model.inputs import make_template, needs_unprompted_states
+from infoprompt.model.lower_states import with_lower_states
 from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
@@ -65,6 +66,10 @@ class Setup:
     def infer(self, batch: Batch) -> Encoding:
         """Forward without gradient."""
         return self.engine.infer(batch.to(self.ranks.device))
+
+    def of(self, rows: Mapping[str, EncodedDataset]) -> "Setup":
+        """The same with other rows: `training`, `dev` and `test`."""
+        return replace(self, train=replace(self.train, rows=rows["training"]), dev=rows["dev"], test=rows["test"])
 
     def tags(self) -> dict[str, str]:
         """What a table of runs is read and sorted by: task, rows, backbone and prompt."""
@@ -150,16 +155,28 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         class_weights(config.data, task, rows["training"]),
     )
     start_head(setup, member.head, encode([Example(text=text) for text in task.label_texts], "label"))
-    if not needs_unprompted_states(config, task, training=True):
-        return setup
     batch_size = config.evaluation.batch_size
+    first_layer = 0 if member.prompt is None else member.prompt.first_layer
+    if first_layer and not partitions_weights(config):
+        kept = with_lower_states(
+            list(rows.values()),
+            backbone,
+            first_layer,
+            ranks,
+            backbone_key=key,
+            batch_size=batch_size,
+            most_bytes=config.backbone.kept_mib * 2**20,
+        )
+        rows = dict(zip(rows, kept, strict=True))
+    if not needs_unprompted_states(config, task, training=True):
+        return setup.of(rows)
     filled = {
         name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
         for name, part in rows.items()
     }
     if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
-    return replace(setup, train=replace(setup.train, rows=filled["training"]), dev=filled["dev"], test=filled["test"])
+    return setup.of(filled)
 
 
 def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:

@@ -22,7 +22,8 @@ import torch
 MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.model.backbone.cache", "_kept"): {},
     ("infoprompt.kernels.implementation", "_said"): set(),
-    ("infoprompt.model.unprompted", "_distrust"): 0,  # of a cached function: how many calls it remembers
+    ("infoprompt.model.kept_states", "_distrust"): 0,  # of a cached function: how many calls it remembers
+    ("infoprompt.data.loader", "epoch_order"): 0,
     ("infoprompt.stopping", "_heard"): {
         "number": 0,
         "at": 0.0,

@@ -51,7 +51,7 @@ def _say_once():
 
 
 def _tell_once(tmp_path):
-    from infoprompt.model.unprompted import _distrust
+    from infoprompt.model.kept_states import _distrust
 
     _distrust(tmp_path, "is nobody's")
 

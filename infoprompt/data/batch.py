@@ -67,6 +67,9 @@ class Batch:
     """First-token state of the unprompted pass, float32."""
     pooled_BD: Tensor | None = None
     """Pooled state of the unprompted pass, float32."""
+    lower_BLD: Tensor | None = None
+    """States of the plain text below the first layer that the prompt enters, in the backbone's dtype; zeros elsewhere.
+    None where they are not kept."""
     noise: Noise | None = None
     """Random draws; only in training, and only where something reads them."""
     entity_B2: Tensor | None = None

@@ -1,6 +1,6 @@
 """A tokenised data set, and batches of its rows.
 
-Shapes: B examples (or their choices), L positions, M rows of the data set, S words.
+Shapes: B examples (or their choices), L positions, M rows of the data set, S words, T real tokens.
 """
 
 import logging
@@ -23,6 +23,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class LowerStates:
+    """States of all real tokens below the first layer that a prompt enters."""
+
+    states_TD: Tensor
+    """Input behind input."""
+    starts: np.ndarray
+    """Where each input's start, and where the last ones end."""
+
+
+@dataclass(frozen=True)
 class EncodedDataset:
     """A tokenized data set; the unprompted states are filled in by `model.unprompted`.
 
@@ -35,6 +45,8 @@ class EncodedDataset:
     pad_id: int
     summary_MD: Tensor | None = None
     pooled_MD: Tensor | None = None
+    lower: LowerStates | None = None
+    """Filled in by `model.lower_states`."""
     num_choices: int = 1
     """Inputs per example."""
     tags: Ragged | None = None
@@ -94,15 +106,27 @@ class EncodedDataset:
         known_M = rows_M.clip(0)
         count = self.num_choices
         index_B = known_M.repeat(count) * count + np.tile(np.arange(count), len(rows_M))
+        positions = self.texts.padded(index_B, self.pad_id)
         return Batch(
-            **self.texts.padded(index_B, self.pad_id),
+            **positions,
             label_B=torch.tensor([self.labels[row] for row in known_M]).repeat_interleave(count),
             row_B=torch.from_numpy(np.where(rows_M.repeat(count) < 0, -1, index_B)),
             summary_BD=None if self.summary_MD is None else self.summary_MD[index_B],
             pooled_BD=None if self.pooled_MD is None else self.pooled_MD[index_B],
+            lower_BLD=self._lower_states(index_B, positions["real_BL"]),
             num_choices=count,
             **self._targets(known_M),
         )
+
+    def _lower_states(self, rows_B: np.ndarray, real_BL: Tensor) -> Tensor | None:
+        if self.lower is None:
+            return None
+        counts_B = real_BL.sum(1).numpy()
+        within_T = np.arange(counts_B.sum()) - (counts_B.cumsum() - counts_B).repeat(counts_B)
+        rows_TD = self.lower.states_TD[torch.from_numpy(self.lower.starts[rows_B].repeat(counts_B) + within_T)]
+        states_BLD = rows_TD.new_zeros(*real_BL.shape, rows_TD.shape[1])
+        states_BLD[real_BL] = rows_TD
+        return states_BLD
 
     def _targets(self, rows_B: np.ndarray) -> dict[str, Any]:
         """The fields of a batch that only tagging or regression has."""

@@ -5,37 +5,23 @@ The frozen backbone's unprompted pass is a constant of the data set, so a traini
 Shapes: B examples, D hidden width, M rows of the data set.
 """
 
-import functools
 import hashlib
-import logging
-import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from infoprompt.bar import track
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import evaluation_batches, num_batches
-from infoprompt.files import whole_file
+from infoprompt.model.kept_states import cache_dir, read_states, write_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
-from infoprompt.tensor_file import read_tensors, save_tensors
-
-log = logging.getLogger(__name__)
 
 NAMES = ("first", "pooled")
-
-
-def cache_dir() -> Path:
-    """Where states are kept: INFOPROMPT_CACHE, else ~/.cache/infoprompt."""
-    return Path(os.environ.get("INFOPROMPT_CACHE") or Path.home() / ".cache" / "infoprompt")
 
 
 def with_unprompted_states(
@@ -53,12 +39,12 @@ def with_unprompted_states(
     if not len(rows):
         return rows
     plain = rows.without_prompt()
-    path = cache_dir() / "unprompted" / f"{_content_hash(plain, backbone_key)}.safetensors"
-    states = _read(path, len(plain.texts))
+    path = cache_dir() / "unprompted" / f"{content_hash(plain, backbone_key)}.safetensors"
+    states = read_states(path, NAMES, len(plain.texts))
     if not ranks.all_true(states is not None):
         states = _compute(plain, infer, ranks, batch_size)
         if ranks.local_rank == 0:
-            _write(path, states)
+            write_states(path, states)
     assert states is not None
     return replace(rows, summary_MD=states["first"], pooled_MD=states["pooled"])
 
@@ -102,7 +88,8 @@ def _compute(
     return states
 
 
-def _content_hash(rows: EncodedDataset, backbone_key: str) -> str:
+def content_hash(rows: EncodedDataset, backbone_key: str) -> str:
+    """SHA-256 over whatever the states depend on."""
     digest = hashlib.sha256(backbone_key.encode())
     texts = rows.texts
     read_at = texts.entity_M2 if backbone_key.endswith(" entities") else texts.mask_index_M
@@ -111,70 +98,3 @@ def _content_hash(rows: EncodedDataset, backbone_key: str) -> str:
         whole = np.promote_types(numbers.dtype, np.int32)  # whatever type they fit in
         digest.update(numbers.astype(whole).data)
     return digest.hexdigest()
-
-
-def _read(path: Path, num_texts: int) -> dict[str, Tensor] | None:
-    """The kept states of so many texts; None where there are none, or they are not what this user has written."""
-    try:
-        if not path.exists() or _writable_by_others(path):
-            return None
-        states = read_tensors(path)  # maps the file: ranks and trials of a node share its pages
-        problem = _unfit(path, states, num_texts)
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read ({error})"
-    if problem is None:
-        return states
-    log.warning("The kept states %s %s; they are computed again.", path, problem)
-    return None
-
-
-def _writable_by_others(path: Path) -> bool:
-    """Whether somebody else may have written a file, or may exchange it."""
-    for place in (path, path.parent, path.parent.parent):
-        status = place.stat()
-        if status.st_uid not in (os.geteuid(), 0):
-            _distrust(place, f"belongs to another user, of id {status.st_uid}")
-            return True
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            _distrust(place, "can be written to by other users: chmod go-w mends it")
-            return True
-    return False
-
-
-@functools.cache  # told once
-def _distrust(place: Path, why: str) -> None:
-    log.warning("Kept states are not read, and computed again: %s %s.", place, why)
-
-
-def _unfit(path: Path, states: dict[str, Tensor], num_texts: int) -> str | None:
-    with safe_open(path, framework="pt") as file:
-        kept = file.metadata() or {}
-    if {name: (len(states[name]), states[name].dim()) for name in states} != dict.fromkeys(NAMES, (num_texts, 2)):
-        return f"do not have the names and rows of these {num_texts} texts"
-    if kept.get("key") != path.stem or kept.get("sha256") != _digest(states):
-        return "do not have the content they were written with, or are of an earlier version"
-    return None
-
-
-def _digest(states: dict[str, Tensor]) -> str:
-    """SHA-256 over the states: about a second for a gigabyte, where computing them took minutes."""
-    digest = hashlib.sha256()
-    for name in NAMES:
-        states_MD = states[name].contiguous()
-        digest.update(f"{name} {states_MD.dtype} {list(states_MD.shape)}".encode())
-        digest.update(states_MD.numpy().data)
-    return digest.hexdigest()
-
-
-def _write(path: Path, states: dict[str, Tensor]) -> None:
-    try:
-        path.parent.parent.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (path.parent.parent, path.parent):
-            folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask says: see `_writable_by_others`
-        with whole_file(path) as temporary:
-            save_tensors(temporary, states, {"key": path.stem, "sha256": _digest(states)})
-            temporary.chmod(0o644)
-    except OSError as error:
-        log.warning(
-            "The unprompted states could not be kept in %s (%s); the next run computes them again.", path, error
-        )

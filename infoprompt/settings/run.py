@@ -62,11 +62,15 @@ class BackboneSettings(Settings):
     skip_unread: bool = True
     """Whether the last layer is made only at positions that the head or a term reads, in passes without padding."""
 
+    kept_mib: NonNegativeInt = 1024
+    """Most MiB of states that are kept, on disk and mapped into memory, below the first layer that a prompt enters
+    (`lpt`). Where all rows take more, and with 0, every step passes these layers. On a CPU, without padding."""
+
     gradient_checkpointing: bool = False
     """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
 
 
-SAVINGS = ("attention", "unpadded", "skip_unread", "gradient_checkpointing")
+SAVINGS = ("attention", "unpadded", "skip_unread", "kept_mib", "gradient_checkpointing")
 """Settings of the backbone that change what a step costs, and its numbers by rounding alone."""
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]

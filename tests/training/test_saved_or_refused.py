@@ -15,7 +15,7 @@ from infoprompt import training_state
 from infoprompt.artifact import Artifact
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config, override_config
-from infoprompt.model.unprompted import cache_dir
+from infoprompt.model.kept_states import cache_dir
 from infoprompt.progress import LeftOff, TrainingStopped
 from infoprompt.tracking.spool import Ledger, Record, Spool
 from infoprompt.train import run
@@ -185,13 +185,13 @@ def test_kept_states_that_the_disk_does_not_take_cost_a_warning(config, caplog, 
     monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path / "cache"))
     from infoprompt.model import unprompted
 
-    write = unprompted._write
+    write = unprompted.write_states
 
     def write_on_full_disk(path, kept):
         with full_disk(500):
             write(path, kept)
 
-    monkeypatch.setattr(unprompted, "_write", write_on_full_disk)
+    monkeypatch.setattr(unprompted, "write_states", write_on_full_disk)
     assert run(config).steps == 4
     assert "could not be kept" in caplog.text
     assert not [path for path in cache_dir().rglob("*") if path.is_file()]

@@ -20,11 +20,15 @@ from infoprompt.kernels.frozen_linear_cross_entropy.op import frozen_linear_cros
 from infoprompt.model.backbone.deberta import take_distances
 from infoprompt.model.backbone.families import FAMILIES
 from infoprompt.model.backbone.hooks import (
+    Reached,
     deep_prompt,
     distances,
+    ended_at,
     learned_positions,
+    passed_over,
     position_bias,
     recompute_in_backward,
+    starts_at,
 )
 from infoprompt.model.backbone.last_layer import make_where_read
 from infoprompt.model.backbone.masks import attention_mask
@@ -128,6 +132,25 @@ class Backbone(nn.Module):
             read_BL: positions that are read, bool; states elsewhere may be zeros. All if None.
         """
         return self._states(embeddings_BLE, batch, batch.attended_BL, deep, read_BL=read_BL)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of its weights and states."""
+        return self._embedding().weight.dtype
+
+    def can_start_at(self, layer: int) -> bool:
+        """Whether a pass can start at a layer, of kept states."""
+        return self.frozen and self.packs and 0 < layer < len(self.layers) == self.num_layers
+
+    def states_below(self, layer: int, embeddings_BLE: Tensor, batch: Batch) -> Tensor:
+        """States that come to a layer, [B, L, D], in the backbone's dtype, zeros at padding; the rest is not passed."""
+        packing = Packing.of(batch.attended_BL, batch.position_BL)
+        try:
+            with ended_at(self.layers, layer):
+                self._states(embeddings_BLE, batch, batch.attended_BL, None)
+        except Reached as reached:
+            return packing.unpack(reached.states)
+        raise AssertionError("a pass comes to every layer")
 
     def word_scores(self, state_BD: Tensor, token_ids: Sequence[int]) -> Tensor:
         """Scores (logits) of words by the model's language-model head on given states, [B, S], float32.
@@ -244,8 +267,10 @@ class Backbone(nn.Module):
             arguments["token_type_ids"] = pack(batch.token_type_BL.clamp(max=self.num_segments - 1))
         if causal:
             arguments["use_cache"] = False
+        kept = starts_at(deep, batch) if packing is not None else 0
         with (
             self._with_positions(batch.position_BL),
+            passed_over(self.layers[:kept]),
             deep_prompt(self.layers, self.num_layers, deep, batch, causal, packing),
         ):
             states: Tensor = self.body(**arguments).last_hidden_state

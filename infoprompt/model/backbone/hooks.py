@@ -46,11 +46,14 @@ def deep_prompt(
         yield
         return
     deep = deep or DeepPrompt()
+    lower_BLD = batch.lower_BLD if starts_at(deep, batch) else None
     visit = iter(range(1_000_000))
     without_slots = packing.hiding(batch.slot_BL >= 0) if packing is not None and deep.first_layer else packing
 
     def enter(arguments: dict[str, Any]) -> None:
         layer = next(visit)
+        if lower_BLD is not None and packing is not None and layer == deep.first_layer:
+            arguments["hidden_states"] = packing.pack(lower_BLD)
         if layer in deep.layers:
             states = arguments["hidden_states"]
             if packing is None:
@@ -71,6 +74,47 @@ def deep_prompt(
             _pass_along(arguments, "prompt_adapter", (*deep.adapter_kv[layer], *seen))
 
     with _around_layers(layers, enter):
+        yield
+
+
+def starts_at(deep: DeepPrompt | None, batch: Batch) -> int:
+    """The layer at which a pass without padding can start, for the states that come to it are kept; 0 if from below."""
+    if deep is None or batch.lower_BLD is None or deep.adds or deep.first_layer not in deep.layers:
+        return 0
+    return deep.first_layer
+
+
+@contextmanager
+def passed_over(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, these layers give back what they are given."""
+    before = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+class Reached(Exception):
+    """A pass has come to a layer."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+@contextmanager
+def ended_at(layers: Sequence[nn.Module], layer: int) -> Iterator[None]:
+    """While open, a pass ends before a layer, and raises `Reached` with what the layer would be given."""
+
+    def enter(arguments: dict[str, Any]) -> None:
+        raise Reached(arguments["hidden_states"])
+
+    with _around_layers([layers[layer]], enter):
         yield
 
 

@@ -53,6 +53,9 @@ class PromptParts:
 class Prompt(nn.Module):
     """Base of all kinds: Batch -> PromptParts."""
 
+    first_layer: int = 0
+    """The first layer that it enters; below it, states are those of the plain text."""
+
     def forward(self, batch: Batch) -> PromptParts:
         """The prompt of each example."""
         raise NotImplementedError

@@ -29,13 +29,15 @@ class LatePrompt(Prompt):
         self.shape_PD = (length, context.hidden_size)
         self.embedding_size = context.embedding_size
         self.summary = context.summary
-        self.layer = layer
+        self.first_layer = layer
         start_generator(self.down, self.up, 1.0, context.generator)
 
     def forward(self, batch: Batch) -> PromptParts:
         """Empty slots at the input, and the vectors for the layer."""
         empty_BPE = self.up.bias.new_zeros(1, 1, 1).expand(len(batch), self.shape_PD[0], self.embedding_size)
-        return PromptParts(empty_BPE, DeepPrompt(layers={self.layer: self._at_layer}, first_layer=self.layer))
+        return PromptParts(
+            empty_BPE, DeepPrompt(layers={self.first_layer: self._at_layer}, first_layer=self.first_layer)
+        )
 
     def _at_layer(self, states_BLD: Tensor, batch: Batch) -> Tensor:
         state_BD = pool(states_BLD, batch, self.summary).detach()

@@ -19,7 +19,8 @@ from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 from infoprompt.model.inputs import make_template
-from infoprompt.model.unprompted import cache_dir, with_other_states, with_unprompted_states
+from infoprompt.model.kept_states import cache_dir
+from infoprompt.model.unprompted import with_other_states, with_unprompted_states
 from infoprompt.ranks import Ranks
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))

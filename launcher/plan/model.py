@@ -10,9 +10,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
 from infoprompt.config import BackboneSettings, ConfigError, RunConfig
 from infoprompt.data.task import Task
-from infoprompt.model.backbone.attention import IMPLEMENTATIONS
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.backbone.load import WITH_HEAD, backbone_source, check_config
+from infoprompt.model.backbone.load import WITH_HEAD, _attention, backbone_source, check_config
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
@@ -35,25 +34,22 @@ def read_model_config(config: RunConfig) -> PretrainedConfig:
     return found
 
 
-def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, unpadded: bool) -> Backbone:
+def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: bool) -> Backbone:
     """The backbone of a run as `load_backbone` gives it, but without values; its passes tell shapes alone.
 
     Args:
         config: every setting.
         found: of `read_model_config`.
-        unpadded: whether padding is left out, where the family allows it.
+        on_cpu: whether the run is; on a GPU padding stays.
     """
     settings, lm_head = config.backbone, head_kind(config.head.kind).lm_head
     family = check_config(settings.name, found, frozenset())
-    capped = getattr(found, "attn_logit_softcapping", None) is not None
-    eager = family.positions == "distances"
-    implementation = "eager" if eager else IMPLEMENTATIONS["eager" if capped else settings.attention]
     auto = WITH_HEAD[family.kind] if lm_head else AutoModel
     with FakeTensorMode(allow_non_fake_inputs=True):
         model: Any = auto.from_config(
             found,
             dtype=settings.dtype,
-            attn_implementation=implementation,
+            attn_implementation=_attention(settings, found, family, "cpu" if on_cpu else "cuda"),
             **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
         )
         if family.kind == "encoder-decoder" and not lm_head:
@@ -65,7 +61,8 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, unpadded:
         frozen=settings.frozen,
         lm_head=lm_head,
         gradient_checkpointing=settings.gradient_checkpointing,
-        unpadded=unpadded,
+        unpadded=settings.unpadded and on_cpu,
+        skip_unread=settings.skip_unread,
     )
 
 

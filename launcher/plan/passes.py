@@ -61,6 +61,7 @@ def count_passes(config: RunConfig, member: Member, batches: Batches) -> Passes:
         inference_bytes=max(inferred),
         # small blocks that stay lie between what each kind of pass has left, so none takes another's place
         heap_bytes=sum(runner.heap.peak_bytes for runner in (plain, run, scoring)),
+        # the products of two lengths were counted
         kernel_bytes=KERNEL_BYTES * min(len(run.products) * batches.shapes // 2 + len(scoring.products), MOST_KERNELS),
     )
 

@@ -64,7 +64,7 @@ def make_plan(config: RunConfig, device_name: str | None, ranks: int) -> Plan:
     on_cpu = device.name == "cpu"
     found = read_model_config(config)
     splits, task, problem = read_rows(config)
-    backbone = weightless_backbone(config, found, unpadded=config.backbone.unpadded and on_cpu)
+    backbone = weightless_backbone(config, found, on_cpu=on_cpu)
     member = weightless_member(config, backbone, task)
     batches = planned_batches(config, splits, task, backbone, member, ranks)
     base = process_bytes(config) if on_cpu else device.context_bytes  # tokenizer and rows are there

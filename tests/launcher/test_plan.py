@@ -35,7 +35,7 @@ def test_trained_parameters_are_those_of_the_run(recipe):
     config = load_config(ROOT / "configs" / "recipes" / f"{recipe}.yaml", ROWS.split())
     found = read_model_config(config)
     _, task, _ = read_rows(config)
-    planned = weightless_member(config, weightless_backbone(config, found, unpadded=False), task)
+    planned = weightless_member(config, weightless_backbone(config, found, on_cpu=True), task)
     if "pretrained" in recipe:  # its table is not there; a random one has the same shape
         config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"table": None})})
     lm_head = head_kind(config.head.kind).lm_head
@@ -49,7 +49,7 @@ def test_trained_parameters_are_those_of_the_run(recipe):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("recipe", "dtype", "batch_size"),
-    [("prompt_tuning", "bfloat16", 8), ("lpt", "float32", 32), ("head_only", "bfloat16", 32)],
+    [("prompt_tuning", "bfloat16", 32), ("lpt", "float32", 32), ("head_only", "bfloat16", 32)],
 )
 def test_the_peak_of_memory_is_within_15_percent_of_the_planned(recipe, dtype, batch_size, tmp_path):
     settings = [f"backbone.dtype={dtype}", f"data.batch_size={batch_size}", f"run.output_dir={tmp_path / 'run'}"]

@@ -38,6 +38,6 @@ class FiniteUpdates:
 def _diverged(progress: Progress, terms: LossTerms) -> TrainingStopped:
     parts = ", ".join(f"{name} {value:g}" for name, value in terms.as_metrics().items() if name.endswith("loss"))
     return TrainingStopped(
-        f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); the update was "
-        "not made. Lower optim.lr or the objective's weights, and start anew; what was saved before it stays."
+        f"The loss of update {progress.step + 1} is not finite on at least one rank (here: {parts}); nothing that "
+        "came of it was saved. Lower optim.lr or the objective's weights, and start anew; what was saved before stays."
     )

@@ -1,6 +1,7 @@
 """What work holds in memory, and what is free."""
 
 import gc
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ def peak_bytes(device: torch.device, work: Callable[[], object]) -> int:
 
 def _peak_on_cpu(work: Callable[[], object]) -> int:
     """From torch's own record of allocations, so that other memory of the process does not count."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says on standard error that it starts and stops
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     assert profiled.profiler is not None

@@ -27,6 +27,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 
 from infoprompt.config import BackboneSettings, ConfigError
 from infoprompt.data.batch import Batch
+from infoprompt.model.backbone.attention import IMPLEMENTATIONS
 from infoprompt.model.backbone.families import FAMILIES, NEEDS, capability_table, check_family
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.insert import insert_prompt, pool, pooled_BL
@@ -568,6 +569,20 @@ def test_which_families_can_do_without_padding(load):
     assert set(PACKS) - set(SKIPS) == {"gpt2"}
     assert [name for name in EVERY if load(name, unpadded=True).packs] == PACKS
     assert not any(load(name, unpadded=False).packs for name in EVERY)
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype", "taken"),
+    [
+        ("auto", "bfloat16", "eager"),  # on a CPU, where these tests run
+        ("auto", "float32", "sdpa"),
+        ("sdpa", "bfloat16", "sdpa"),
+        ("eager", "float32", "eager"),
+    ],
+)
+def test_auto_takes_the_attention_that_is_faster(load, asked, dtype, taken):
+    backbone = load("bert", attention=asked, dtype=dtype)
+    assert backbone.config._attn_implementation == IMPLEMENTATIONS[taken]
 
 
 def loss_of(states):

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from infoprompt.config import BackboneSettings, ConfigError, RunConfig
 from infoprompt.data.task import Task
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.backbone.load import WITH_HEAD, _attention, backbone_source, check_config
+from infoprompt.model.backbone.load import WITH_HEAD, attention_form, backbone_source, check_config
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
@@ -49,7 +49,7 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: b
         model: Any = auto.from_config(
             found,
             dtype=settings.dtype,
-            attn_implementation=_attention(settings, found, family, "cpu" if on_cpu else "cuda"),
+            attn_implementation=attention_form(settings, found, family, "cpu" if on_cpu else "cuda"),
             **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
         )
         if family.kind == "encoder-decoder" and not lm_head:

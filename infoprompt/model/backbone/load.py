@@ -143,14 +143,15 @@ def _load(
         config=config,
         revision=settings.revision,
         dtype=getattr(torch, settings.dtype),
-        attn_implementation=_attention(settings, config, family, torch.device(device).type),
+        attn_implementation=attention_form(settings, config, family, torch.device(device).type),
         output_loading_info=True,
         trust_remote_code=False,
         **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
     )
 
 
-def _attention(settings: BackboneSettings, config: Any, family: Family, device: str) -> str:
+def attention_form(settings: BackboneSettings, config: Any, family: Family, device: str) -> str:
+    """The attention that a model is loaded with on a kind of device (`cpu`, `cuda`), by its name in transformers."""
     if family.positions == "distances":
         return "eager"  # transformers knows no other for it, and ours replaces it
     capped = getattr(config, "attn_logit_softcapping", None) is not None  # which torch's kernels cannot

@@ -17,7 +17,8 @@ from infoprompt.bar import track
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import evaluation_batches, num_batches
-from infoprompt.model.kept_states import cache_dir, read_states, write_states
+from infoprompt.model.kept_states import cache_dir, read_states
+from infoprompt.model.kept_states import write_states as _write  # its name here, which code written for it replaces
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
 
@@ -44,7 +45,7 @@ def with_unprompted_states(
     if not ranks.all_true(states is not None):
         states = _compute(plain, infer, ranks, batch_size)
         if ranks.local_rank == 0:
-            write_states(path, states)
+            _write(path, states)
     assert states is not None
     return replace(rows, summary_MD=states["first"], pooled_MD=states["pooled"])
 

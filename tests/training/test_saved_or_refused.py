@@ -185,13 +185,13 @@ def test_kept_states_that_the_disk_does_not_take_cost_a_warning(config, caplog, 
     monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path / "cache"))
     from infoprompt.model import unprompted
 
-    write = unprompted.write_states
+    write = unprompted._write
 
     def write_on_full_disk(path, kept):
         with full_disk(500):
             write(path, kept)
 
-    monkeypatch.setattr(unprompted, "write_states", write_on_full_disk)
+    monkeypatch.setattr(unprompted, "_write", write_on_full_disk)
     assert run(config).steps == 4
     assert "could not be kept" in caplog.text
     assert not [path for path in cache_dir().rglob("*") if path.is_file()]

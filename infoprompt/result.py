@@ -42,7 +42,8 @@ class RunResult:
     encoder_passes: float
     """Passes over the backbone for each training example of each update. They are the forward passes of training and
     one unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt; 1 +
-    1 / epochs with kept states; 1 / epochs for a head on kept states alone. Kept states count as computed here also
+    1 / epochs with kept states; 1 / epochs for a head on kept states alone; where no update is made, passes for each
+    training row. Kept states count as computed here also
     where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
     total_encoder_passes: int
     """The same as a count: `encoder_passes` times the examples seen."""
@@ -83,7 +84,7 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
         seconds=round(state.seconds, 3),
         trained_parameters=trained_parameters,
         touched_parameters=trained_parameters - setup.untouched_parameters(),
-        encoder_passes=passes / max(state.progress.examples, 1),
+        encoder_passes=passes / (state.progress.examples or len(setup.train.rows)),
         total_encoder_passes=passes,
         metric=setup.metric,
         artifact=str(output_dir / "artifact") if config.run.save_artifact else "",

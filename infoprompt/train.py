@@ -14,6 +14,7 @@ from infoprompt.engine.interface import seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
 from infoprompt.finite import FiniteUpdates
+from infoprompt.fitting import fit_head
 from infoprompt.metrics import why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
@@ -164,11 +165,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
-            scores = _evaluate_dev(setup, state)
-            tracker.log({f"dev/{name}": value for name, value in scores.items()}, progress.step)
-            bar.update(progress, score=scores[setup.metric])
-            if report:
-                decision = report(progress, {**scores, "score": scores[setup.metric]}) or "go"
+            decision = _evaluate_dev(setup, state, tracker, bar, report)
         state.seconds = clock.seconds
         if decision == "pause" or (config.checkpoint.enabled and save):  # all ranks take part
             save_training_state(setup, state)
@@ -178,8 +175,10 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         if told:
             leave(setup, state, told)
     state.seconds = clock.seconds
-    if not state.best_state:  # max_steps came before the first evaluation
-        _evaluate_dev(setup, state)
+    if not state.best_state:  # there was no update to make
+        _evaluate_dev(setup, state, tracker, bar, report)
+        if config.checkpoint.enabled:
+            save_training_state(setup, state)
 
 
 def leave(setup: Setup, state: TrainingState, number: int) -> NoReturn:
@@ -194,7 +193,10 @@ def _preempted(setup: Setup, state: TrainingState, number: int) -> Preempted:
     return Preempted(number, state.progress.step, config.run.output_dir, saved=config.checkpoint.enabled)
 
 
-def _evaluate_dev(setup: Setup, state: TrainingState) -> dict[str, float]:
+def _evaluate_dev(
+    setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None
+) -> Decision:
+    fit_head(setup)
     evaluated = setup.evaluate(setup.dev)
     scores = evaluated.scores
     undefined = why_undefined(setup.metric, setup.task, evaluated.labels, evaluated.predictions)
@@ -211,7 +213,10 @@ def _evaluate_dev(setup: Setup, state: TrainingState) -> dict[str, float]:
         state.evaluations_since_best = 0
     else:
         state.evaluations_since_best += 1
-    return scores
+    progress = state.progress
+    tracker.log({f"dev/{name}": value for name, value in scores.items()}, progress.step)
+    bar.update(progress, score=scores[setup.metric])
+    return (report and report(progress, {**scores, "score": scores[setup.metric]})) or "go"
 
 
 def _is_better(score: float, loss: float | None, setup: Setup, state: TrainingState) -> bool:

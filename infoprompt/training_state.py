@@ -89,6 +89,7 @@ def start_training_state(setup: Setup, saved: ResumeState | None) -> TrainingSta
     """
     optim, steps_per_epoch = setup.config.optim, setup.train.steps_per_epoch
     total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
+    total = total if setup.config.updates else 0
     progress = Progress(steps_per_epoch, total)
     if saved is None:
         return TrainingState(progress)

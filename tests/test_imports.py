@@ -50,6 +50,7 @@ ORDER = [
     "infoprompt.evaluate",
     "infoprompt.test_predictions",
     "infoprompt.setup",
+    "infoprompt.fitting",
     "infoprompt.training_state",
     "infoprompt.course",
     "infoprompt.result",

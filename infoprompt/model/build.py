@@ -6,7 +6,7 @@ from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.gaussian import GaussianLayer
-from infoprompt.model.heads.kind import HeadContext, head_kind
+from infoprompt.model.heads.kind import WHOLE_TEXTS, HeadContext, head_kind
 from infoprompt.model.member import Member
 from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
@@ -105,6 +105,11 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
         raise ConfigError(
             f"head.kind is {head.kind}, but {task.name} is of the kind {task.kind}, which only the linear head scores. "
             "Use head.kind=linear."
+        )
+    if config.head_fit != "gradient" and task.kind not in WHOLE_TEXTS:
+        raise ConfigError(
+            f"head.fit is {config.head_fit}, but {task.name} is of the kind {task.kind}, whose examples have no class "
+            "each. Use head.fit=gradient."
         )
     pooling = None if of_head.pooling is None else of_head.pooling(backbone.kind)
     if pooling is not None and head.pooling not in (None, pooling):

@@ -53,6 +53,13 @@ class LinearSettings(ClassVectorSettings):
     next token). `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
     two are not trained."""
 
+    fit: Literal["gradient", "start", "majority", "logistic_regression"] = "gradient"
+    """How the layer is found: `gradient`, by the updates. The others make none. `start`: it stays as `head.init` has
+    it, so with `labels` the nearest label text is predicted. `majority`: always the most frequent class of the training
+    rows. `logistic_regression`: scikit-learn's on the training rows' pooled states, C chosen by cross-validation. It
+    alone goes with something else that is trained (by `objective.task: contrastive`); then it is fitted at each
+    evaluation."""
+
 
 class VariationalSettings(ClassVectorSettings):
     """Class vectors on a Gaussian latent."""

@@ -259,6 +259,38 @@ class RunConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fit_reads_a_task_alone(self) -> "RunConfig":
+        if self.head_fit == "gradient":
+            return self
+        given = f"head.fit is {self.head_fit}, but"
+        if self.has_latent or self.objective.head_weight > 0:
+            raise ValueError(
+                f"{given} information terms read a head that is trained by gradient. Set head.fit=gradient, or "
+                "objective.head_weight=0 and objective.representation_weight=0."
+            )
+        if self.trains_body:
+            raise ValueError(
+                f"{given} prompt.kind is {self.prompt.kind} and backbone.frozen is {str(self.backbone.frozen).lower()}, "
+                "so more than the head is trained. Set head.fit=gradient, or prompt.kind=none and backbone.frozen=true."
+            )
+        return self
+
+    @property
+    def head_fit(self) -> str:
+        """How the head is found."""
+        return self.head.fit if isinstance(self.head, LinearSettings) else "gradient"
+
+    @property
+    def trains_body(self) -> bool:
+        """Whether something besides the head is trained."""
+        return self.prompt.kind != "none" or not self.backbone.frozen
+
+    @property
+    def updates(self) -> bool:
+        """Whether anything is trained by gradient."""
+        return self.trains_body or self.head_fit == "gradient"
+
     @property
     def has_latent(self) -> bool:
         """Whether a Gaussian latent is part of the model (in the head, or for the representation loss alone)."""

@@ -31,10 +31,10 @@ def test_a_recipe_trains_saves_and_predicts(path, toy_data, tmp_path):
         config = load_config(path, [*small, f"prompt.table={tmp_path / 'table'}"])
         pretrain(config)
     result = run(config)
-    assert result.steps == 3
+    assert result.steps == (3 if config.updates else 0)
     assert 0 <= result.test["accuracy"] <= 1
     assert 0 < result.touched_parameters <= result.trained_parameters
     artifact = Artifact.from_pretrained(result.artifact)
     first, second = artifact.predict(["the film was great", "it was an awful movie"])
     assert first.probabilities.keys() == {"good", "bad"}
-    assert first.probabilities != second.probabilities
+    assert (first.probabilities == second.probabilities) == (path.stem == "majority")

@@ -17,6 +17,7 @@ from infoprompt.progress import Progress, TrainingStopped
 from infoprompt.setup import Setup
 from infoprompt.test_predictions import keep_predictions
 from infoprompt.tracking import Tracker
+from infoprompt.tracking.environment import git_commit, package_version
 from infoprompt.training_state import TrainingState
 
 
@@ -55,6 +56,12 @@ class RunResult:
     run_id: str | None
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Precision, recall, F1 and support of each class on the test rows; empty without them or without classes."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """How many rows were trained on (`train`), held out (`dev`) and tested on (`test`)."""
+    version: str | None = None
+    """Installed version of this package."""
+    commit: str | None = None
+    """See `git_commit`."""
 
     def as_json(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -91,6 +98,9 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
         output_dir=str(output_dir),
         run_id=state.run_id,
         classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
+        rows={"train": len(setup.train.rows), "dev": len(setup.dev), "test": len(setup.test)},
+        version=package_version("infoprompt"),
+        commit=git_commit(),
     )
     on_first(ranks, lambda: _write_results(setup, state, tracker, tested, result))
     return result

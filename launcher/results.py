@@ -8,7 +8,7 @@ from typing import Any
 
 from infoprompt.config import ConfigError, RunConfig, read_yaml
 from infoprompt.nested import get_nested
-from launcher.values import cell
+from launcher.values import markdown_line
 
 Results = dict[str, list[dict[str, Any]]]
 """Results by the kind of run, in the order of the seeds."""
@@ -38,7 +38,7 @@ def markdown(results: Results) -> str:
     """A table in Markdown: a row per kind of run, means over its runs and sample standard deviations."""
     metric = next(iter(results.values()))[0]["metric"]
     header = ["run", "runs", f"test {metric}", f"dev {metric}", "steps to 95 %", "seconds", "trained parameters"]
-    lines = [_row(header), _row(["---", *["---:"] * (len(header) - 1)])]
+    lines = [markdown_line(header), markdown_line(["---", *["---:"] * (len(header) - 1)])]
     for kind, runs in results.items():
         values = [
             _spread([run["test"][metric] for run in runs if run["test"]]),
@@ -47,7 +47,7 @@ def markdown(results: Results) -> str:
             f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
             f"{runs[0]['trained_parameters']:,}",
         ]
-        lines.append(_row([kind, str(len(runs)), *values]))
+        lines.append(markdown_line([kind, str(len(runs)), *values]))
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +64,3 @@ def _spread(values: Sequence[float], digits: int = 4) -> str:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(cell, cells))} |"

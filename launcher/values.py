@@ -1,6 +1,6 @@
 """How sweeps and studies show values of settings, and texts in tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infoprompt.credentials import shown_uri
@@ -19,3 +19,8 @@ def show_value(value: Any) -> str:
 def cell(text: str) -> str:
     """A text as a cell of a Markdown table: on one line, its bars escaped."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def markdown_line(texts: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(cell, texts))} |"

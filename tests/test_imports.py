@@ -149,6 +149,9 @@ HEAVY = {
 """What takes long to load, or may be absent."""
 LATE = {
     "launcher/cli.py": "a command loads what it needs when it is chosen",
+    "launcher/commands/artifacts.py": "a command loads what it needs when it is chosen",
+    "launcher/commands/many_runs.py": "a command loads what it needs when it is chosen",
+    "launcher/commands/options.py": "what starts runs is loaded with a command that needs it",
     "launcher/train.py": "the environment is set before anything reads it",
     "launcher/comparison.py": "rows are checked before anything heavy is loaded",
     "launcher/report.py": "what is shown at the end is loaded at the end",

@@ -45,6 +45,14 @@ def git_commit() -> str | None:
     return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
 
 
+def package_version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _commit_tags() -> dict[str, str]:
     commit = git_commit()
     if commit is None:
@@ -64,12 +72,8 @@ def _git(*arguments: str) -> str:
 
 def _version_tags() -> dict[str, str]:
     versions = {"version.python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[f"version.{package}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {f"version.{package}": package_version(package) for package in PACKAGES}
+    return versions | {name: version for name, version in found.items() if version}
 
 
 def _hardware_tags() -> dict[str, str]:

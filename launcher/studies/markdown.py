@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from launcher.studies.plan import Study
 from launcher.studies.results import RunRow, TableRow, by_task_and_size
-from launcher.values import cell
+from launcher.values import markdown_line
 
 HEADINGS = (
     "method",
@@ -31,8 +31,8 @@ def markdown(study: Study, rows: Sequence[TableRow], runs: Sequence[RunRow]) -> 
     lines = [f"# {_plain(study.config.study_name)}", "", f"{done} runs finished, {len(failed)} failed.", ""]
     for (task, size), group in by_task_and_size(rows).items():
         lines += [f"## {_plain(task)}, {size}", "", _caption(group), ""]
-        lines += [_line(HEADINGS), _line(["---", "---", *["---:"] * (len(HEADINGS) - 2)])]
-        lines += [_line(row_cells(row, len(study.config.seeds))) for row in group]
+        lines += [markdown_line(HEADINGS), markdown_line(["---", "---", *["---:"] * (len(HEADINGS) - 2)])]
+        lines += [markdown_line(row_cells(row, len(study.config.seeds))) for row in group]
         lines.append("")
     lines += [*_notes(study), ""]
     if failed:
@@ -50,8 +50,8 @@ def row_cells(row: TableRow, num_seeds: int) -> list[str]:
         _score(row, num_seeds),
         "-" if row.collapsed is None else f"{row.collapsed} of {row.seeds}",
         "-" if row.difference is None else f"{row.difference:+.4f}",
-        _interval(row.seeds_low, row.seeds_high),
-        _interval(row.rows_low, row.rows_high),
+        shown_interval(row.seeds_low, row.seeds_high),
+        shown_interval(row.rows_low, row.rows_high),
         "-" if row.wins is None else f"{row.wins}-{row.ties}-{row.losses}",
         "-" if row.steps_to_95 is None else f"{row.steps_to_95:.0f}",
         "-" if row.area is None else f"{row.area:.4f}",
@@ -115,7 +115,8 @@ def _score(row: TableRow, num_seeds: int) -> str:
     return f"{text} ({row.seeds} of {num_seeds}{f', {row.failed} failed' if row.failed else ''})"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def shown_interval(low: float | None, high: float | None) -> str:
+    """`+0.0100 to +0.0300`; a dash for none."""
     return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
@@ -125,7 +126,3 @@ def _name(row: RunRow) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
-
-
-def _line(items: Sequence[str]) -> str:
-    return f"| {' | '.join(map(cell, items))} |"

@@ -43,6 +43,13 @@ class RunRow:
     encoder_passes: float | None = None
     total_encoder_passes: int | None = None
     seconds: float | None = None
+    train_rows: int | None = None
+    dev_rows: int | None = None
+    test_rows: int | None = None
+    version: str | None = None
+    """Of this package."""
+    commit: str | None = None
+    """Of the folder that the run was started in; `-dirty` behind it if tracked files differed."""
     folder: str | None = None
     run_id: str | None = None
 
@@ -147,6 +154,7 @@ def _run_row(job: Job) -> RunRow:
         "collapsed": None if test is None or majority is None else has_collapsed(test, majority, margin),
         "largest_share": max(map(predicted.count, set(predicted))) / len(predicted) if predicted else None,
         "area": area_under(curve_of(job)),
+        **{f"{part}_rows": count for part, count in result.get("rows", {}).items()},
         "folder": str(job.folder.relative_to(job.cell.study.folder)),
     }
     copied = {field.name for field in fields(RunRow)} & result.keys() - measured.keys()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launcher.paired import LEVEL
+from launcher.paired import LEVEL, ROUNDING
 
 RESAMPLES = 10_000
 
@@ -48,8 +48,8 @@ def has_collapsed(score: float, majority: float, margin: float) -> bool:
 
 def count_wins(differences: Sequence[float]) -> Wins:
     """Signs of paired differences; what differs by rounding alone (below 1e-12) is a tie."""
-    ties = sum(abs(value) < 1e-12 for value in differences)
-    wins = sum(value >= 1e-12 for value in differences)
+    ties = sum(abs(value) < ROUNDING for value in differences)
+    wins = sum(value >= ROUNDING for value in differences)
     return Wins(wins, ties, len(differences) - wins - ties)
 
 

@@ -12,11 +12,12 @@ import yaml
 
 from infoprompt.config import dump_config
 from infoprompt.credentials import without_credentials
+from launcher.paired import interval
 from launcher.report import console, mlflow_command, print_json, relative
 from launcher.sweeps.journal import RunState, TrialState
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.settings import SweepSettings
-from launcher.sweeps.statistics import TrialScores, compare_best, group_mean, importance, interval, ranking
+from launcher.sweeps.statistics import TrialScores, compare_best, group_mean, importance, ranking
 from launcher.values import show_value, show_values
 
 if TYPE_CHECKING:

@@ -6,18 +6,17 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from launcher.paired import LEVEL, paired_differences
+from launcher.paired import LEVEL, ROUNDING, bounds_of, interval, paired_differences
 
 Direction = Literal["max", "min"]
 Point = tuple[int, float]
 
 FEWEST_TRIALS = 4  # to share out variation among settings
 MOST_CATEGORIES = 8  # fANOVA sums over all subsets of a setting's categories: 12 of them take seconds, 20 hours
-ROUNDING = 1e-12  # scores that differ by less are the same
 
 NOT_SET = "not set"
 """Stands for the value of a setting that a condition has switched off."""
@@ -76,22 +75,6 @@ def mean_curve(trial: TrialScores) -> list[Point]:
     return [(step, statistics.fmean(table[step] for table in tables)) for step in steps]
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Student's t interval of the mean; None for fewer than two values.
-
-        mean +- t(n - 1) * s / sqrt(n)
-
-    It assumes that the values are independent and, for few of them, normally distributed around the mean that is
-    sought. That needs seeds drawn without looking at scores, far from the ends of the metric's range. It knows nothing
-    of other dev rows. Three seeds reach 2.5 standard deviations to either side, five 1.2, and two 9.0.
-    """
-    if len(values) < 2:
-        return None
-    from scipy.stats import ttest_1samp
-
-    return _bounds(ttest_1samp, values, 0, level=level)
-
-
 def ranking(trials: Sequence[TrialScores], direction: Direction) -> list[TrialScores]:
     """The finished trials by their mean, best first, the earlier of equals first."""
     sign = -1 if direction == "max" else 1
@@ -129,7 +112,7 @@ def compare_best(best: TrialScores, second: TrialScores, direction: Direction, l
     else:
         from scipy.stats import ttest_ind
 
-        bounds = _bounds(ttest_ind, ours, theirs, equal_var=False, level=level)
+        bounds = bounds_of(ttest_ind, ours, theirs, equal_var=False, level=level)
         over = f"{len(ours)} and {len(theirs)} seeds"
     assert bounds is not None
     if bounds[1] - bounds[0] < ROUNDING <= abs(difference):
@@ -201,14 +184,6 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _bounds(test: Callable[..., Any], *arguments: Any, level: float, **named: Any) -> tuple[float, float]:
-    """The confidence interval of a test of scipy, which warns of values that are all the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        low, high = test(*arguments, **named).confidence_interval(level)
-    return float(low), float(high)
 
 
 def _shown(ours: float, theirs: float, bounds: tuple[float, float] | None = None) -> str:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import yaml
 
 from infoprompt.config import ConfigError, build_config, dump_config
 from infoprompt.folder_lock import held, inside
+from infoprompt.tracking.environment import git_commit
 from infoprompt.train import RunResult
 from launcher.studies.jobs import cells
 from launcher.studies.loop import train_study
 from launcher.studies.plan import load_study
+from launcher.studies.runs_table import compare_files
 from launcher.studies.study import StudyFailed, start_study
 from launcher.studies.worker import Order, Worker, WorkerDied, _train
 
@@ -151,7 +154,17 @@ def test_a_study_trains_chooses_and_reports(study_file, tmp_path, workers, capsy
     # a head on kept states needs each training row's state once: 16 passes for 2 x 16 examples
     assert float(rows["head"]["encoder_passes"]) == 0.5
     assert float(rows["static"]["encoder_passes"]) == 1
-    assert len(table_of(out, "runs.csv")) == 10
+    runs = table_of(out, "runs.csv")
+    assert len(runs) == 10
+    finished = [row for row in runs if row["state"] == "finished"]
+    assert {(row["train_rows"], row["dev_rows"], row["test_rows"]) for row in finished if row["phase"] == "final"} == {
+        ("16", "16", "40")
+    }
+    assert {(row["version"], row["commit"]) for row in finished} == {(version("infoprompt"), git_commit() or "")}
+    again = compare_files([out / "runs.csv"], baselines=["head"])
+    assert {row.method: row.mean for row in again.rows if row.seeds} == {
+        name: float(rows[name]["mean"]) for name in rows
+    }
     for heavy in ("checkpoints", "artifact", "search/*/artifacts"):
         assert not list(out.rglob(heavy))
     assert f"{np.mean(scores['head']):.4f} ± {np.std(scores['head'], ddof=1):.4f}" in (out / "table.md").read_text()

@@ -199,7 +199,10 @@ def _above(lower: Mapping[str, Any], uppers: Sequence[Mapping[str, Any]]) -> dic
 
     Where they change a kind or an estimator, `lower` loses the settings that only its own has.
     """
-    merged = without_left_kinds(lower, uppers, RunConfig)
+    presets = [get_nested(upper, "objective.preset") for upper in uppers]
+    named = [preset for preset in presets if preset in PRESETS and preset != get_nested(lower, "objective.preset")]
+    of_preset = [nested_setting("head.kind", PRESETS[preset]["head.kind"]) for preset in named]
+    merged = without_left_kinds(lower, [*of_preset, *uppers], RunConfig)
     keys = ("objective.head_estimator", "objective.representation_estimator")
     before = [get_nested(lower, key, "infonce") for key in keys]
     estimators = before

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from infoprompt.bar import track
 from infoprompt.data.loader import evaluation_batches, num_batches
-from infoprompt.model.heads.fit import FITS, Linear, TrainingRows
+from infoprompt.model.fitted_heads import FITS, Linear, TrainingRows
 from infoprompt.output import on_first
 from infoprompt.setup import Setup
 

@@ -43,9 +43,9 @@ class RunResult:
     encoder_passes: float
     """Passes over the backbone for each training example of each update. They are the forward passes of training and
     one unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt; 1 +
-    1 / epochs with kept states; 1 / epochs for a head on kept states alone; where no update is made, passes for each
-    training row. Kept states count as computed here also
-    where an earlier run left them; evaluation is left out, and so is that a backward pass may be shorter."""
+    1 / epochs with kept states; 1 / epochs for a head on kept states alone. Without updates the rows count as seen
+    once. Kept states count as computed here also where an earlier run left them; evaluation is left out, and so is that
+    a backward pass may be shorter."""
     total_encoder_passes: int
     """The same as a count: `encoder_passes` times the examples seen."""
     metric: str

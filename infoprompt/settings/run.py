@@ -271,8 +271,8 @@ class RunConfig(Settings):
             )
         if self.trains_body:
             raise ValueError(
-                f"{given} prompt.kind is {self.prompt.kind} and backbone.frozen is {str(self.backbone.frozen).lower()}, "
-                "so more than the head is trained. Set head.fit=gradient, or prompt.kind=none and backbone.frozen=true."
+                f"{given} with prompt.kind {self.prompt.kind} and backbone.frozen {str(self.backbone.frozen).lower()} "
+                "more than the head is trained. Set head.fit=gradient, or prompt.kind=none and backbone.frozen=true."
             )
         return self
 

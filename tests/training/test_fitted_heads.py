@@ -63,8 +63,8 @@ def test_a_fitted_run_goes_on_from_its_state_and_leaves_what_others_leave(toy_se
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["prompt.kind=static"], "head.fit is start, but prompt.kind is static"),
-        (["backbone.frozen=false"], "backbone.frozen is false"),
+        (["prompt.kind=static"], "head.fit is start, but with prompt.kind static"),
+        (["backbone.frozen=false"], "backbone.frozen false"),
         (["prompt.kind=instance", "objective.head_weight=0.1"], "information terms"),
     ],
 )
@@ -77,5 +77,5 @@ def test_examples_without_a_class_each_are_refused(toy_settings, tmp_path):
     path = tmp_path / "values.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"a film {number}", "label": number / 10}) for number in range(30)))
     data = {"train": str(path), "task": "regression", "batch_size": 8}
-    with pytest.raises(ConfigError, match="head.fit is majority, but .* is of the kind regression"):
+    with pytest.raises(ConfigError, match=r"head\.fit is majority, but .* is of the kind regression"):
         run(config({**toy_settings, "data": data}, "majority"))

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-from infoprompt.model.heads.fit import ABSENT_BIAS, GRID, TrainingRows, logistic_regression, majority
+from infoprompt.model.fitted_heads import ABSENT_BIAS, GRID, TrainingRows, logistic_regression, majority
 
 
 def rows(num_classes, *, absent=()):

@@ -117,8 +117,8 @@ def _check_one_backbone(fingerprints: Mapping[str, str], configs: Mapping[str, R
                 f"{configs[first].backbone.dtype}, but they share one backbone. Load it in a set of its own."
             )
     for name, config in configs.items():
-        if not config.backbone.frozen:
+        if trained_by := config.backbone.trained_by:
             raise ArtifactError(
-                f"{name} has trained its backbone (backbone.frozen was false), which others cannot share. Load it "
-                "alone, with Artifact.from_pretrained."
+                f"{name} has trained its backbone ({trained_by}), which others cannot share. Load it alone, "
+                " with Artifact.from_pretrained."
             )

@@ -1,6 +1,6 @@
 """A head that is found at once from the training rows, see `head.fit`.
 
-Shapes: M training rows, D width of the pooled states.
+Shapes: M rows of the training part, D hidden width.
 """
 
 import torch

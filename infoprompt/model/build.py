@@ -5,6 +5,7 @@ import torch
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.tasks import Task
 from infoprompt.model.backbone.load import Backbone
+from infoprompt.model.backbone.lora import start_lora
 from infoprompt.model.gaussian import GaussianLayer
 from infoprompt.model.heads.kind import WHOLE_TEXTS, HeadContext, head_kind
 from infoprompt.model.member import Member
@@ -72,6 +73,8 @@ def build_member(config: RunConfig, backbone: Backbone, task: Task, vocabulary: 
             representation_information = RepresentationInformation(
                 objective, width, vocabulary.scale, head.latent_map()
             )
+        if config.backbone.lora_rank is not None:
+            start_lora(backbone)
     return Member(
         backbone,
         head,
@@ -117,13 +120,14 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
             f"head.pooling is {head.pooling}, but head.kind {head.kind} reads this model's words at its "
             f"{pooling} token. Use head.pooling={pooling}, or leave it out."
         )
-    if not config.backbone.frozen and (reads_unprompted(config) or objective.representation_weight > 0):
+    trained_by = config.backbone.trained_by
+    if trained_by and (reads_unprompted(config) or objective.representation_weight > 0):
         raise ConfigError(
-            "backbone.frozen is false, but the prompt or the representation loss reads states of the plain text, which "
-            "are kept once and would grow stale. Set backbone.frozen=true, or use another prompt.kind and "
+            f"{trained_by}, but the prompt or the representation loss reads states of the plain text, which are kept "
+            "once and would grow stale. Set backbone.frozen=true without LoRA, or use another prompt.kind and "
             "objective.representation_weight=0."
         )
-    if kind == "none" and config.backbone.frozen and of_head.lm_head:
+    if kind == "none" and trained_by is None and of_head.lm_head:
         raise ConfigError(
             f"prompt.kind is none and head.kind is {head.kind}, so there is nothing to train. Use another of the two."
         )

@@ -105,10 +105,10 @@ def linear_scores(model: Member) -> dict[str, Tensor] | None:
 
 def _check_expressible(artifact: Artifact) -> None:
     prompt, settings = artifact.model.prompt, artifact.config.prompt
-    if not artifact.config.backbone.frozen:
+    if trained_by := artifact.config.backbone.trained_by:
         raise ConfigError(
-            "backbone.frozen was false in training, so the backbone's own weights were trained, which are no part of "
-            "PEFT's folder for a prompt. Train with backbone.frozen=true."
+            f"In training {trained_by}, so the backbone was changed, which is no part of PEFT's folder for a prompt. "
+            "Train with backbone.frozen=true and without LoRA."
         )
     if not isinstance(prompt, StaticPrompt | PrefixPrompt):
         raise ConfigError(

@@ -54,6 +54,16 @@ class BackboneSettings(Settings):
     frozen: bool = True
     """Whether the backbone stays as it is; `false` trains every weight of it (full fine-tuning)."""
 
+    lora_rank: PositiveInt | None = None
+    """Rank of PEFT's LoRA, which is trained on the frozen backbone; none if not given. Needs `infoprompt[peft]`."""
+
+    lora_alpha: PositiveInt | None = None
+    """LoRA's change counts `lora_alpha / lora_rank` times; twice the rank if not given."""
+
+    lora_targets: list[str] | None = None
+    """Ends of the names of the linear layers that LoRA changes; PEFT's choice for the family if not given, which is
+    queries and values where a layer makes them alone."""
+
     unpadded: bool = True
     """Whether the backbone passes over real tokens and prompt vectors alone, not over padding. Exact but for rounding;
     of a backbone that is trained too, dropout draws other units. On a GPU, and for the families that
@@ -68,6 +78,28 @@ class BackboneSettings(Settings):
 
     gradient_checkpointing: bool = False
     """Whether backward computes the layers' inner states anew, which costs a forward pass and saves their memory."""
+
+    @property
+    def trained_by(self) -> str | None:
+        """The setting by which training changes it, with its value, for people; None where it stays as it is."""
+        if self.lora_rank is not None:
+            return f"backbone.lora_rank is {self.lora_rank}"
+        return None if self.frozen else "backbone.frozen is false"
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> "BackboneSettings":
+        if self.lora_rank is not None and not self.frozen:
+            raise ValueError(
+                f"backbone.lora_rank is {self.lora_rank}, but backbone.frozen is false, so every weight is trained "
+                "anyway. Set one of them back."
+            )
+        for name in ("lora_alpha", "lora_targets"):
+            if self.lora_rank is None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"backbone.{name} is {getattr(self, name)}, but backbone.lora_rank is not given, so there is no "
+                    "LoRA. Give backbone.lora_rank, or leave it out."
+                )
+        return self
 
 
 SAVINGS = ("attention", "unpadded", "skip_unread", "kept_mib", "gradient_checkpointing")
@@ -260,6 +292,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _lora_is_whole(self) -> "RunConfig":
+        if self.backbone.lora_rank is not None and self.engine.kind == "deepspeed" and self.engine.zero_stage == 3:
+            raise ValueError(
+                f"backbone.lora_rank is {self.backbone.lora_rank}, but engine.zero_stage is 3, which loads the "
+                "backbone in parts that LoRA cannot change. Use engine.zero_stage=2 or less."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fit_reads_a_task_alone(self) -> "RunConfig":
         if self.head_fit == "gradient":
             return self
@@ -271,8 +312,8 @@ class RunConfig(Settings):
             )
         if self.trains_body:
             raise ValueError(
-                f"{given} with prompt.kind {self.prompt.kind} and backbone.frozen {str(self.backbone.frozen).lower()} "
-                "more than the head is trained. Set head.fit=gradient, or prompt.kind=none and backbone.frozen=true."
+                f"{given} {self.backbone.trained_by or f'prompt.kind is {self.prompt.kind}'}, so more than the head is "
+                "trained. Set head.fit=gradient, or prompt.kind=none and a backbone that stays as it is."
             )
         return self
 
@@ -284,7 +325,7 @@ class RunConfig(Settings):
     @property
     def trains_body(self) -> bool:
         """Whether something besides the head is trained."""
-        return self.prompt.kind != "none" or not self.backbone.frozen
+        return self.prompt.kind != "none" or self.backbone.trained_by is not None
 
     @property
     def updates(self) -> bool:

@@ -12,6 +12,7 @@ from infoprompt.config import BackboneSettings, ConfigError, RunConfig
 from infoprompt.data.task import Task
 from infoprompt.model.backbone.backbone import Backbone
 from infoprompt.model.backbone.load import WITH_HEAD, attention_form, backbone_source, check_config
+from infoprompt.model.backbone.lora import with_lora
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
@@ -54,7 +55,7 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: b
         )
         if family.kind == "encoder-decoder" and not lm_head:
             model = model.get_encoder()
-    return Backbone(
+    backbone = Backbone(
         model,
         _tokenizer(settings),
         settings.name,
@@ -64,6 +65,7 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: b
         unpadded=settings.unpadded and on_cpu,
         skip_unread=settings.skip_unread,
     )
+    return with_lora(backbone, settings)
 
 
 def weightless_member(config: RunConfig, backbone: Backbone, task: Task) -> Member:

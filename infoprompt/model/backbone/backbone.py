@@ -216,10 +216,12 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and bfloat16 values of the body's weights.
 
-        The same for float32 and bfloat16 loads, with or without the language-model head. All ranks take part.
+        The same for float32 and bfloat16 loads, with or without the language-model head or LoRA. All ranks take part.
         """
         digest = hashlib.sha256()
-        for name, parameter in sorted(self.body.named_parameters()):
+        named = {name: parameter for name, parameter in self.body.named_parameters() if ".lora_" not in name}
+        plain = {name.replace(".base_layer.", "."): parameter for name, parameter in named.items()}
+        for name, parameter in sorted(plain.items()):
             with self.gather([parameter]):
                 digest.update(f"{name} {list(parameter.shape)}\n".encode())
                 bits = parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)

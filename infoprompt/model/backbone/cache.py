@@ -21,7 +21,7 @@ _kept: dict[_Key, tuple[Backbone, str]] = {}
 def kept_backbone(
     settings: BackboneSettings, device: torch.device, *, needs: frozenset[str], lm_head: bool
 ) -> tuple[Backbone, str]:
-    """Backbone and fingerprint of the last call, if it is frozen and nothing that it was loaded by is different.
+    """Backbone and fingerprint of the last call, if no run trains it and nothing that it was loaded by is different.
 
     Not for weights that an engine partitions, which end with it. Arguments and errors are those of `load_backbone`.
     """
@@ -32,7 +32,7 @@ def kept_backbone(
     forget()
     backbone = load_backbone(settings, device, needs=needs, lm_head=lm_head)
     read = backbone, backbone.fingerprint()
-    if settings.frozen:
+    if settings.trained_by is None:
         _kept[key] = read
     return read
 

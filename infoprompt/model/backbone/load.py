@@ -20,6 +20,7 @@ from infoprompt.config import BackboneSettings, ConfigError
 from infoprompt.model.backbone.attention import IMPLEMENTATIONS
 from infoprompt.model.backbone.backbone import Backbone, Gather, whole
 from infoprompt.model.backbone.families import FAMILIES, Family, check_family
+from infoprompt.model.backbone.lora import with_lora
 
 __all__ = ["FAMILIES", "Backbone", "Gather", "check_family", "load_backbone", "whole"]
 
@@ -39,7 +40,7 @@ def load_backbone(
     needs: frozenset[str] = frozenset(),
     lm_head: bool = False,
 ) -> Backbone:
-    """Load, freeze if asked, and check that every weight was found.
+    """Load, freeze if asked, add LoRA if asked, and check that every weight was found.
 
     Args:
         settings: which model, and how it is held.
@@ -82,7 +83,7 @@ def load_backbone(
     _check_against_file(model, settings.name, source, gather)
     if family.kind == "encoder-decoder" and not lm_head:
         model = model.get_encoder()
-    return Backbone(
+    backbone = Backbone(
         model,
         tokenizer,
         settings.name,
@@ -93,6 +94,7 @@ def load_backbone(
         unpadded=settings.unpadded,
         skip_unread=settings.skip_unread,
     )
+    return with_lora(backbone, settings)
 
 
 def _check_folder(name: str, source: str) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from infoprompt.picture import Picture, shown
 
-COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")  # Paul Tol's bright set: colour-blind safe
+# Paul Tol's bright set: colour-blind safe
+COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")
 GREY = "#666666"
 MAX_CLASSES_WITH_COUNTS = 20
 MAX_CLASSES = 50
@@ -27,6 +28,7 @@ LOSSES = {
     "train/representation_loss": "prompt and representation",
     "train/kl": "KL divergence",
     "dev/loss": "dev",
+    "train/contrastive": "pairs (no nats)",
 }
 BOUNDS = {"train/mi_head": "prompt and head", "train/mi_representation": "prompt and representation"}
 
@@ -98,7 +100,7 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], label_na
 def _loss_panel(axes: Axes | None, history: Rows) -> bool:
     series = {name: _series(history, key) for key, name in LOSSES.items()}
     if axes is not None:
-        for colour, (name, (steps, values)) in zip(COLOURS, series.items(), strict=True):
+        for colour, (name, (steps, values)) in zip((*COLOURS, GREY), series.items(), strict=True):
             if steps:
                 width = 2.2 if name == "total" else 1.4
                 axes.plot(steps, values, color=colour, label=name, linewidth=width, marker=_marker(steps))

@@ -12,6 +12,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import TrainLoader
+from infoprompt.data.pairs import PairDraw
 from infoprompt.data.rows import Example
 from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import Splits, load_splits
@@ -148,6 +149,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
             ranks.world_size,
             config.seed,
             noise_of(config, has_latent=member.gaussian is not None),
+            _pairs(config, rows["training"], ranks.world_size * accumulation),
         ),
         rows["dev"],
         rows["test"],
@@ -177,6 +179,18 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return setup.of(filled)
+
+
+def _pairs(config: RunConfig, training: EncodedDataset, num_parts: int) -> PairDraw | None:
+    """What draws the training rows two by two, where the loss is of pairs; `num_parts` are passes, over all ranks."""
+    if config.objective.task != "contrastive":
+        return None
+    if config.data.batch_size // num_parts % 2:
+        raise ConfigError(
+            f"data.batch_size is {config.data.batch_size}, but objective.task is contrastive, and each of {num_parts} "
+            f"forward passes of an update takes whole pairs. Use a multiple of {2 * num_parts}."
+        )
+    return PairDraw(training.labels)
 
 
 def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from infoprompt.data.batch import Batch, Noise
 from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.pairs import PairDraw
 
 Draw = Callable[[int, int], Noise]
 """Noise of an update: its number, counted from 0, and its inputs over all ranks."""
@@ -30,6 +31,8 @@ class TrainLoader:
     seed: int
     draw: Draw | None = None
     """What draws the noise; None where nothing reads any."""
+    pairs: PairDraw | None = None
+    """What draws the rows, two by two; None where every epoch has each row once."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,6 +51,8 @@ class TrainLoader:
             yield batch if noise is None else replace(batch, noise=noise.rows(inputs))
 
     def _rows_of(self, step: int) -> np.ndarray:
+        if self.pairs is not None:
+            return self.pairs.rows(self.seed, step, self.batch_size // 2)
         epoch, index = divmod(step, self.steps_per_epoch)
         places = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
         return np.take(epoch_order(self.seed, epoch, len(self.rows)), places, mode="wrap")

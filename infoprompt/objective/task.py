@@ -1,6 +1,6 @@
 """The task's own loss.
 
-Shapes: B examples, C classes or choices, S words, M rows (examples, or their words below each other).
+Shapes: B examples, C classes or choices, D hidden width, S words, M rows (examples, or their words below each other).
 """
 
 from typing import Literal
@@ -32,6 +32,19 @@ def task_loss(logits_BC: Tensor, batch: Batch, weight_C: Tensor | None = None) -
     if batch.value_B is not None:
         return F.mse_loss(scores.squeeze(1), batch.value_B)
     return _cross_entropy(scores, batch.label_B[:: batch.num_choices], weight_C, "mean")
+
+
+def contrastive_loss(pooled_BD: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of the cosine of each pair's pooled states against 1 for one class, 0 for two.
+
+    Args:
+        pooled_BD: pooled states, [B, D]; rows 2 i and 2 i + 1 are a pair.
+        batch: holds the classes.
+
+    Source: Tunstall et al. 2022, arXiv:2209.11055; the cosine loss of Reimers and Gurevych 2019, arXiv:1908.10084.
+    """
+    cosine = F.cosine_similarity(pooled_BD[::2], pooled_BD[1::2])
+    return F.mse_loss(cosine, (batch.label_B[::2] == batch.label_B[1::2]).to(cosine.dtype))
 
 
 def example_losses(logits_BC: Tensor, batch: Batch) -> list[float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -75,16 +76,20 @@ class LossTerms:
     head: InformationTerm | None = None
     representation: InformationTerm | None = None
     kl: Tensor | None = None
+    task_name: str = "cross_entropy"
+    """What the records call the task's own loss."""
 
     def detached(self) -> "LossTerms":
         """The same numbers without the graph that they come from, which holds memory."""
-        terms = {name: replace(term, loss=term.loss.detach()) for name, term in self._information().items()}
-        kl = None if self.kl is None else self.kl.detach()
-        return replace(self, total=self.total.detach(), task=self.task.detach(), kl=kl, **terms)
+        changes: dict[str, Any] = {
+            name: replace(term, loss=term.loss.detach()) for name, term in self._information().items()
+        }
+        changes["kl"] = None if self.kl is None else self.kl.detach()
+        return replace(self, total=self.total.detach(), task=self.task.detach(), **changes)
 
     def as_metrics(self) -> dict[str, float]:
         """Numbers for the records, in nats; moves them to the host."""
-        metrics = {"train/loss": self.total, "train/cross_entropy": self.task}
+        metrics = {"train/loss": self.total, f"train/{self.task_name}": self.task}
         for name, term in self._information().items():
             metrics.update(term.as_metrics(name))
         if self.kl is not None:

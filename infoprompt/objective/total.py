@@ -6,7 +6,7 @@ from torch import Tensor
 from infoprompt.config import ObjectiveSettings
 from infoprompt.data.batch import Batch
 from infoprompt.objective.encoding import Encoding, Latent
-from infoprompt.objective.task import task_loss
+from infoprompt.objective.task import contrastive_loss, task_loss
 from infoprompt.objective.terms import LossTerms
 from infoprompt.progress import Progress
 
@@ -24,6 +24,10 @@ def information_objective(
 
     Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
     """
+    if settings.task == "contrastive":
+        # the head is fitted, but every engine asks for a gradient of all that is in the state
+        task = contrastive_loss(encoding.pooled_BD, batch) + 0 * encoding.logits_BC.sum()
+        return LossTerms(task, task, task_name="contrastive")
     task = task_loss(encoding.logits_BC, batch, class_weight_C)
     head, representation = encoding.head, encoding.representation
     kl = _latent_kl(encoding) if settings.kl_weight else None

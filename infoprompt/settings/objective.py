@@ -27,12 +27,17 @@ _NEED_SAMPLES = ("jsd", "smile")
 
 
 class ObjectiveSettings(Settings):
-    """The training loss: CE + w(t) * (head_weight * head + representation_weight * representation + kl_weight * KL)."""
+    """The training loss: task + w(t) (head_weight * head + representation_weight * representation + kl_weight * KL)."""
 
     preset: Literal["paper", "release", "analytic"] = "analytic"
     """Sets every setting below that is not given, `head.kind` and, for kind `instance`, `prompt.static_base`:
     `paper` is reconstructed from the InfoPrompt paper, `release` is as its authors' code, `analytic` is ours.
     `infoprompt show` prints what it sets."""
+
+    task: Literal["cross_entropy", "contrastive"] = "cross_entropy"
+    """The task's own loss. `contrastive`: of pairs of rows, half of one class and half of two, as SetFit has it. It is
+    the mean squared error of the cosine of their pooled states against 1 and 0. It trains no head, so it needs
+    `head.fit: logistic_regression`. `data.batch_size` counts rows, two a pair; an epoch has as many updates as ever."""
 
     head_weight: NonNegativeFloat = 0.05
     """Weight of the mutual information between prompt and head (gamma)."""

@@ -310,11 +310,31 @@ class RunConfig(Settings):
                 f"{given} information terms read a head that is trained by gradient. Set head.fit=gradient, or "
                 "objective.head_weight=0 and objective.representation_weight=0."
             )
-        if self.trains_body:
+        if self.trains_body and self.objective.task == "cross_entropy":
             raise ValueError(
                 f"{given} {self.backbone.trained_by or f'prompt.kind is {self.prompt.kind}'}, so more than the head is "
                 "trained. Set head.fit=gradient, or prompt.kind=none and a backbone that stays as it is."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_pairs(self) -> "RunConfig":
+        if self.objective.task == "cross_entropy":
+            return self
+        given = f"objective.task is {self.objective.task}, but"
+        if self.head_fit != "logistic_regression":
+            raise ValueError(
+                f"{given} head.kind is {self.head.kind} and head.fit {self.head_fit}, and pairs of rows train no head. "
+                "Set head.kind=linear and head.fit=logistic_regression."
+            )
+        if not self.trains_body:
+            raise ValueError(
+                f"{given} prompt.kind is none and the backbone stays as it is, so pairs have nothing to train. Set "
+                "backbone.frozen=false, backbone.lora_rank or a prompt.kind, or objective.task=cross_entropy."
+            )
+        for key, size in (("batch_size", self.data.batch_size), ("micro_batch_size", self.data.micro_batch_size)):
+            if size and size % 2:
+                raise ValueError(f"{given} data.{key} is {size}, and a pair has two rows. Use {size + 1}.")
         return self
 
     @property

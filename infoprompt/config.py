@@ -250,6 +250,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         for name in ("folder", "train", "validation", "test")
         if (source := getattr(config.data, name))
     }
+    predictions = config.evaluation.predictions
+    given = {} if predictions is None else {"predictions": _absolute(predictions)}
     backbone = config.backbone.name
     local = {"name": str(Path(backbone).absolute())} if backbone != "minilm" and os.path.isdir(backbone) else {}
     uri = config.tracking.uri
@@ -259,6 +261,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         update={
             "run": config.run.model_copy(update=absolute),
             "data": config.data.model_copy(update=sources),
+            "evaluation": config.evaluation.model_copy(update=given),
             "backbone": config.backbone.model_copy(update=local),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }

@@ -5,7 +5,7 @@ Shapes: M rows of the data set.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,13 @@ def evaluate(
                     found[row], loss_of[row] = completed(prediction, known[row], task), loss
     labels, predicted_M = compared(rows, task, found)
     return Evaluation(score(task, labels, predicted_M), labels, predicted_M, math.fsum(loss_of) / len(rows))
+
+
+def evaluate_given(classes: Sequence[int] | None, rows: EncodedDataset, task: Task) -> Evaluation:
+    """Scores of predictions from elsewhere, a class for each row; without any, all scores are NaN."""
+    labels, predicted_M = compared(rows, task, classes or [-1] * len(rows))
+    scores = score(task, labels, predicted_M) if classes else dict.fromkeys(task.metrics, math.nan)
+    return Evaluation(scores, labels, predicted_M)
 
 
 def evaluate_artifact(

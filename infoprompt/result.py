@@ -28,7 +28,7 @@ class RunResult:
     test: dict[str, float]
     """Scores of the best state on the test rows; empty where there are none."""
     dev: dict[str, float]
-    """Scores of the best state on the held-out rows."""
+    """Scores of the best state on the held-out rows; empty where predictions from elsewhere have none of them."""
     steps: int
     """Updates made."""
     best_step: int
@@ -84,10 +84,10 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
     passes = _encoder_passes(setup, state.progress)
     result = RunResult(
         test=test,
-        dev=state.best_scores,
+        dev=finite(state.best_scores),
         steps=state.progress.step,
         best_step=state.best_step,
-        steps_to_95=steps_to_share(curve),
+        steps_to_95=steps_to_share(curve) if config.updates else 0,
         seconds=round(state.seconds, 3),
         trained_parameters=trained_parameters,
         touched_parameters=trained_parameters - setup.untouched_parameters(),

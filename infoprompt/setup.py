@@ -11,6 +11,7 @@ from infoprompt.config import ConfigError, PromptSettings, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.dataset import EncodedDataset
+from infoprompt.data.given_predictions import given_predictions
 from infoprompt.data.loader import TrainLoader
 from infoprompt.data.pairs import PairDraw
 from infoprompt.data.rows import Example
@@ -20,7 +21,7 @@ from infoprompt.data.tasks import Task
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.interface import Engine
-from infoprompt.evaluate import Evaluation, evaluate
+from infoprompt.evaluate import Evaluation, evaluate, evaluate_given
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone.cache import kept_backbone
@@ -34,6 +35,7 @@ from infoprompt.model.shared import SharedModel
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
+from infoprompt.output import on_first
 from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Setup:
     fingerprint: str
     class_weight_C: Tensor | None = None
     """See `data.class_weights`."""
+    given: Mapping[str, list[int]] | None = None
+    """Classes of the rows of `test` and `dev`, where `evaluation.predictions` gives them in place of the model."""
 
     @property
     def ranks(self) -> Ranks:
@@ -97,6 +101,8 @@ class Setup:
     def evaluate(self, rows: EncodedDataset) -> Evaluation:
         """Scores on rows; all ranks take part."""
         name = "test" if rows is self.test else "dev"
+        if self.given is not None:
+            return evaluate_given(self.given.get(name), rows, self.task)
         batch_size = self.config.evaluation.batch_size
 
         def infer(batches: Mapping[str, Batch]) -> dict[str, Encoding]:
@@ -123,6 +129,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         for note in splits.notes:
             log.warning(note)
         write_skipped(splits.skipped, Path(config.run.output_dir))
+    given = _given(config, task, splits, ranks)
     accumulation = accumulation_steps(config.data, ranks.world_size)
     backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone)
@@ -155,6 +162,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         rows["test"],
         fingerprint,
         class_weights(config.data, task, rows["training"]),
+        given,
     )
     start_head(setup, member.head, encode([Example(text=text) for text in task.label_texts], "label"))
     batch_size = config.evaluation.batch_size
@@ -179,6 +187,14 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return setup.of(filled)
+
+
+def _given(config: RunConfig, task: Task, splits: Splits, ranks: Ranks) -> dict[str, list[int]] | None:
+    if config.evaluation.predictions is None:
+        return None
+    path = config.evaluation.predictions.replace("{seed}", str(config.seed)).replace("{task}", task.name)
+    parts = {"dev": splits.validation} | ({"test": splits.test} if config.evaluation.test else {})
+    return ranks.broadcast_object(on_first(ranks, lambda: given_predictions(path, task, parts)))
 
 
 def _pairs(config: RunConfig, training: EncodedDataset, num_parts: int) -> PairDraw | None:

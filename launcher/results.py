@@ -42,7 +42,7 @@ def markdown(results: Results) -> str:
     for kind, runs in results.items():
         values = [
             _spread([run["test"][metric] for run in runs if run["test"]]),
-            _spread([run["dev"][metric] for run in runs]),
+            _spread([run["dev"][metric] for run in runs if run["dev"]]),
             _spread([run["steps_to_95"] for run in runs], digits=0),
             f"{statistics.fmean(run['seconds'] for run in runs):.0f}",
             f"{runs[0]['trained_parameters']:,}",

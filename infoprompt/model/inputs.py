@@ -29,7 +29,7 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
 def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bool:
     """Whether a forward reads the plain text's states."""
     objective = config.objective
-    if config.backbone.trained_by is not None:
+    if config.backbone.trained_by is not None or config.evaluation.predictions is not None:
         return False
     contrasted = objective.representation_weight > 0 and objective.representation_negatives != "batch"
     in_loss = training and (contrasted or objective.kl_weight > 0)

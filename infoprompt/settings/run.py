@@ -166,6 +166,11 @@ class EvaluationSettings(Settings):
     test: bool = True
     """Whether the best state is scored on the test rows at the end."""
 
+    predictions: str | None = None
+    """File with predictions from elsewhere, which are scored in place of the model's: .jsonl, .csv or another kind of
+    data file. It has a row with a `label` for each test row, in their order. Rows with `part: dev` are of dev rows.
+    `{seed}` and `{task}` in the path stand for the run's. Recipe `predictions_file`."""
+
 
 class CheckpointSettings(Settings):
     """The resume state."""
@@ -335,6 +340,16 @@ class RunConfig(Settings):
         for key, size in (("batch_size", self.data.batch_size), ("micro_batch_size", self.data.micro_batch_size)):
             if size and size % 2:
                 raise ValueError(f"{given} data.{key} is {size}, and a pair has two rows. Use {size + 1}.")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_given_predictions(self) -> "RunConfig":
+        if self.evaluation.predictions is not None and (self.updates or self.run.save_artifact):
+            raise ValueError(
+                f"evaluation.predictions is {self.evaluation.predictions}, so there is no model to train or to save. "
+                "Use configs/recipes/predictions_file.yaml, or head.fit=start, prompt.kind=none and "
+                "run.save_artifact=false."
+            )
         return self
 
     @property

@@ -148,7 +148,7 @@ def _run_row(job: Job) -> RunRow:
     margin = job.cell.study.config.collapsed_margin
     measured = {
         "metric": result["metric"],
-        "dev": result["dev"][result["metric"]],
+        "dev": result["dev"].get(result["metric"]),
         "test": test,
         "majority": majority,
         "collapsed": None if test is None or majority is None else has_collapsed(test, majority, margin),

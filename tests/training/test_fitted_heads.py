@@ -63,8 +63,8 @@ def test_a_fitted_run_goes_on_from_its_state_and_leaves_what_others_leave(toy_se
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["prompt.kind=static"], "head.fit is start, but with prompt.kind static"),
-        (["backbone.frozen=false"], "backbone.frozen false"),
+        (["prompt.kind=static"], "head.fit is start, but prompt.kind is static"),
+        (["backbone.frozen=false"], "head.fit is start, but backbone.frozen is false"),
         (["prompt.kind=instance", "objective.head_weight=0.1"], "information terms"),
     ],
 )

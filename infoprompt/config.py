@@ -35,7 +35,7 @@ from infoprompt.settings import (
     TrackingSettings,
 )
 from infoprompt.settings.kinds import without_left_kinds
-from infoprompt.settings.objective import without_unread
+from infoprompt.settings.objective import LABEL_FORMS, without_unread
 from infoprompt.settings.run import SAVINGS, of_chosen_kinds
 from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml
 
@@ -216,8 +216,11 @@ def _above(lower: Mapping[str, Any], uppers: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """`upper` wins. A preset named in `upper` also clears what `lower` had set of the preset's own settings."""
+    """`upper` wins. A preset or form named in `upper` also clears what `lower` had set of its own settings."""
     merged = copy_nested(lower)
+    if get_nested(upper, "objective.label_form") not in (None, get_nested(lower, "objective.label_form", "off")):
+        for key in LABEL_FORMS["off"]:
+            _remove(merged, f"objective.{key}")
     if get_nested(upper, "objective.preset") not in (None, get_nested(lower, "objective.preset")):
         for key in (*PRESETS["paper"], "objective.loss_cap"):  # the last is the one cap of earlier versions
             _remove(merged, key)
@@ -239,7 +242,7 @@ def _remove(values: dict[str, Any], dotted: str) -> None:
 def _absolute_source(source: str | list[str]) -> str | list[str]:
     if isinstance(source, list):
         return [str(_absolute_source(one)) for one in source]
-    return _absolute(source) if is_data_file(source) else source
+    return _absolute(source) if is_data_file(source) or source.lower().endswith(".txt") else source
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -247,7 +250,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     absolute = {"output_dir": _absolute(config.run.output_dir)}
     sources = {
         name: _absolute_source(source)
-        for name in ("folder", "train", "validation", "test")
+        for name in ("folder", "train", "validation", "test", "unlabelled")
         if (source := getattr(config.data, name))
     }
     predictions = config.evaluation.predictions

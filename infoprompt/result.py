@@ -41,11 +41,11 @@ class RunResult:
     touched_parameters: int
     """Trained parameters, counting of a table only the rows that the training rows look up."""
     encoder_passes: float
-    """Passes over the backbone for each training example of each update. They are the forward passes of training and
-    one unprompted pass for each training row whose states are kept, over the examples seen. 1 for a static prompt; 1 +
-    1 / epochs with kept states; 1 / epochs for a head on kept states alone. Without updates the rows count as seen
-    once. Kept states count as computed here also where an earlier run left them; evaluation is left out, and so is that
-    a backward pass may be shorter."""
+    """Passes over the backbone for each training example of each update. They are the forward passes of training, those
+    of texts without labels included, and one unprompted pass for each training row whose states are kept, over the
+    examples seen. 1 for a static prompt; 1 + 1 / epochs with kept states; 1 / epochs for a head on kept states alone.
+    Without updates the rows count as seen once. Kept states count as computed here also where an earlier run left them;
+    evaluation is left out, and so is that a backward pass may be shorter."""
     total_encoder_passes: int
     """The same as a count: `encoder_passes` times the examples seen."""
     metric: str
@@ -54,6 +54,8 @@ class RunResult:
     """Folder of the artifact; empty if `run.save_artifact` is false."""
     output_dir: str
     run_id: str | None
+    unlabelled: str = ""
+    """Where texts without labels came from: `rest`, `file`, or `transductive`, the test rows' own; empty without."""
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Precision, recall, F1 and support of each class on the test rows; empty without them or without classes."""
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -97,6 +99,7 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
         artifact=str(output_dir / "artifact") if config.run.save_artifact else "",
         output_dir=str(output_dir),
         run_id=state.run_id,
+        unlabelled=setup.pool_name,
         classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
         rows={"train": len(setup.train.rows), "dev": len(setup.dev), "test": len(setup.test)},
         version=package_version("infoprompt"),
@@ -151,5 +154,8 @@ def _encoder_passes(setup: Setup, progress: Progress) -> int:
     """See `RunResult.encoder_passes`."""
     rows = setup.train.rows
     kept = 0 if rows.pooled_MD is None else len(rows)
-    head_alone = kept and setup.config.prompt.kind == "none"
-    return kept + (0 if head_alone else progress.examples)
+    if kept and setup.config.prompt.kind == "none":
+        return kept
+    pool = setup.train.pool
+    below = 0 if pool is None else max(0, progress.step - pool.first_step) * pool.batch_size
+    return kept + progress.examples + below

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from infoprompt.config import ConfigError, PromptSettings, RunConfig
@@ -12,12 +14,13 @@ from infoprompt.data.batch import Batch
 from infoprompt.data.class_weights import class_weights
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.given_predictions import given_predictions
-from infoprompt.data.loader import TrainLoader
+from infoprompt.data.loader import Pool, TrainLoader
 from infoprompt.data.pairs import PairDraw
 from infoprompt.data.rows import Example
 from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.tasks import Task
+from infoprompt.data.unlabelled import check_number
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.interface import Engine
@@ -28,17 +31,24 @@ from infoprompt.model.backbone.cache import kept_backbone
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
+from infoprompt.model.heads.linear import class_means
 from infoprompt.model.inputs import make_template, needs_unprompted_states
 from infoprompt.model.lower_states import with_lower_states
 from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
+from infoprompt.model.strangers import kept_texts
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
 from infoprompt.output import on_first
 from infoprompt.ranks import Ranks
+from infoprompt.settings.head import ClassVectorSettings, LinearSettings
+from infoprompt.warm_start import warm_started
 
 log = logging.getLogger(__name__)
+
+SHARES_ROWS = 2048
+"""Enough to know a class's share to one per cent."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,13 @@ class Setup:
         """Forward without gradient."""
         return self.engine.infer(batch.to(self.ranks.device))
 
-    def of(self, rows: Mapping[str, EncodedDataset]) -> "Setup":
-        """The same with other rows: `training`, `dev` and `test`."""
-        return replace(self, train=replace(self.train, rows=rows["training"]), dev=rows["dev"], test=rows["test"])
+    def of(self, rows: Mapping[str, EncodedDataset], kept_texts: np.ndarray | None = None) -> "Setup":
+        """The same with other rows: `training`, `dev`, `test` and `unlabelled`."""
+        pool = self.train.pool
+        if pool is not None:
+            pool = replace(pool, rows=rows["unlabelled"], kept=pool.kept if kept_texts is None else kept_texts)
+        train = replace(self.train, rows=rows["training"], pool=pool)
+        return replace(self, train=train, dev=rows["dev"], test=rows["test"])
 
     def tags(self) -> dict[str, str]:
         """What a table of runs is read and sorted by: task, rows, backbone and prompt."""
@@ -86,9 +100,36 @@ class Setup:
             "rows.train": str(len(self.train.rows)),
             "rows.dev": str(len(self.dev)),
             "rows.test": str(len(self.test)),
+            **(
+                {"rows.unlabelled": str(len(self.train.pool.kept)), "unlabelled": self.pool_name}
+                if self.train.pool
+                else {}
+            ),
             "backbone": self.config.backbone.name,
             "prompt": f"{prompt.kind}{length}",
         }
+
+    @property
+    def pool_name(self) -> str:
+        """`rest`, `transductive` or `file`: where the texts without labels come from; empty where there are none."""
+        source = self.config.data.unlabelled
+        if self.train.pool is None:
+            return ""
+        return str(source) if source in ("rest", "transductive") else "file"
+
+    def class_shares(self) -> Tensor:
+        """Mean prediction for the texts without labels, at most the first `SHARES_ROWS`, [C]; all ranks take part."""
+        assert self.train.pool is not None
+        pool, size, ranks = self.train.pool, self.config.evaluation.batch_size, self.ranks
+        kept = pool.kept[:SHARES_ROWS]
+        filled = np.append(kept, np.full(-len(kept) % (size * ranks.world_size), -1))
+        total_C = torch.zeros(self.task.num_classes)
+        for rows in filled.reshape(-1, ranks.world_size, size)[:, ranks.rank]:
+            known = torch.from_numpy(rows >= 0)
+            encoding = self.infer(pool.rows.batch(rows))
+            total_C = total_C + encoding.logits_BC.float().cpu().softmax(1)[known].sum(0)
+        parts: list[Tensor] = ranks.gather_objects(total_C)
+        return torch.stack(parts).sum(0) / len(kept)
 
     def untouched_parameters(self) -> int:
         """Trained parameters that the training rows cannot change, such as a table's rows for other tokens."""
@@ -142,6 +183,10 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     test = splits.test if config.evaluation.test else []
     rows = {"training": encode(splits.train, "training"), "dev": encode(splits.validation, "dev")}
     rows["test"] = encode(test, "test")
+    pool = None
+    if config.objective.label_form != "off":
+        rows["unlabelled"] = encode(list(splits.unlabelled.texts), "unlabelled")
+        pool = _pool(config, rows, splits.unlabelled.used, ranks.world_size * accumulation)
     key = f"{fingerprint} {config.backbone.dtype}{' unpadded' * backbone.packs} {config.head.pooling_of(backbone.kind)}"
     setup = Setup(
         config,
@@ -156,7 +201,8 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
             ranks.world_size,
             config.seed,
             noise_of(config, has_latent=member.gaussian is not None),
-            _pairs(config, rows["training"], ranks.world_size * accumulation),
+            pool=pool,
+            pairs=_pairs(config, rows["training"], ranks.world_size * accumulation),
         ),
         rows["dev"],
         rows["test"],
@@ -164,11 +210,17 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         class_weights(config.data, task, rows["training"]),
         given,
     )
-    start_head(setup, member.head, encode([Example(text=text) for text in task.label_texts], "label"))
     batch_size = config.evaluation.batch_size
+    plain = _Plain(setup, rows, key)
+    labels = encode([Example(text=text) for text in task.label_texts], "label")
+    kept = None
+    if pool is not None and config.data.unlabelled_filter:
+        kept = _without_strangers(setup, pool.kept, plain, labels)
+        setup = setup.of(rows, kept)
+    start_head(setup, member.head, labels, plain)
     first_layer = 0 if member.prompt is None else member.prompt.first_layer
     if first_layer and not partitions_weights(config):
-        kept = with_lower_states(
+        lower = with_lower_states(
             list(rows.values()),
             backbone,
             first_layer,
@@ -177,13 +229,10 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
             batch_size=batch_size,
             most_bytes=config.backbone.kept_mib * 2**20,
         )
-        rows = dict(zip(rows, kept, strict=True))
+        rows = dict(zip(rows, lower, strict=True))
     if not needs_unprompted_states(config, task, training=True):
         return setup.of(rows)
-    filled = {
-        name: with_unprompted_states(part, setup.infer, ranks, backbone_key=key, batch_size=batch_size)
-        for name, part in rows.items()
-    }
+    filled = {name: plain.states_of(name, part) for name, part in rows.items()}
     if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return setup.of(filled)
@@ -209,6 +258,59 @@ def _pairs(config: RunConfig, training: EncodedDataset, num_parts: int) -> PairD
     return PairDraw(training.labels)
 
 
+@dataclass
+class _Plain:
+    """The data sets with the states of their plain texts, each made when it is first asked for."""
+
+    setup: Setup
+    rows: Mapping[str, EncodedDataset]
+    key: str
+    _filled: dict[str, EncodedDataset] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> EncodedDataset:
+        if name not in self._filled:
+            setup = self.setup
+            self._filled[name] = with_unprompted_states(
+                self.rows[name],
+                setup.infer,
+                setup.ranks,
+                backbone_key=self.key,
+                batch_size=setup.config.evaluation.batch_size,
+            )
+        return self._filled[name]
+
+    def states_of(self, name: str, part: EncodedDataset) -> EncodedDataset:
+        """The same rows with other fields, and with these states."""
+        return replace(part, summary_MD=self[name].summary_MD, pooled_MD=self[name].pooled_MD)
+
+
+def _pool(config: RunConfig, rows: Mapping[str, EncodedDataset], used: np.ndarray, parts: int) -> Pool:
+    size, pool_rows = config.data.unlabelled_batch, rows["unlabelled"]
+    if size % parts:
+        raise ConfigError(
+            f"data.unlabelled_batch is {size}, but {parts} forward passes of an update share it (ranks, times those of "
+            f"each). Use {size - size % parts or parts}."
+        )
+    total = config.optim.total_steps(-(-len(rows["training"]) // config.data.batch_size))
+    first = round(config.objective.label_start * total)
+    return Pool(pool_rows, size, first, used)
+
+
+def _without_strangers(setup: Setup, used: np.ndarray, plain: _Plain, labels: EncodedDataset) -> np.ndarray:
+    parts = [plain[name].pooled_MD for name in ("unlabelled", "training", "dev")]
+    states, training, dev = (torch.empty(0, 1) if part is None else part for part in parts)
+    label_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
+    kept = used[kept_texts(states[used], training, dev, label_CD)]
+    if setup.ranks.is_first:
+        log.info(
+            "%s of %s texts without labels are left out as strangers to the task (data.unlabelled_filter).",
+            f"{len(used) - len(kept):,}",
+            f"{len(used):,}",
+        )
+    check_number(len(kept), f"Without strangers data.unlabelled has {len(kept):,} texts")
+    return kept
+
+
 def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     needs, lm_head = backbone_needs(config), head_kind(config.head.kind).lm_head
     if not partitions_weights(config):
@@ -218,14 +320,32 @@ def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     return backbone, backbone.fingerprint()
 
 
-def start_head(setup: Setup, head: Head, labels: EncodedDataset) -> None:
-    """Start a head from the label texts' own states, where its kind and the settings say so; every rank calls it."""
-    if not head_kind(setup.config.head.kind).reads_labels(setup.config, setup.task):
-        return
-    states_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
+def start_head(setup: Setup, head: Head, labels: EncodedDataset, plain: "_Plain") -> None:
+    """Start a head from the states of label texts and rows, as its kind and the settings say; every rank calls it."""
+    config, kind = setup.config, head_kind(setup.config.head.kind)
+    started: dict[str, Tensor] = {}
+    if kind.reads_labels(config, setup.task):
+        states_CD = text_states(labels, setup.infer, setup.ranks, config.evaluation.batch_size)
+        if isinstance(config.head, ClassVectorSettings) and config.head.init == "class_means":
+            states_CD = class_means(states_CD, plain["training"])
+        started = head.start_from(states_CD)
+    steps = config.head.warm_start_steps if isinstance(config.head, LinearSettings) else 0
     trained = setup.engine.trained_state()
-    started = {f"head.{name}": value for name, value in head.start_from(states_CD).items()}
-    setup.engine.load_trained_state({**trained, **started})
+    if steps:
+        whole = {name: trained[f"head.{name}"] for name in head.state_dict()} | started
+        pool = setup.train.pool
+        if pool is not None:
+            pool = replace(pool, rows=plain["unlabelled"])
+        loader = replace(setup.train, rows=plain["training"], pool=pool)
+        started = warm_started(config, setup.task, loader, whole, setup.class_weight_C)
+    named = {f"head.{name}": value for name, value in started.items()}
+    if named:
+        setup.engine.load_trained_state({**trained, **named})
+    if setup.member.start_anchor is not None:
+        # read from the state, since an engine may hold only a part of the parameters
+        vectors = named.get("head.linear.weight", trained.get("head.linear.weight", trained.get("head.vectors_CE")))
+        assert vectors is not None
+        setup.member.start_anchor.start(vectors.to(setup.ranks.device), len(setup.train.rows))
 
 
 def _scored_by(metric: str | None, task: Task) -> Task:

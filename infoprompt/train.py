@@ -4,12 +4,15 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from torch import Tensor
+
 from infoprompt.bar import ProgressBar
 from infoprompt.config import RunConfig, dump_config
-from infoprompt.data.splits import Splits
+from infoprompt.data.splits import Splits, load_splits
 from infoprompt.engine.interface import seeded_dropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
@@ -19,7 +22,7 @@ from infoprompt.metrics import why_undefined
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
-from infoprompt.progress import Decision, LeftOff, Report, due
+from infoprompt.progress import Decision, LeftOff, Progress, Report, due
 from infoprompt.result import RunResult, finish
 from infoprompt.schedule import learning_rate
 from infoprompt.setup import Setup, build_setup
@@ -70,6 +73,7 @@ def run(
         claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner),
     ):
         saved = saved_state(config, ranks) if resume == "auto" else None
+        splits = splits or load_splits(config.data, config.data_seed)
         setup = build_setup(config, ranks, splits)
         state, trained = start_training_state(setup, saved), False
         on_first(ranks, lambda: write_first_file(output_dir / "config.yaml", dump_config(config)))
@@ -77,6 +81,8 @@ def run(
             with recorded(setup, state, parent_run_id, tags or {}, resumed=saved is not None) as tracker:
                 with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
                     train(setup, state, tracker, bar, report)
+                    if config.run.final_on_all:
+                        train_on_all(setup, splits, state)
                     ranks.barrier()  # agrees on a signal that came since the last update
                     if ranks.wishes.leave:
                         leave(setup, state, ranks.wishes.leave)
@@ -131,24 +137,16 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         LeftOff: `report` says so.
         Preempted: a signal told any rank to end.
     """
-    config, engine, wishes = setup.config, setup.engine, setup.ranks.wishes
+    config, wishes = setup.config, setup.ranks.wishes
     evaluate_every = config.evaluation.every_steps or setup.train.steps_per_epoch
     save_every = config.checkpoint.every_steps or evaluate_every
     clock, finite = _Clock(state.seconds, config.checkpoint.every_minutes), FiniteUpdates()
     while not state.progress.done and not _out_of_patience(setup, state):
         progress = state.progress
         lr = learning_rate(config.optim, progress)
-        engine.set_lr(lr)
-        parts: list[LossTerms] = []
+        setup.engine.set_lr(lr)
         wishes.ask_to_save = clock.save_due
-        with seeded_dropout(config.seed, progress.step, setup.ranks):
-            for batch in setup.train.micro_batches(progress.step):
-                on_device = batch.to(setup.ranks.device)
-                encoding = engine.forward({0: on_device})[0]
-                terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
-                update = engine.step({0: terms.total})[0]
-                norm = finite.add(progress, terms, update)
-                parts.append(terms)
+        parts, norm = _update(setup, progress, finite)
         state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
         told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `step`
@@ -161,7 +159,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
-        del encoding, terms, parts  # else their graph, though empty, parts the memory that the next pass could take
+        del parts  # else their graph, though empty, parts the memory that the next pass could take
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
@@ -179,6 +177,49 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         _evaluate_dev(setup, state, tracker, bar, report)
         if config.checkpoint.enabled:
             save_training_state(setup, state)
+
+
+def _update(setup: Setup, progress: Progress, finite: FiniteUpdates) -> tuple[list[LossTerms], float | Tensor]:
+    """One update: the loss of each micro-batch, and the norm of the gradient; all ranks take part."""
+    config, engine, pool = setup.config, setup.engine, setup.train.pool
+    label = setup.member.label_information
+    if label is not None and label.target_C is None and pool is not None and progress.step >= pool.first_step:
+        label.estimate_target(setup.class_shares().to(setup.ranks.device))
+    parts: list[LossTerms] = []
+    norm: float | Tensor = 0.0
+    with seeded_dropout(config.seed, progress.step, setup.ranks):
+        for batch in setup.train.micro_batches(progress.step):
+            on_device = batch.to(setup.ranks.device)
+            encoding = engine.forward({0: on_device})[0]
+            terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
+            norm = finite.add(progress, terms, engine.step({0: terms.total})[0])
+            parts.append(terms)
+    return parts, norm
+
+
+def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
+    """Train once more on training and held-out rows, for as many updates as the chosen state took; it becomes that.
+
+    The rate's course is that of the first time, and so are the texts without labels. No resume state is written
+    meanwhile.
+    """
+    config = first.config
+    log.info("Training once more, on %d training and held-out rows.", len(splits.train) + len(splits.validation))
+    rows = replace(splits, train=[*splits.train, *splits.validation], validation=[], notes=(), skipped=())
+    if first.train.pool is not None:  # strangers were told by held-out rows, and there are none now
+        rows = replace(rows, unlabelled=replace(splits.unlabelled, used=first.train.pool.kept))
+        config = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled_filter": False})})
+    setup = build_setup(config, first.ranks, rows)
+    finite = FiniteUpdates()
+    progress = replace(state.progress, steps_per_epoch=setup.train.steps_per_epoch, step=0, examples=0)
+    while progress.step < state.best_step:
+        setup.engine.set_lr(learning_rate(config.optim, progress))
+        _update(setup, progress, finite)
+        progress = progress.after(config.data.batch_size)
+    finite.look()
+    fit_head(setup)
+    state.best_state = setup.engine.trained_state()
+    setup.engine.close()
 
 
 def leave(setup: Setup, state: TrainingState, number: int) -> NoReturn:
@@ -220,8 +261,8 @@ def _evaluate_dev(
 
 
 def _is_better(score: float, loss: float | None, setup: Setup, state: TrainingState) -> bool:
-    """Whether a state is the best so far; `loss` is given where the score is undefined, and parts two of those."""
-    if not state.best_scores:
+    """Whether a state is to be kept; `loss` is given where the score is undefined, and parts two of those."""
+    if not state.best_scores or setup.config.evaluation.state == "last":
         return True
     best = state.best_scores[setup.metric]
     if score == best and loss is not None and state.best_loss is not None:

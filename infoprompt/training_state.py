@@ -88,8 +88,7 @@ def start_training_state(setup: Setup, saved: ResumeState | None) -> TrainingSta
         ValueError: it is of another model.
     """
     optim, steps_per_epoch = setup.config.optim, setup.train.steps_per_epoch
-    total = min(optim.epochs * steps_per_epoch, optim.max_steps or optim.epochs * steps_per_epoch)
-    total = total if setup.config.updates else 0
+    total = optim.total_steps(steps_per_epoch) if setup.config.updates else 0
     progress = Progress(steps_per_epoch, total)
     if saved is None:
         return TrainingState(progress)
@@ -212,12 +211,13 @@ def _problem(state: ResumeState) -> str | None:
     if count is None or count.shape != torch.Size([]) or count.dtype != torch.int64 or int(count) < 0:
         return "optimizer.safetensors has no count of updates"
     moments = {name: shape for name, shape in optimizer_shapes(shapes).items() if name != "step"}
-    means = {name: torch.Size([]) for name in state.tensors.get("running_means", {})}
+    kept = state.tensors.get("running_means", {})
+    means = {name: value.shape if name.startswith("label_") else torch.Size([]) for name, value in kept.items()}
     for group, tensors, expected in (
         ("trained", state.tensors["trained"], shapes),
         ("optimizer", optimizer, moments),
         ("best", state.tensors.get("best", state.tensors["trained"]), shapes),
-        ("running_means", state.tensors.get("running_means", {}), means),
+        ("running_means", kept, means),
     ):
         found = unfit(tensors, expected, torch.float32)
         if found is not None:

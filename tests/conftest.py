@@ -287,6 +287,12 @@ def toy_data(tmp_path_factory) -> dict[str, str]:
             rows.append(json.dumps({"text": " ".join(words), "label": label}))
         files[part] = str(folder / f"{part}.jsonl")
         (folder / f"{part}.jsonl").write_text("\n".join(rows))
+    texts = [
+        " ".join(picks.choices(["the", "film", "movie", "was", "it", *kinds["good"], *kinds["bad"]], k=6))
+        for _ in range(400)
+    ]
+    files["unlabelled"] = str(folder / "unlabelled.txt")
+    (folder / "unlabelled.txt").write_text("\n".join(texts))
     return files
 
 

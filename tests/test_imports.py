@@ -49,6 +49,7 @@ ORDER = [
     "infoprompt.peft",
     "infoprompt.evaluate",
     "infoprompt.test_predictions",
+    "infoprompt.warm_start",
     "infoprompt.setup",
     "infoprompt.fitting",
     "infoprompt.training_state",

@@ -32,6 +32,10 @@ class Noise:
         """The draws of some inputs."""
         return Noise(**{name: draws[part] for name, draws in _tensors(self).items()})
 
+    def above(self, other: "Noise") -> "Noise":
+        """These draws, then the other ones."""
+        return Noise(**{name: torch.cat([own, getattr(other, name)]) for name, own in _tensors(self).items()})
+
     def to(self, device: torch.device | str) -> "Noise":
         """The same draws on another device."""
         return Noise(**{name: draws.to(device, non_blocking=True) for name, draws in _tensors(self).items()})
@@ -82,6 +86,8 @@ class Batch:
     """Target of a regression, float32, scaled to [0, 1]."""
     num_choices: int = 1
     """Rows that stand next to each other for one example of multiple choice; `label_B` is then the same on each."""
+    num_unlabelled: int = 0
+    """Rows at the end that have no label, which the label's information term alone reads."""
     unprompted: bool = False
     """Whether this is the unprompted pass, which makes `summary_BD` and `pooled_BD`; there are no slots then."""
 
@@ -89,6 +95,33 @@ class Batch:
     def attended_BL(self) -> Tensor:
         """Positions the backbone attends to: real tokens and prompt slots, bool."""
         return self.real_BL | (self.slot_BL >= 0)
+
+    @property
+    def num_labelled(self) -> int:
+        """Rows before those that have no label."""
+        return len(self) - self.num_unlabelled
+
+    def labelled(self) -> "Batch":
+        """The rows with labels alone."""
+        if not self.num_unlabelled:
+            return self
+        rows = slice(self.num_labelled)
+        kept: dict[str, Any] = {name: value[rows] for name, value in _tensors(self).items()}
+        return replace(self, num_unlabelled=0, noise=None if self.noise is None else self.noise.rows(rows), **kept)
+
+    def with_unlabelled(self, others: "Batch") -> "Batch":
+        """The same batch with rows that have no label below it, of a data set with the same kept states."""
+        longest = max(self.length, others.length)
+        first, second = self.padded(longest), others.padded(longest)
+        if first.lower_BLD is None or second.lower_BLD is None:  # one file of them could not be kept
+            first, second = replace(first, lower_BLD=None), replace(second, lower_BLD=None)
+        below: dict[str, Any] = {
+            name: torch.cat([value, getattr(second, name)]) for name, value in _tensors(first).items()
+        }
+        noise = None
+        if first.noise is not None and second.noise is not None:
+            noise = first.noise.above(second.noise)
+        return replace(first, num_unlabelled=len(others), noise=noise, **below)
 
     @property
     def examples(self) -> list[int]:
@@ -109,6 +142,8 @@ class Batch:
         longer: dict[str, Any] = {
             name: F.pad(getattr(self, name), size, value=filler) for name, filler in _PADDING.items()
         }
+        if self.lower_BLD is not None:
+            longer["lower_BLD"] = F.pad(self.lower_BLD, (0, 0, *size))
         return replace(self, **longer)
 
     def extended(self, ids_BT: Tensor, position_BT: Tensor) -> "Batch":

@@ -18,6 +18,29 @@ Draw = Callable[[int, int], Noise]
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Rows without labels that stand below the labelled ones of an update."""
+
+    rows: EncodedDataset
+    batch_size: int
+    """Rows per update, over all ranks."""
+    first_step: int
+    """Updates, counted from 0, before it is read."""
+    kept: np.ndarray
+    """Which of the rows are read."""
+
+    def rows_of(self, seed: int, step: int) -> np.ndarray:
+        """Its rows in update `step`: one pass over all follows the other."""
+        start, count = (step - self.first_step) * self.batch_size, len(self.kept)
+        places = np.arange(start, start + self.batch_size)
+        passes = places // count
+        rows = np.empty_like(places)
+        for each in np.unique(passes):
+            rows[passes == each] = epoch_order(seed, int(each), count, _POOL)[places[passes == each] % count]
+        return self.kept[rows]
+
+
+@dataclass(frozen=True)
 class TrainLoader:
     """The training batches of one rank."""
 
@@ -33,6 +56,7 @@ class TrainLoader:
     """What draws the noise; None where nothing reads any."""
     pairs: PairDraw | None = None
     """What draws the rows, two by two; None where every epoch has each row once."""
+    pool: Pool | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -41,14 +65,29 @@ class TrainLoader:
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of update `step`, counted from 0."""
-        rows = self._rows_of(step)
-        noise = None if self.draw is None else self.draw(step, self.batch_size * self.rows.num_choices)
-        size = self.batch_size // (self.world_size * self.accumulation)
+        rows, pool = self._rows_of(step), self.pool
+        if pool is not None and step < pool.first_step:
+            pool = None
+        below = np.empty(0, int) if pool is None else pool.rows_of(self.seed, step)
+        num_inputs = self.batch_size * self.rows.num_choices
+        noise = None if self.draw is None else self.draw(step, num_inputs + len(below))
         for index in range(self.accumulation):
-            start = (self.rank * self.accumulation + index) * size
-            inputs = slice(start * self.rows.num_choices, (start + size) * self.rows.num_choices)
-            batch = self.rows.batch(rows[start : start + size])
-            yield batch if noise is None else replace(batch, noise=noise.rows(inputs))
+            share = slice(*self._share(index, self.batch_size))
+            inputs = slice(share.start * self.rows.num_choices, share.stop * self.rows.num_choices)
+            batch = self.rows.batch(rows[share])
+            batch = batch if noise is None else replace(batch, noise=noise.rows(inputs))
+            if pool is not None:
+                share = slice(*self._share(index, len(below)))
+                others = pool.rows.batch(below[share])
+                drawn = slice(num_inputs + share.start, num_inputs + share.stop)
+                batch = batch.with_unlabelled(others if noise is None else replace(others, noise=noise.rows(drawn)))
+            yield batch
+
+    def _share(self, index: int, num_rows: int) -> tuple[int, int]:
+        """Where this rank's micro-batch of that index starts and ends among the rows of an update."""
+        size = num_rows // (self.world_size * self.accumulation)
+        start = (self.rank * self.accumulation + index) * size
+        return start, start + size
 
     def _rows_of(self, step: int) -> np.ndarray:
         if self.pairs is not None:
@@ -58,10 +97,13 @@ class TrainLoader:
         return np.take(epoch_order(self.seed, epoch, len(self.rows)), places, mode="wrap")
 
 
-@functools.lru_cache(maxsize=2)  # else each update of an epoch would draw the order of all rows
-def epoch_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+_POOL = 7  # which of a seed's streams the order of rows without labels is drawn from
+
+
+@functools.lru_cache(maxsize=4)  # else each update of an epoch would draw the order of all rows
+def epoch_order(seed: int, epoch: int, num_rows: int, *stream: int) -> np.ndarray:
     """The rows in the order of an epoch, counted from 0."""
-    order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+    order = np.random.default_rng([seed, epoch, *stream]).permutation(num_rows)
     order.flags.writeable = False
     return order
 

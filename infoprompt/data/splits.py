@@ -1,7 +1,7 @@
 """The rows of a run: training, validation and test, from `data.*` settings."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
@@ -15,6 +15,7 @@ from infoprompt.data.split_rows import SkippedRow, SplitRows, doubling_notes, se
 from infoprompt.data.task import KINDS, Source, Task
 from infoprompt.data.task_files import TaskFiles, find_task_files, no_rows
 from infoprompt.data.tasks import TASKS, known_task
+from infoprompt.data.unlabelled import UnlabelledTexts, check_kind, choose_texts, read_texts
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Splits:
     """Further lines for people: what was found in the files that may not be meant so."""
     skipped: tuple[SkippedRow, ...] = ()
     """Rows that were left out, with `data.bad_rows: skip`."""
+    unlabelled: UnlabelledTexts = field(default_factory=UnlabelledTexts)
+    """Texts without labels; see `data.unlabelled`."""
 
 
 def load_splits(settings: DataSettings, seed: int) -> Splits:
@@ -75,13 +78,46 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     if task.classifies:
         _check_classes_drawn(drawn, settings)
     test = others["test"].examples if "test" in others else []
+    pool = _unlabelled(rows, drawn, validation, test, task, settings, parts, seed)
     sizes = (
         f"{_training_text(drawn, rows, task)}, {len(validation):,} validation rows {origin}, {len(test):,} test rows"
+        + (f", {len(pool.used):,} texts without labels ({_pool_name(settings)})" if len(pool.used) else "")
     )
     classes = f", {task.num_classes} classes" if task.kind not in ("choice", "regression") else ""
     description = f"{task.name}: {KINDS[task.kind]}{classes}; {sizes}{_unbalanced_text(rows, task, settings)}"
     notes = [note for part in (train, *others.values()) for note in part.notes]
-    return Splits(task, drawn, validation, test, description, tuple(dict.fromkeys(notes)), tuple(skipped))
+    return Splits(task, drawn, validation, test, description, tuple(dict.fromkeys(notes)), tuple(skipped), pool)
+
+
+def _unlabelled(
+    rows: Sequence[Example],
+    drawn: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    task: Task,
+    settings: DataSettings,
+    parts: TaskFiles,
+    seed: int,
+) -> UnlabelledTexts:
+    if settings.unlabelled is None:
+        return UnlabelledTexts()
+    check_kind(task)
+    others = [*drawn, *validation, *test]
+    if settings.unlabelled == "transductive":
+        if not test:
+            raise ConfigError("data.unlabelled is transductive, but there are no test rows. Give data.test.")
+        candidates, others = test, [*drawn, *validation]
+    elif settings.unlabelled == "rest":
+        candidates = list(rows)
+    else:
+        given = TASKS.get(settings.task or "") if parts.origin != "given" else None
+        candidates = read_texts(settings.unlabelled, settings, adapter(given), dialect_of(settings))
+    return choose_texts(candidates, others, settings, task, seed)
+
+
+def _pool_name(settings: DataSettings) -> str:
+    named = settings.unlabelled in ("rest", "transductive")
+    return str(settings.unlabelled) if named else source_name(settings.unlabelled or "")
 
 
 def _unbalanced_text(rows: Sequence[Example], task: Task, settings: DataSettings) -> str:

@@ -12,6 +12,7 @@ from infoprompt.model.member import Member
 from infoprompt.model.prompts.kind import PromptContext, prompt_kind
 from infoprompt.model.prompts.start import Vocabulary
 from infoprompt.objective.head_information import HeadInformation
+from infoprompt.objective.label_information import LabelInformation, StartAnchor
 from infoprompt.objective.representation_information import RepresentationInformation
 from infoprompt.settings.prompt import AnyPrompt
 
@@ -83,6 +84,8 @@ def build_member(config: RunConfig, backbone: Backbone, task: Task, vocabulary: 
         gaussian=gaussian,
         head_information=head_information,
         representation_information=representation_information,
+        label_information=LabelInformation(objective, task.labels) if objective.label_form != "off" else None,
+        start_anchor=StartAnchor() if objective.start_anchor > 0 else None,
     )
 
 

@@ -3,6 +3,8 @@
 Shapes: B examples (or their choices), D hidden width, E embedding width, L positions.
 """
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from infoprompt.data.batch import Batch
@@ -12,8 +14,9 @@ from infoprompt.model.heads.kind import Head, Reading
 from infoprompt.model.insert import pool, pooled_BL
 from infoprompt.model.prompts.kind import Prompt, PromptParts
 from infoprompt.model.shared import Pass, shared_pass
-from infoprompt.objective.encoding import Encoding
+from infoprompt.objective.encoding import Encoding, Latent
 from infoprompt.objective.head_information import HeadInformation
+from infoprompt.objective.label_information import LabelInformation, StartAnchor
 from infoprompt.objective.representation_information import RepresentationInformation
 
 
@@ -33,6 +36,8 @@ class Member(nn.Module):
         gaussian: GaussianLayer | None = None,
         head_information: HeadInformation | None = None,
         representation_information: RepresentationInformation | None = None,
+        label_information: LabelInformation | None = None,
+        start_anchor: StartAnchor | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -42,6 +47,8 @@ class Member(nn.Module):
         self.head = head
         self.head_information = head_information
         self.representation_information = representation_information
+        self.label_information = label_information
+        self.start_anchor = start_anchor
 
     def forward(self, batch: Batch) -> Encoding:
         """The member's batch alone in a pass, see `shared_pass`."""
@@ -76,22 +83,28 @@ class Member(nn.Module):
             logits_BC = self.head(Reading(pooled_BD, latent, batch, self.backbone, own.states_BLD))
         if not self.training:
             return Encoding(logits_BC, pooled_BD, prompt_BPE=own.made.input_BPE)
+        made, batch, latent = own.made.input_BPE, batch.labelled(), _first(latent, batch.num_labelled)
+        prompt_BPE = None if made is None else made[: len(batch)]
         unprompted = None
         if self.gaussian is not None and batch.pooled_BD is not None:
             unprompted = self.gaussian(batch.pooled_BD)
-        prompt_BPE, head, representation = own.made.input_BPE, None, None
+        head, representation = None, None
         if self.head_information is not None:
-            head = self.head_information(prompt_BPE, own.embeddings_BLE, self.head.class_vectors(), batch)
+            embeddings_BLE = own.embeddings_BLE[: len(batch)]
+            head = self.head_information(prompt_BPE, embeddings_BLE, self.head.class_vectors(), batch)
         if self.representation_information is not None:
             representation = self.representation_information(prompt_BPE, latent, unprompted, batch)
-        return Encoding(
-            logits_BC,
-            pooled_BD,
-            prompt_BPE=prompt_BPE,
-            latent=latent,
-            unprompted_latent=unprompted,
-            head=head,
-            representation=representation,
+        return self._with_label_terms(
+            Encoding(
+                logits_BC,
+                pooled_BD[: len(batch)],
+                prompt_BPE=prompt_BPE,
+                latent=latent,
+                unprompted_latent=unprompted,
+                head=head,
+                representation=representation,
+            ),
+            own.batch,
         )
 
     def read_kept(self, batch: Batch) -> Encoding:
@@ -99,4 +112,18 @@ class Member(nn.Module):
         assert batch.pooled_BD is not None
         latent = None if self.gaussian is None else self.gaussian(batch.pooled_BD)
         logits_BC: Tensor = self.head(Reading(batch.pooled_BD, latent, batch, self.backbone))
-        return Encoding(logits_BC, batch.pooled_BD, latent=latent)
+        encoding = Encoding(logits_BC, batch.pooled_BD, latent=_first(latent, batch.num_labelled))
+        return self._with_label_terms(encoding, batch) if self.training else encoding
+
+    def _with_label_terms(self, encoding: Encoding, batch: Batch) -> Encoding:
+        """The encoding with the scores of the labelled rows alone, and what the others' are for."""
+        label = anchor = None
+        if batch.num_unlabelled and self.label_information is not None:
+            label = self.label_information(encoding.logits_BC[batch.num_labelled :])
+        if self.start_anchor is not None:
+            anchor = self.start_anchor(self.head.class_vectors())
+        return replace(encoding, logits_BC=encoding.logits_BC[: batch.num_labelled], label=label, anchor=anchor)
+
+
+def _first(latent: Latent | None, count: int) -> Latent | None:
+    return None if latent is None else Latent(latent.mean_BZ[:count], latent.log_std_BZ[:count])

@@ -23,7 +23,7 @@ class Encoding:
     """Scores, and what the other terms of the loss are made of; a part a run does not use is None."""
 
     logits_BC: Tensor
-    """Label scores, float32."""
+    """Label scores, float32; in training of the rows with labels alone."""
     pooled_BD: Tensor
     """Pooled state of the prompted pass, float32 (of the unprompted pass where there is no prompt)."""
     summary_BD: Tensor | None = None
@@ -38,3 +38,7 @@ class Encoding:
     """Mutual information between prompt and head; only in training."""
     representation: InformationTerm | None = None
     """Mutual information between prompt and representation; only in training."""
+    label: InformationTerm | None = None
+    """Mutual information between text and label, of the rows without labels; only in training."""
+    anchor: Tensor | None = None
+    """How far the class vectors are from their start; only in training."""

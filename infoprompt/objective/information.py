@@ -16,7 +16,19 @@ from infoprompt.kernels.estimators.scores import Estimator, RowScores, log_mean_
 from infoprompt.objective.terms import InformationTerm
 
 
-class Information(nn.Module):
+class KeepsMeans(nn.Module):
+    """A term that keeps something from one update to the next, which a run that goes on needs."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it keeps, by name; nothing before the first update."""
+        raise NotImplementedError
+
+    def set_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Set what `state` gave, among what other terms keep."""
+        raise NotImplementedError
+
+
+class Information(KeepsMeans):
     """A mutual-information term, with all that is its own.
 
     An estimator that divides by a running mean has it here, as the buffer `log_average`. It moves once for each
@@ -44,22 +56,30 @@ class Information(nn.Module):
             scores = replace(scores, log_average=self.log_average)
         return InformationTerm.from_scores(self.estimator, scores)
 
+    def state(self) -> dict[str, Tensor]:
+        """See `KeepsMeans`; the log of its running mean."""
+        return {} if self.log_average is None else {self.name: self.log_average}
+
+    def set_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """See `KeepsMeans`."""
+        if self.name in state:
+            self.log_average = state[self.name].to(device)
+
 
 def running_means(model: nn.Module) -> dict[str, Tensor]:
-    """Logs of the running means of a model's terms, by term; none before the first update."""
-    return {term.name: term.log_average for term in _terms(model) if term.log_average is not None}
+    """What a model's terms keep from one update to the next, by name."""
+    return {name: value for term in _terms(model) for name, value in term.state().items()}
 
 
-def set_running_means(model: nn.Module, log_averages: Mapping[str, Tensor]) -> None:
+def set_running_means(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
     """Set what `running_means` gave."""
     device = next(model.parameters()).device
     for term in _terms(model):
-        if term.name in log_averages:
-            term.log_average = log_averages[term.name].to(device)
+        term.set_state(kept, device)
 
 
-def _terms(model: nn.Module) -> list[Information]:
-    return [module for module in model.modules() if isinstance(module, Information)]
+def _terms(model: nn.Module) -> list[KeepsMeans]:
+    return [module for module in model.modules() if isinstance(module, KeepsMeans)]
 
 
 def over_ranks(value: Tensor) -> Tensor:

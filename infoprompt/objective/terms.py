@@ -76,6 +76,8 @@ class LossTerms:
     head: InformationTerm | None = None
     representation: InformationTerm | None = None
     kl: Tensor | None = None
+    label: InformationTerm | None = None
+    anchor: Tensor | None = None
     task_name: str = "cross_entropy"
     """What the records call the task's own loss."""
 
@@ -84,7 +86,9 @@ class LossTerms:
         changes: dict[str, Any] = {
             name: replace(term, loss=term.loss.detach()) for name, term in self._information().items()
         }
-        changes["kl"] = None if self.kl is None else self.kl.detach()
+        for name in ("kl", "anchor"):
+            value = getattr(self, name)
+            changes[name] = None if value is None else value.detach()
         return replace(self, total=self.total.detach(), task=self.task.detach(), **changes)
 
     def as_metrics(self) -> dict[str, float]:
@@ -94,10 +98,12 @@ class LossTerms:
             metrics.update(term.as_metrics(name))
         if self.kl is not None:
             metrics["train/kl"] = self.kl
+        if self.anchor is not None:
+            metrics["train/start_anchor"] = self.anchor
         return {name: value.detach().item() for name, value in metrics.items()}
 
     def _information(self) -> dict[str, InformationTerm]:
-        terms = {"head": self.head, "representation": self.representation}
+        terms = {"head": self.head, "representation": self.representation, "label": self.label}
         return {name: term for name, term in terms.items() if term is not None}
 
 

@@ -1,4 +1,4 @@
-"""The training loss: CE + w(t) * (gamma * head + beta * representation + kappa * KL)."""
+"""The training loss: CE + w(t) * (gamma * head + beta * representation + kappa * KL) + lambda * label + anchor."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ def information_objective(
 ) -> LossTerms:
     """All terms of a micro-batch, each the mean over its examples, in nats; a weight of zero leaves its term out.
 
-    `class_weight_C` weighs the examples of the task's own loss, see `task_loss`.
+    The label's term and the anchor are ours; w(t) does not touch them. `class_weight_C` weighs the examples of the
+    task's own loss, see `task_loss`.
 
     Source: InfoPrompt, arXiv:2306.04933; total and decay as in the authors' released code.
     """
@@ -28,7 +29,7 @@ def information_objective(
         # the head is fitted, but every engine asks for a gradient of all that is in the state
         task = contrastive_loss(encoding.pooled_BD, batch) + 0 * encoding.logits_BC.sum()
         return LossTerms(task, task, task_name="contrastive")
-    task = task_loss(encoding.logits_BC, batch, class_weight_C)
+    task = task_loss(encoding.logits_BC, batch.labelled(), class_weight_C)
     head, representation = encoding.head, encoding.representation
     kl = _latent_kl(encoding) if settings.kl_weight else None
     information = torch.zeros_like(task)
@@ -40,7 +41,12 @@ def information_objective(
         information = information + settings.kl_weight * kl
     epochs = progress.total_steps / progress.steps_per_epoch
     weight = 1 - settings.decay * progress.epoch / epochs
-    return LossTerms(task + weight * information, task, head, representation, kl)
+    total = task + weight * information
+    if encoding.label is not None:
+        total = total + settings.label_weight * encoding.label.loss
+    if encoding.anchor is not None:
+        total = total + settings.start_anchor * encoding.anchor
+    return LossTerms(total, task, head, representation, kl, encoding.label, encoding.anchor)
 
 
 def _latent_kl(encoding: Encoding) -> Tensor:

@@ -76,6 +76,21 @@ class DataSettings(Settings):
     few_shot: FewShotSettings = FewShotSettings()
     """Sampling of the training rows."""
 
+    unlabelled: str | list[str] | None = None
+    """Texts without labels, for `objective.label_form`: `rest`, the training rows that the few-shot sample and the
+    held-out part leave over, without their labels; or rows given as `data.train`, also a .txt file with a text a line.
+    `transductive`: the texts of the test rows, which results then say."""
+
+    unlabelled_rows: PositiveInt | None = None
+    """Most of these texts that are used, drawn by the data's seed; all if not given."""
+
+    unlabelled_batch: PositiveInt = 64
+    """Texts without labels per update, over all ranks."""
+
+    unlabelled_filter: bool = True
+    """Whether strangers are left out: texts less like any labelled row, held-out row or label text than nine of ten
+    held-out rows are like the labelled ones, by the cosine of their states."""
+
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training rows held out when there is no validation file and no few-shot size; with one,
     as many rows are held out as are trained on."""
@@ -89,7 +104,7 @@ class DataSettings(Settings):
     micro_batch_size: PositiveInt | None = None
     """Examples per rank per forward; the whole share of a rank if not given."""
 
-    @field_validator("train", "validation", "test")
+    @field_validator("train", "validation", "test", "unlabelled")
     @classmethod
     def _some_source(cls, source: str | list[str] | None, info: ValidationInfo) -> str | list[str] | None:
         if source in ([], "") or (isinstance(source, list) and "" in source):

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Tag, ValidationInfo, field_validator
+from pydantic import Discriminator, PositiveFloat, Tag, ValidationInfo, field_validator
 
-from infoprompt.settings.base import Settings, files_of
+from infoprompt.settings.base import NonNegativeInt, Settings, files_of
 from infoprompt.settings.kinds import OWN, kind_of, known_kind
 
 HEAD_KINDS = files_of("model/heads", besides=("kind", "label_tokens"))
@@ -30,7 +30,7 @@ class HeadSettings(Settings):
     @property
     def from_labels(self) -> bool:
         """Whether class vectors start from the label names."""
-        return isinstance(self, ClassVectorSettings) and self.init == "labels"
+        return isinstance(self, ClassVectorSettings) and self.init in ("labels", "class_means")
 
     def pooling_of(self, backbone_kind: str) -> str:
         """Which state is read of a backbone of this kind, `encoder`, `decoder` or `encoder-decoder`."""
@@ -40,12 +40,20 @@ class HeadSettings(Settings):
 class ClassVectorSettings(HeadSettings):
     """A head with trained class vectors."""
 
-    init: Literal["labels", "random"] = "labels"
-    """Start of the class vectors: from the label names, or random."""
+    init: Literal["labels", "class_means", "random"] = "labels"
+    """Start of the class vectors: from the label names, from the mean state of each class's rows together with its
+    name's (linear heads), or random."""
 
 
 class LinearSettings(ClassVectorSettings):
     """A linear layer."""
+
+    warm_start_steps: NonNegativeInt = 0
+    """Updates in which the head alone is trained on the states of the plain texts, with the same loss but for the
+    prompt's terms, before the prompt joins. They cost no pass of the backbone."""
+
+    warm_start_lr: PositiveFloat = 1e-2
+    """Peak learning rate of these updates."""
 
     kind: Literal["linear"] = "linear"
     """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head).

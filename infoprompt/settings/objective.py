@@ -1,7 +1,7 @@
 """The settings of the training loss."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -26,8 +26,19 @@ ESTIMATOR_SETTINGS = {"smile_tau": "smile", "mine_rate": "mine", "interpolation"
 _NEED_SAMPLES = ("jsd", "smile")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+LABEL_FORMS: dict[str, dict[str, Any]] = {
+    "off": {"label_marginal": "uniform", "label_start": 0.0, "start_anchor": 0.0},
+    "plain": {"label_marginal": "uniform", "label_start": 0.0, "start_anchor": 0.0},
+    "guarded": {"label_marginal": "estimated", "label_start": 0.3, "start_anchor": 8.0},
+}
+"""What each form of the label's term sets when neither file nor override does."""
+
+
 class ObjectiveSettings(Settings):
-    """The training loss: task + w(t) (head_weight * head + representation_weight * representation + kl_weight * KL)."""
+    """The training loss: task + w(t) (head_weight * head + representation_weight * representation + kl_weight * KL) +
+    label_weight * label + start_anchor / (2 * rows) * |W - W_start|^2."""
 
     preset: Literal["paper", "release", "analytic"] = "analytic"
     """Sets every setting below that is not given, `head.kind` and, for kind `instance`, `prompt.static_base`:
@@ -50,6 +61,26 @@ class ObjectiveSettings(Settings):
 
     decay: float = Field(default=0.0, ge=0, le=1)
     """How much of the three weights is gone at the last epoch: w(t) = 1 - decay * epoch / epochs."""
+
+    label_form: Literal["off", "plain", "guarded"] = "off"
+    """Whether the mutual information between a text and its label is maximised on the texts without labels that
+    `data.unlabelled` names, and how. `plain`: towards equally frequent classes, from the first update on. `guarded`:
+    from 30 % of the updates on, towards the classes' shares as estimated then, with an anchor of 8; for texts whose
+    classes are not equally frequent. Ours, an extension: neither paper has it. After Krause et al. 2010 (regularised
+    information maximisation) and TIM, arXiv:2008.11297."""
+
+    label_weight: PositiveFloat = 3.0
+    """Weight of this term (lambda)."""
+
+    label_marginal: Literal["uniform", "estimated"] | dict[str, Share] = "uniform"
+    """How frequent the classes are among these texts: equally, as the run predicts when the term starts, or each
+    class's share, as `{spam: 0.2, ham: 0.8}`."""
+
+    label_start: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all updates before the term starts."""
+
+    start_anchor: NonNegativeFloat = 0.0
+    """How strongly class vectors W are held to their start: the weight is this over the number of training rows."""
 
     head_critic: Literal["dot", "bilinear"] = "bilinear"
     """Score of a prompt vector with the mean class vector: scaled dot product, or with a learned matrix."""
@@ -103,6 +134,22 @@ class ObjectiveSettings(Settings):
     """Implementation of the information losses where they are InfoNCE: `triton` kernels, torch in parts (`chunked`), or
     the plain formula (`reference`); `auto` takes the first on a GPU, the second elsewhere. Their gradients are the same
     but for rounding. Other estimators are plain torch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_label_form(cls, values: Any) -> Any:
+        form = values.get("label_form") if isinstance(values, Mapping) else None
+        return {**LABEL_FORMS[form], **values} if isinstance(form, str) and form in LABEL_FORMS else values
+
+    @field_validator("label_marginal")
+    @classmethod
+    def _shares_of_one(cls, marginal: Any) -> Any:
+        if isinstance(marginal, dict) and abs(sum(marginal.values()) - 1) > 0.01:
+            raise ValueError(
+                f"objective.label_marginal has shares that add up to {sum(marginal.values()):g}, but they must add up "
+                "to 1. Give each class's share."
+            )
+        return marginal
 
     @field_validator("head_estimator", "representation_estimator")
     @classmethod

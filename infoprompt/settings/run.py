@@ -28,6 +28,10 @@ class RunSettings(Settings):
     compare_with: dict[str, list[str]] = Field(default={})
     """Further runs to train for comparison: a name, and the dotted overrides that turn this run into it."""
 
+    final_on_all: bool = False
+    """Whether the run, once its state is chosen, trains once more on training and held-out rows together, for as many
+    updates; the scores on held-out rows stay those of the first time."""
+
     save_artifact: bool = True
     """Whether the best state is saved as an artifact at the end; the runs of a study only need their scores."""
 
@@ -138,6 +142,10 @@ class OptimSettings(Settings):
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are scaled down to this norm; 0 switches clipping off."""
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Updates of a whole run."""
+        return min(self.epochs * steps_per_epoch, self.max_steps or self.epochs * steps_per_epoch)
+
     @model_validator(mode="after")
     def _phases_fit(self) -> "OptimSettings":
         if self.warmup_percent + self.decay_percent > 100:
@@ -156,6 +164,10 @@ class EvaluationSettings(Settings):
 
     metric: str | None = None
     """Metric that selects the best state; the task's main metric if not given."""
+
+    state: Literal["best", "last"] = "best"
+    """Which state is kept: the one that scored best on the held-out rows, or the last. With few held-out rows the best
+    of many is chosen by noise."""
 
     patience: PositiveInt | None = None
     """Evaluations without a better score after which training stops; never if not given."""
@@ -289,6 +301,7 @@ class RunConfig(Settings):
                     f"data.{key} is 1, but objective.representation_negatives is batch, and an example alone has no "
                     "others to be told from. Use 2 or more."
                 )
+        self._label_term_fits()
         if self.data.micro_batch_size and self.data.batch_size % self.data.micro_batch_size:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}, but data.micro_batch_size {self.data.micro_batch_size} "
@@ -310,10 +323,10 @@ class RunConfig(Settings):
         if self.head_fit == "gradient":
             return self
         given = f"head.fit is {self.head_fit}, but"
-        if self.has_latent or self.objective.head_weight > 0:
+        if self.has_latent or self.objective.head_weight > 0 or self.objective.label_form != "off":
             raise ValueError(
                 f"{given} information terms read a head that is trained by gradient. Set head.fit=gradient, or "
-                "objective.head_weight=0 and objective.representation_weight=0."
+                "objective.head_weight=0, objective.representation_weight=0 and objective.label_form=off."
             )
         if self.trains_body and self.objective.task == "cross_entropy":
             raise ValueError(
@@ -366,6 +379,23 @@ class RunConfig(Settings):
     def updates(self) -> bool:
         """Whether anything is trained by gradient."""
         return self.trains_body or self.head_fit == "gradient"
+
+    def _label_term_fits(self) -> None:
+        if self.objective.label_form != "off" and self.data.unlabelled is None:
+            raise ValueError(
+                f"objective.label_form is {self.objective.label_form}, but data.unlabelled names no texts. Set it to "
+                "rest, which takes the training rows that are left over, or to a file."
+            )
+        if self.evaluation.state == "last" and self.evaluation.patience:
+            raise ValueError(
+                f"evaluation.patience is {self.evaluation.patience}, which ends a run that gets no better, but "
+                "evaluation.state is last, which then keeps what was no better. Leave one of them out."
+            )
+        if self.objective.start_anchor > 0 and self.head.kind in ("label_words", "text"):
+            raise ValueError(
+                f"objective.start_anchor is {self.objective.start_anchor:g}, but head.kind {self.head.kind} trains no "
+                "class vectors. Set it to 0, or use head.kind=linear."
+            )
 
     @property
     def has_latent(self) -> bool:

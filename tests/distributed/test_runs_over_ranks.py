@@ -20,6 +20,7 @@ TERMS = {
         **{"head_weight": 1.0, "representation_weight": 1.0},
     },
     "batch": {"representation_negatives": "batch", "representation_weight": 1.0, "head_weight": 0.0},
+    "label": {"label_form": "guarded"},
 }
 
 
@@ -38,8 +39,9 @@ def run_histories(
     return histories
 
 
-def test_two_processes_with_half_the_rows_each_train_as_one(run_distributed, toy_settings, tmp_path):
-    settings = {**toy_settings, "optim": {"lr": 1e-3, "max_steps": 8}}
+def test_two_processes_with_half_the_rows_each_train_as_one(run_distributed, toy_settings, toy_data, tmp_path):
+    data = {**toy_settings["data"], "unlabelled": toy_data["unlabelled"], "unlabelled_batch": 12}
+    settings = {**toy_settings, "data": data, "optim": {"lr": 1e-3, "max_steps": 8}}
     given = settings, TERMS, [ENGINES[0], ENGINES[-1]]
     one, two = (
         run_distributed(__file__, "run_histories", *given, str(tmp_path / f"{size}"), world_size=size)[0]
@@ -50,7 +52,13 @@ def test_two_processes_with_half_the_rows_each_train_as_one(run_distributed, toy
             truth = one[name, "plain", 0]
             assert len(truth) >= 8
             for row, expected in zip(history, truth, strict=True):
-                for key in ("train/loss", "train/head_loss", "train/representation_loss", "train/grad_norm"):
+                for key in (
+                    "train/loss",
+                    "train/head_loss",
+                    "train/representation_loss",
+                    "train/label_loss",
+                    "train/grad_norm",
+                ):
                     if key in expected:
                         # float32 sums in another order: 1e-6 at first, and AdamW's division lets it grow
                         place = (name, engine, row["step"], key)

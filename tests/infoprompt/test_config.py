@@ -143,3 +143,17 @@ def test_every_setting_has_a_text_and_the_reference_is_up_to_date():
 def test_the_config_imports_no_torch():
     code = "import sys, infoprompt.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_another_form_of_the_label_term_brings_its_own_settings():
+    guarded = build_config(
+        {"data": {"unlabelled": "rest"}, "objective": {"label_form": "guarded", "label_weight": 2.0}}
+    )
+    assert guarded.objective.start_anchor == 8
+    plain = override_config(guarded, ["objective.label_form=plain"])
+    assert (plain.objective.start_anchor, plain.objective.label_marginal, plain.objective.label_weight) == (
+        0,
+        "uniform",
+        2,
+    )
+    assert override_config(guarded, ["optim.lr=0.1"]).objective == guarded.objective

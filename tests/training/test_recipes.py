@@ -30,6 +30,8 @@ def test_a_recipe_trains_saves_and_predicts(path, toy_data, tmp_path):
     if getattr(config.prompt, "table", None) is not None:
         config = load_config(path, [*small, f"prompt.table={tmp_path / 'table'}"])
         pretrain(config)
+    if config.data.unlabelled is not None:  # the rest of so few rows is refused
+        config = load_config(path, [*small, f"data.unlabelled={toy_data['unlabelled']}"])
     result = run(config)
     assert result.steps == (3 if config.updates else 0)
     assert 0 <= result.test["accuracy"] <= 1

@@ -3,13 +3,17 @@
 Shapes: B examples (or their choices), C classes, D hidden width, S words.
 """
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from infoprompt.config import RunConfig
+from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
+from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.task import Task
 from infoprompt.model.gaussian import GaussianLayer
-from infoprompt.model.heads.kind import ALL_KINDS, Head, HeadContext, HeadKind, Reading
+from infoprompt.model.heads.kind import ALL_KINDS, WHOLE_TEXTS, Head, HeadContext, HeadKind, Reading
+from infoprompt.settings.head import LinearSettings
 
 
 class LinearHead(Head):
@@ -70,15 +74,46 @@ def label_state_weights(state_CD: Tensor) -> Tensor:
     return 10 / norm_C1.mean() * state_CD / norm_C1
 
 
+def class_means(label_CD: Tensor, rows: EncodedDataset) -> Tensor:
+    """A state for each class: the sum of its rows' and its text's directions, [C, D].
+
+        h_c = r (l_c / |l_c| + m_c / |m_c|),  m_c = sum of x / |x| over the class's rows
+
+    with r the mean norm of the label texts' states; the text's direction alone where a class has no rows.
+
+    Args:
+        label_CD: pooled states of the label texts.
+        rows: training rows with their pooled states.
+    """
+    assert rows.pooled_MD is not None
+    sums_CD = torch.zeros_like(label_CD)
+    sums_CD.index_add_(0, torch.tensor(rows.labels), F.normalize(rows.pooled_MD.to(label_CD.dtype), dim=1))
+    return label_CD.norm(dim=1).mean() * (F.normalize(label_CD, dim=1) + F.normalize(sums_CD, dim=1))
+
+
 def _starts_from_labels(config: RunConfig, task: Task) -> bool:
     return config.head.from_labels and num_outputs(task) > 1
 
 
 def _build(config: RunConfig, context: HeadContext) -> LinearHead:
+    _check_states_of_rows(config, context.task)
     head = LinearHead(context.pooled_size, num_outputs(context.task))
     if _starts_from_labels(config, context.task):
         nn.init.zeros_(head.linear.weight)
     return head
+
+
+def _check_states_of_rows(config: RunConfig, task: Task) -> None:
+    settings = config.head
+    assert isinstance(settings, LinearSettings)
+    asked = "head.init is class_means" if settings.init == "class_means" else None
+    if settings.warm_start_steps:
+        asked = f"head.warm_start_steps is {settings.warm_start_steps}"
+    if asked and task.kind not in WHOLE_TEXTS:
+        raise ConfigError(
+            f"{asked}, but {task.name} is of the kind {task.kind}, whose rows have no class each. Set head.init to "
+            "labels, and head.warm_start_steps to 0."
+        )
 
 
 KIND = HeadKind(_build, ALL_KINDS, reads_labels=_starts_from_labels)

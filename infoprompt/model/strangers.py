@@ -1,0 +1,37 @@
+"""Which texts without labels are strangers to the task, by the states of the plain texts.
+
+Shapes: M labelled rows, V held-out rows, U texts without labels, C classes, D width of the states.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_QUANTILE = 0.1
+_ROWS = 4096  # compared at a time, so that memory does not grow with the texts
+
+
+def kept_texts(state_UD: Tensor, training_MD: Tensor, held_out_VD: Tensor, labels_CD: Tensor) -> np.ndarray:
+    """The texts that are no strangers, as indices.
+
+    A text's likeness is its largest cosine to any labelled row, held-out row or label text. It must be at least what
+    nine of ten held-out rows have to the labelled rows and label texts.
+
+    Args:
+        state_UD: pooled states of the texts.
+        training_MD: of the labelled rows.
+        held_out_VD: of the held-out rows; where there are none, nothing is left out.
+        labels_CD: of the label texts.
+    """
+    if not len(held_out_VD):
+        return np.arange(len(state_UD))
+    known = F.normalize(torch.cat([training_MD, labels_CD]), dim=1)
+    held_out = F.normalize(held_out_VD, dim=1)
+    least = torch.quantile(_likeness(held_out, known), _QUANTILE)
+    likeness_U = _likeness(F.normalize(state_UD, dim=1), torch.cat([known, held_out]))
+    return np.flatnonzero((likeness_U >= least).numpy())
+
+
+def _likeness(states: Tensor, others: Tensor) -> Tensor:
+    return torch.cat([(part @ others.T).amax(1) for part in states.split(_ROWS)])

@@ -186,7 +186,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     pool = None
     if config.objective.label_form != "off":
         rows["unlabelled"] = encode(list(splits.unlabelled.texts), "unlabelled")
-        pool = _pool(config, rows, splits.unlabelled.used, ranks.world_size * accumulation)
+        pool = _pool(config, rows, np.array(splits.unlabelled.used), ranks.world_size * accumulation)
     key = f"{fingerprint} {config.backbone.dtype}{' unpadded' * backbone.packs} {config.head.pooling_of(backbone.kind)}"
     setup = Setup(
         config,

@@ -207,7 +207,7 @@ def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
     log.info("Training once more, on %d training and held-out rows.", len(splits.train) + len(splits.validation))
     rows = replace(splits, train=[*splits.train, *splits.validation], validation=[], notes=(), skipped=())
     if first.train.pool is not None:  # strangers were told by held-out rows, and there are none now
-        rows = replace(rows, unlabelled=replace(splits.unlabelled, used=first.train.pool.kept))
+        rows = replace(rows, unlabelled=replace(splits.unlabelled, used=tuple(first.train.pool.kept.tolist())))
         config = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled_filter": False})})
     setup = build_setup(config, first.ranks, rows)
     finite = FiniteUpdates()

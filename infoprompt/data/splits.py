@@ -1,7 +1,7 @@
 """The rows of a run: training, validation and test, from `data.*` settings."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
@@ -33,7 +33,7 @@ class Splits:
     """Further lines for people: what was found in the files that may not be meant so."""
     skipped: tuple[SkippedRow, ...] = ()
     """Rows that were left out, with `data.bad_rows: skip`."""
-    unlabelled: UnlabelledTexts = field(default_factory=UnlabelledTexts)
+    unlabelled: UnlabelledTexts = UnlabelledTexts()  # noqa: RUF009 - frozen
     """Texts without labels; see `data.unlabelled`."""
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ KINDS: frozenset[Kind] = frozenset({"single", "pair", "relation", "span"})
 _POOL = 3  # which of a seed's streams of random numbers the choice reads
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class UnlabelledTexts:
     """Texts without labels, and which of them are used.
 
@@ -35,7 +35,7 @@ class UnlabelledTexts:
     """
 
     texts: tuple[Example, ...] = ()
-    used: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    used: tuple[int, ...] = ()
     """Indices, in an order that the seed has drawn."""
 
 
@@ -99,10 +99,10 @@ def choose_texts(
     free = [index for index, key in enumerate(texts) if key not in excluded]
     order = np.random.default_rng([seed, _POOL]).permutation(len(free))[: settings.unlabelled_rows]
     check_number(len(order), what)
-    rows, kept = list(texts.values()), np.asarray(free)[order]
+    rows, used = tuple(texts.values()), tuple(free[row] for row in order)
     if settings.unlabelled_rows is None:
-        return UnlabelledTexts(tuple(rows), kept)
-    return UnlabelledTexts(tuple(rows[row] for row in kept), np.arange(len(kept)))
+        return UnlabelledTexts(rows, used)
+    return UnlabelledTexts(tuple(rows[row] for row in used), tuple(range(len(used))))
 
 
 def check_number(count: int, what: str) -> None:

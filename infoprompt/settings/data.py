@@ -77,8 +77,8 @@ class DataSettings(Settings):
     """Sampling of the training rows."""
 
     unlabelled: str | list[str] | None = None
-    """Texts without labels, for `objective.label_form`: `rest`, the training rows that the few-shot sample and the
-    held-out part leave over, without their labels; or rows given as `data.train`, also a .txt file with a text a line.
+    """Texts without labels, for `objective.label_form`. `rest`: the training rows that the few-shot sample and the
+    held-out part leave over, without their labels. Or rows given as `data.train`, also a .txt file with a text a line.
     `transductive`: the texts of the test rows, which results then say."""
 
     unlabelled_rows: PositiveInt | None = None
@@ -88,8 +88,8 @@ class DataSettings(Settings):
     """Texts without labels per update, over all ranks."""
 
     unlabelled_filter: bool = True
-    """Whether strangers are left out: texts less like any labelled row, held-out row or label text than nine of ten
-    held-out rows are like the labelled ones, by the cosine of their states."""
+    """Whether strangers are left out. A text is one if no labelled row, held-out row or label text is as like it as
+    nine of ten held-out rows are like a labelled one, by the cosine of their states."""
 
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training rows held out when there is no validation file and no few-shot size; with one,

@@ -37,8 +37,10 @@ LABEL_FORMS: dict[str, dict[str, Any]] = {
 
 
 class ObjectiveSettings(Settings):
-    """The training loss: task + w(t) (head_weight * head + representation_weight * representation + kl_weight * KL) +
-    label_weight * label + start_anchor / (2 * rows) * |W - W_start|^2."""
+    """The training loss: task + w(t) (head_weight * head + representation_weight * representation + kl_weight * KL).
+
+    Ours are label_weight * label, and start_anchor / (2 * rows) * |W - W_start|^2, which come to it.
+    """
 
     preset: Literal["paper", "release", "analytic"] = "analytic"
     """Sets every setting below that is not given, `head.kind` and, for kind `instance`, `prompt.static_base`:

@@ -29,8 +29,8 @@ class RunSettings(Settings):
     """Further runs to train for comparison: a name, and the dotted overrides that turn this run into it."""
 
     final_on_all: bool = False
-    """Whether the run, once its state is chosen, trains once more on training and held-out rows together, for as many
-    updates; the scores on held-out rows stay those of the first time."""
+    """Whether the run trains once more when its state is chosen, on training and held-out rows together, for as many
+    updates. The scores on held-out rows stay those of the first time."""
 
     save_artifact: bool = True
     """Whether the best state is saved as an artifact at the end; the runs of a study only need their scores."""

@@ -1,6 +1,6 @@
 """Which texts without labels are strangers to the task, by the states of the plain texts.
 
-Shapes: M labelled rows, V held-out rows, U texts without labels, C classes, D width of the states.
+Shapes: M rows that are trained on, V held-out rows, U rows without labels, C classes, D hidden width.
 """
 
 import numpy as np

@@ -88,8 +88,8 @@ class DataSettings(Settings):
     """Texts without labels per update, over all ranks."""
 
     unlabelled_filter: bool = True
-    """Whether strangers are left out. A text is one if no labelled row, held-out row or label text is as like it as
-    nine of ten held-out rows are like a labelled one, by the cosine of their states."""
+    """Whether strangers are left out, by the cosine of their states: texts that no labelled row, held-out row or label
+    text is like. Nine of ten held-out rows are as like a labelled one as a text must be."""
 
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training rows held out when there is no validation file and no few-shot size; with one,

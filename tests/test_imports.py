@@ -76,9 +76,15 @@ def rank(module: str) -> int:
     return max(places, key=lambda place: len(ORDER[place]))
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> list[str]:
     """Every module a file imports, hidden imports included, those for type checkers alone left out."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     checking = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     hidden = {id(inner) for block in checking for inner in ast.walk(block)}
     found = []
@@ -170,7 +176,7 @@ MODULES = {module_of(path): path for path in FILES}
 
 def top_level(path: Path) -> set[str]:
     """Modules that are loaded with a file."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     inside = {
         id(node)
         for block in ast.walk(tree)
@@ -204,7 +210,7 @@ def loaded_with(module: str) -> frozenset[str]:
 def test_a_function_imports_of_ours_only_what_is_heavy(path):
     if str(path.relative_to(ROOT)) in LATE:
         return
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     late = modules_in([node for function in functions for node in ast.walk(function)]) & MODULES.keys()
     light = {module for module in late if loaded_with(module) <= loaded_with(module_of(path))}

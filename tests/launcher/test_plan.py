@@ -32,16 +32,35 @@ print(int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text(
 """
 
 
+@pytest.fixture(scope="module")
+def task():
+    """The task of every recipe."""
+    return read_rows(load_config(ROOT / "configs" / "recipes" / "head_only.yaml", ROWS.split()))[1]
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    """The backbone that a config plans with, and the one that it runs with; read once for recipes that share them."""
+    read = {}
+
+    def of(config):
+        needs, lm_head = backbone_needs(config), head_kind(config.head.kind).lm_head
+        key = config.backbone.model_dump_json(), needs, lm_head
+        if key not in read:
+            planned = weightless_backbone(config, read_model_config(config), on_cpu=True)
+            read[key] = planned, load_backbone(config.backbone, needs=needs, lm_head=lm_head)
+        return read[key]
+
+    return of
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_trained_parameters_are_those_of_the_run(recipe):
+def test_trained_parameters_are_those_of_the_run(recipe, task, backbones):
     config = load_config(ROOT / "configs" / "recipes" / f"{recipe}.yaml", ROWS.split())
-    found = read_model_config(config)
-    _, task, _ = read_rows(config)
-    planned = weightless_member(config, weightless_backbone(config, found, on_cpu=True), task)
+    without_weights, backbone = backbones(config)
+    planned = weightless_member(config, without_weights, task)
     if "pretrained" in recipe:  # its table is not there; a random one has the same shape
         config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"table": None})})
-    lm_head = head_kind(config.head.kind).lm_head
-    backbone = load_backbone(config.backbone, needs=backbone_needs(config), lm_head=lm_head)
     real = build_member(config, backbone, task)
     assert parameters(planned, trained=True) == sum(item.numel() for item in trained_parameters(real).values())
     assert parameters(planned) == parameters(real)

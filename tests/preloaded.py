@@ -114,12 +114,12 @@ class Preloaded:
 
 
 @contextlib.contextmanager
-def preloaded(environment: Mapping[str, str]) -> Iterator[Preloaded]:
-    """A process that imports what `environment` says and forks children."""
+def preloaded(environment: Mapping[str, str], cwd: Path | None = None) -> Iterator[Preloaded]:
+    """A process that imports what lies in `cwd`, then what `environment` says, and forks children."""
+    command = [sys.executable, "-c", SERVER]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as server,
+        subprocess.Popen(command, cwd=cwd, env=environment, **pipes) as server,
     ):
         yield Preloaded(server, Path(folder))

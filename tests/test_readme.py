@@ -60,7 +60,7 @@ def folder(tmp_path_factory, toy_data):
 def run(folder):
     """Runs words of the command line there; all `infoprompt` but the first one share what they import."""
     environment, started = _environment(folder), []
-    with preloaded(environment) as processes:
+    with preloaded(environment, folder) as processes:
 
         def run(*words: str) -> "subprocess.CompletedProcess[str]":
             started.append(words)
@@ -87,10 +87,14 @@ def test_every_command_runs_as_written(run):
         words += SHORT_STUDY if command.startswith("infoprompt study") else []
         words += SHORT_STEPS if command.startswith("infoprompt bench step") else []
         words += SHORT_BENCHMARK if "kernels.benchmark" in command else []
+        launched = command.startswith(("deepspeed", "torchrun"))
+        words += ["--json"] if launched else []
         done = run(*words)
         # `doctor` ends with 1 where something would fail on this machine; it must still have looked at everything
         allowed = (0, 1) if command == "infoprompt doctor" else (0,)
         assert done.returncode in allowed, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        if launched:  # their own lines stand around it
+            assert re.findall(r'^{"test".*"steps": (\d+)', done.stdout, flags=re.MULTILINE) == ["3"], command
         ran += 1
     assert ran >= 10
 

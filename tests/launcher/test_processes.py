@@ -288,27 +288,3 @@ def test_ranks_save_and_end_when_their_launcher_is_gone(tiny_config, tmp_path, l
             process.wait(timeout=60)
             ranks_save_and_end(tmp_path)
     assert said.read_text().count("stopped by SIGTERM after update") == 1
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "start",
-    [
-        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"],
-        ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"],
-    ],
-    ids=["torchrun", "deepspeed"],
-)
-def test_other_launchers_start_the_same_run(tiny_config, tmp_path, start):
-    script = str(REPOSITORY / "launcher/train.py")
-    with held_port() as port:
-        command = [sys.executable, *start, str(port), script, str(tiny_config), "seed=3", "--json"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1] if "torch" in start[1] else _json_line(done.stdout))["steps"] == 4
-
-
-def _json_line(text: str) -> str:
-    """DeepSpeed's launcher writes lines of its own, before and after."""
-    return next(line for line in text.splitlines() if line.startswith('{"test"'))

@@ -1,5 +1,6 @@
 """What every test runs under: no network, no surprises from the machine. Set before anything heavy is imported."""
 
+import gc
 import json
 import os
 import random
@@ -50,6 +51,10 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for tests in in_order for item in tests]
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # else libraries say at the end that they leak
+
+
 def _weight(test: pytest.Item) -> int:
     """About how many seconds a test takes beyond the ordinary."""
     seconds = {"ray": 60, "slow": 30, "distributed": 20}
@@ -59,6 +64,9 @@ def _weight(test: pytest.Item) -> int:
 @pytest.fixture(scope="module", autouse=True)
 def _module_leaves_nothing():
     """What fixtures of a whole file change is put back after the file."""
+    # every collection, such as the one before each run, would pass all modules that are loaded
+    gc.collect()
+    gc.freeze()
     with put_back():
         yield
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
@@ -75,9 +76,14 @@ def weightless_member(config: RunConfig, backbone: Backbone, task: Task) -> Memb
     """
     left_out = {name: None for name in ("table", "start_from") if getattr(config.prompt, name, None) is not None}
     config = config.model_copy(update={"prompt": config.prompt.model_copy(update=left_out)})
-    return build_member(
+    member = build_member(
         config, backbone, task, _Shapes(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
     )
+    if member.label_information is not None and member.label_information.target_C is None:
+        member.label_information.estimate_target(torch.ones(task.num_classes) / task.num_classes)
+    if member.start_anchor is not None:
+        member.start_anchor.start(member.head.class_vectors(), num_rows=1)
+    return member
 
 
 def parameters(module: nn.Module | None, *, trained: bool | None = None) -> int:

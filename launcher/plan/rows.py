@@ -11,7 +11,7 @@ from infoprompt.config import ConfigError, RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText, EncodedTexts
-from infoprompt.data.loader import TrainLoader, epoch_order
+from infoprompt.data.loader import Pool, TrainLoader, epoch_order
 from infoprompt.data.ragged import Ragged
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
@@ -81,14 +81,18 @@ def planned_batches(
     """The batches of the first rank."""
     train, others, source = _encoded(config, splits, task, backbone)
     sizes = [len(splits.train), len(splits.validation), len(splits.test)] if splits else [len(train)]
+    pool = _pool(config, splits, task, backbone, train)
+    sizes.append(len(splits.unlabelled.texts) if splits and pool is not None else 0)
     plain = None
     if needs_unprompted_states(config, task, training=True):
         plain = replace(_longest(train.without_prompt(), config.evaluation.batch_size), unprompted=True)
         width = backbone.hidden_size * (2 if member.pooling == "entities" else 1)
         train, others = (_with_states(rows, backbone.hidden_size, width) for rows in (train, others))
+        if pool is not None:
+            pool = replace(pool, rows=_with_states(pool.rows, backbone.hidden_size, width))
     accumulation = accumulation_steps(config.data, ranks)
     draw = noise_of(config, has_latent=member.gaussian is not None)
-    loader = TrainLoader(train, config.data.batch_size, accumulation, 0, ranks, config.seed, draw)
+    loader = TrainLoader(train, config.data.batch_size, accumulation, 0, ranks, config.seed, draw, pool=pool)
     steps = loader.steps_per_epoch
     chosen = set(range(0, steps, max(1, steps // MOST_BATCHES)))
     longest = int(np.flatnonzero(epoch_order(config.seed, 0, len(train)) == train.lengths_M.argmax())[0])
@@ -110,6 +114,20 @@ def planned_batches(
         steps_per_epoch=-(-sizes[0] // config.data.batch_size),
         source=source,
     )
+
+
+def _pool(
+    config: RunConfig, splits: Splits | None, task: Task, backbone: Backbone, train: EncodedDataset
+) -> Pool | None:
+    """The texts without labels, read from the first update on; as long as training rows where they are not known."""
+    if config.objective.label_form == "off":
+        return None
+    rows = train
+    if splits is not None and splits.unlabelled.texts and not isinstance(backbone.tokenizer, Words):
+        texts = splits.unlabelled.texts[:: -(-len(splits.unlabelled.texts) // MOST_ROWS)]
+        template = make_template(config, backbone)
+        rows = EncodedDataset.encode(texts, task.labels, template, "unlabelled", task.scale)
+    return Pool(rows, config.data.unlabelled_batch, 0, np.arange(len(rows)))
 
 
 def _encoded(

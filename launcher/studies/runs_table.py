@@ -128,7 +128,8 @@ def _difference_cells(difference: Difference | None) -> list[str]:
 
 def _summary_cells(summary: Summary) -> list[str]:
     counts = (summary.above, summary.holds, summary.below, summary.unknown)
-    spread = "-" if summary.spread_ratio is None else f"{summary.spread_ratio:.2f} ({summary.spread_cells} cells)"
+    of_cells = f"({summary.spread_cells} {'cell' if summary.spread_cells == 1 else 'cells'})"
+    spread = "-" if summary.spread_ratio is None else f"{summary.spread_ratio:.2f} {of_cells}"
     return [summary.method, summary.baseline, *map(str, counts), f"{summary.mean:+.4f}", spread]
 
 

@@ -188,7 +188,7 @@ def test_the_command_prints_what_is_asked_for_and_writes_it(call, write, tmp_pat
     assert shown.exit_code == 0, shown.output
     assert (tmp_path / "out.md").read_text() == shown.stdout
     assert "## other" not in shown.stdout
-    assert "| ours | plain | 0 | 1 | 0 | 0 | +0.1458 | 2.29 (1 cells) |" in shown.stdout
+    assert "| ours | plain | 0 | 1 | 0 | 0 | +0.1458 | 2.29 (1 cell) |" in shown.stdout
     values = json.loads(call(*asked, "--json").stdout)
     assert values["summary"][0]["holds"] == 1
     assert values["rows"][0]["differences"]["plain"]["verdict"] == "holds"

@@ -328,6 +328,11 @@ class RunConfig(Settings):
                 f"{given} information terms read a head that is trained by gradient. Set head.fit=gradient, or "
                 "objective.head_weight=0, objective.representation_weight=0 and objective.label_form=off."
             )
+        if isinstance(self.head, LinearSettings) and self.head.warm_start_steps:
+            raise ValueError(
+                f"{given} head.warm_start_steps is {self.head.warm_start_steps}, which are updates of the head. Set "
+                "one of them back."
+            )
         if self.trains_body and self.objective.task == "cross_entropy":
             raise ValueError(
                 f"{given} {self.backbone.trained_by or f'prompt.kind is {self.prompt.kind}'}, so more than the head is "
@@ -357,11 +362,12 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _scores_given_predictions(self) -> "RunConfig":
-        if self.evaluation.predictions is not None and (self.updates or self.run.save_artifact):
+        has_model = self.updates or self.run.save_artifact or self.run.final_on_all
+        if self.evaluation.predictions is not None and has_model:
             raise ValueError(
                 f"evaluation.predictions is {self.evaluation.predictions}, so there is no model to train or to save. "
-                "Use configs/recipes/predictions_file.yaml, or head.fit=start, prompt.kind=none and "
-                "run.save_artifact=false."
+                "Use configs/recipes/predictions_file.yaml, or head.fit=start, prompt.kind=none, "
+                "run.save_artifact=false and run.final_on_all=false."
             )
         return self
 

@@ -60,12 +60,22 @@ def test_a_fitted_run_goes_on_from_its_state_and_leaves_what_others_leave(toy_se
         assert torch.equal(tensor, head[name])
 
 
+def test_with_the_held_out_rows_it_is_fitted_once_more(toy_settings):
+    results, heads = [], []
+    for final in ("false", "true"):
+        results.append(run(config(toy_settings, "logistic_regression", f"run.final_on_all={final}")))
+        heads.append(load_file(Path(results[-1].artifact) / "prompt.safetensors")["head.linear.weight"])
+    assert results[0].dev == results[1].dev
+    assert not torch.equal(*heads)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
         (["prompt.kind=static"], "head.fit is start, but prompt.kind is static"),
         (["backbone.frozen=false"], "head.fit is start, but backbone.frozen is false"),
         (["prompt.kind=instance", "objective.head_weight=0.1"], "information terms"),
+        (["head.warm_start_steps=5"], "which are updates of the head"),
     ],
 )
 def test_a_fit_that_does_not_go_with_what_is_trained_is_refused(toy_settings, overrides, told):

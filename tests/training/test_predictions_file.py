@@ -84,6 +84,6 @@ def test_a_file_that_is_not_there_is_named(scored, tmp_path):
 
 
 def test_a_run_that_trains_or_saves_a_model_is_refused(scored):
-    for override in ("head.fit=gradient", "prompt.kind=static", "run.save_artifact=true"):
+    for override in ("head.fit=gradient", "prompt.kind=static", "run.save_artifact=true", "run.final_on_all=true"):
         with pytest.raises(ConfigError, match=r"no model to train or to save|head\.fit is start"):
             scored([{"label": "good"}], "{task}-{seed}.jsonl", override)

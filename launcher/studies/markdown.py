@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from launcher.studies.plan import Study
-from launcher.studies.results import RunRow, TableRow, by_task_and_size
+from launcher.studies.results import RunRow, TableRow, by_task_and_size, shown_method
 from launcher.values import markdown_line
 
 HEADINGS = (
@@ -45,7 +45,7 @@ def markdown(study: Study, rows: Sequence[TableRow], runs: Sequence[RunRow]) -> 
 def row_cells(row: TableRow, num_seeds: int) -> list[str]:
     """The cells of a row under `HEADINGS`."""
     return [
-        row.method,
+        shown_method(row.method, row.unlabelled),
         row.setting or "none chosen",
         _score(row, num_seeds),
         "-" if row.collapsed is None else f"{row.collapsed} of {row.seeds}",

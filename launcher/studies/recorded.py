@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from infoprompt.config import ConfigError
+from launcher.studies.results import shown_method
 
 KEYS = ("task", "size", "method", "seed")
 NEEDED = (*KEYS, "phase", "setting", "state", "metric", "test")
@@ -122,7 +123,7 @@ def _run(row: Mapping[str, str | None], place: str) -> FinalRun:
         place=place,
         task=row["task"] or "",
         size=row["size"] or "",
-        method=row["method"] or "",
+        method=shown_method(row["method"] or "", row.get("unlabelled")),
         seed=_value(row, "seed", int, place),
         setting=row["setting"] or "",
         metric=row["metric"] or "",

@@ -46,6 +46,8 @@ class RunRow:
     train_rows: int | None = None
     dev_rows: int | None = None
     test_rows: int | None = None
+    unlabelled: str | None = None
+    """Where texts without labels came from, see `RunResult`."""
     version: str | None = None
     """Of this package."""
     commit: str | None = None
@@ -96,6 +98,8 @@ class TableRow:
     encoder_passes: float | None
     total_encoder_passes: int | None
     seconds: float | None
+    unlabelled: str | None = None
+    """As in `RunRow`."""
 
 
 def run_rows(cells: Iterable[Cell]) -> list[RunRow]:
@@ -205,7 +209,13 @@ def _table_row(cell: Cell, baseline: Cell) -> TableRow:
         encoder_passes=_mean(done, "encoder_passes"),
         total_encoder_passes=done[0].total_encoder_passes if done else None,
         seconds=_mean(done, "seconds"),
+        unlabelled=done[0].unlabelled if done else None,
     )
+
+
+def shown_method(method: str, unlabelled: str | None) -> str:
+    """A method's name, which says so where the run has read the texts of the test rows."""
+    return f"{method} (transductive)" if unlabelled == "transductive" else method
 
 
 def _scores(cell: Cell) -> dict[int, float]:

@@ -192,3 +192,8 @@ def test_the_command_prints_what_is_asked_for_and_writes_it(call, write, tmp_pat
     values = json.loads(call(*asked, "--json").stdout)
     assert values["summary"][0]["holds"] == 1
     assert values["rows"][0]["differences"]["plain"]["verdict"] == "holds"
+
+
+def test_a_method_that_has_read_the_texts_of_the_test_rows_says_so(write):
+    rows = [run("ours", 0, 0.5, unlabelled="rest"), run("theirs", 0, 0.5, unlabelled="transductive")]
+    assert [row.method for row in compare_files([write(rows)], baselines=[]).rows] == ["ours", "theirs (transductive)"]

@@ -154,3 +154,14 @@ def test_a_term_without_texts_and_a_share_that_does_not_fit_are_refused(toy_sett
     odd = override_config(config, ["data.unlabelled_batch=15", "data.micro_batch_size=4"])
     with pytest.raises(ConfigError, match=r"data\.unlabelled_batch is 15"):
         run(odd)
+
+
+def test_a_result_says_where_the_texts_came_from(config, toy_data, tmp_path):
+    rows = [json.dumps({"text": f"{line} {i}", "label": "good"}) for i, line in enumerate(_texts(toy_data))]
+    (tmp_path / "test.jsonl").write_text("\n".join(rows))
+    changes = [*HEAD, "data.unlabelled=transductive", f"data.test={tmp_path / 'test.jsonl'}", "optim.max_steps=1"]
+    assert run(override_config(config, changes)).unlabelled == "transductive"
+
+
+def _texts(toy_data):
+    return Path(toy_data["unlabelled"]).read_text().splitlines()

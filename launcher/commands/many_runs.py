@@ -45,6 +45,9 @@ def study(
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show runs and settings, and train nothing.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; `workers` if not given.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="Train only this one now, such as total_64.")] = None,
     json_output: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -54,7 +57,8 @@ def study(
 
     changes = split_overrides([*(overrides or []), *context.args])
     changes += [f"workers={workers}"] if workers else []
-    start_study(file, changes, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
+    only = {"task": task or [], "size": size or [], "method": method or []}
+    start_study(file, changes, only=only, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
 
 
 @app.command()

@@ -89,12 +89,12 @@ def chosen_runs(
     return list(runs)
 
 
-def check_known(option: str, name: str, known: Sequence[str]) -> None:
-    """Raises ConfigError if an option names what no run has."""
+def check_known(option: str, name: str, known: Sequence[str], owner: str = "no final run") -> None:
+    """Raises ConfigError if an option names what its owner does not have."""
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"The runs have {', '.join(known)}."
-        raise ConfigError(f"{option} is {name}, but no final run has it. {hint}")
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+        raise ConfigError(f"{option} is {name}, but {owner} has {'it' if owner.startswith('no') else 'none'}. {hint}")
 
 
 def _runs_of(path: Path) -> Iterator[FinalRun]:

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from infoprompt.config import ConfigError
+from infoprompt.config import NOTHING, ConfigError
 from infoprompt.folder_lock import held, inside
 from launcher.processes import prepare_environment
 from launcher.report import configure_logging, console, print_json, relative
@@ -13,6 +13,7 @@ from launcher.studies.jobs import Cell, Job, cells
 from launcher.studies.markdown import markdown
 from launcher.studies.plan import Study, load_study
 from launcher.studies.progress import StudyProgress
+from launcher.studies.recorded import check_known
 from launcher.studies.results import RunRow, TableRow, run_rows, table_rows, write_csv
 from launcher.studies.screen import plan_as_json, plan_table, result_table
 
@@ -28,6 +29,7 @@ def start_study(
     path: Path,
     overrides: Sequence[str] = (),
     *,
+    only: Mapping[str, Sequence[str]] = NOTHING,
     plan_only: bool = False,
     json_output: bool = False,
     quiet: bool = False,
@@ -38,6 +40,7 @@ def start_study(
     Args:
         path: the study file.
         overrides: see `load_study`.
+        only: `task`, `size` and `method` to the names of those whose runs are trained now; all where none is named.
         plan_only: only show what would be trained.
         json_output: one JSON object as the last line of standard output.
         quiet: no line of progress.
@@ -49,9 +52,10 @@ def start_study(
     configure_logging(quiet=quiet, debug=debug)
     study = load_study(path, overrides)
     table = cells(study)
+    chosen = _chosen(table, only)
     screen = console(json_output)
     if plan_only:
-        values = plan_as_json(study, table)
+        values = plan_as_json(study, chosen)
         screen.print(plan_table(study, values), soft_wrap=False)
         if json_output:
             print_json(values)
@@ -59,8 +63,8 @@ def start_study(
     with held(inside(study.folder), f"output_dir is {study.folder}", "a study"):
         plan = json.dumps(plan_as_json(study, table), indent=1)
         (study.folder / "plan.json").write_text(plan, encoding="utf-8")
-        check_tasks(study, table)
-        rows = _train(study, table, quiet=quiet, json_output=json_output)
+        check_tasks(study, chosen)
+        rows = _train(study, table, chosen, quiet=quiet, json_output=json_output)
     screen.print(result_table(study, rows), soft_wrap=False)
     for name in ("table.md", "table.csv", "runs.csv", "figures"):
         screen.print(f"{name:<10}{relative(str(study.folder / name))}")
@@ -68,6 +72,22 @@ def start_study(
         print_json({"output_dir": str(study.folder), "rows": [vars(row) for row in rows]})
     if not any(row.seeds for row in rows):
         raise StudyFailed(f"No final run finished. {relative(str(study.folder / 'table.md'))} names each failure.")
+
+
+def _chosen(table: Sequence[Cell], only: Mapping[str, Sequence[str]]) -> list[Cell]:
+    """The cells of some tasks, sizes and methods; raises ConfigError for a name that is none of the study's."""
+    chosen = list(table)
+    for part, option in enumerate(("task", "size", "method")):
+        names = only.get(option) or []
+        for name in names:
+            check_known(f"--{option}", name, list(dict.fromkeys(cell.place[part] for cell in table)), "the study")
+        if names:
+            chosen = [cell for cell in chosen if cell.place[part] in names]
+    if not chosen:
+        raise ConfigError(
+            "No cell of the study is of all that --task, --size and --method name. Leave one of them out."
+        )
+    return chosen
 
 
 def check_tasks(study: Study, table: Sequence[Cell]) -> None:
@@ -84,25 +104,27 @@ def check_tasks(study: Study, table: Sequence[Cell]) -> None:
             raise ConfigError(f"tasks.{cell.task} has no test rows to compare methods on. Give data.test there.")
 
 
-def _train(study: Study, table: Sequence[Cell], *, quiet: bool, json_output: bool) -> list[TableRow]:
+def _train(
+    study: Study, table: Sequence[Cell], chosen: Sequence[Cell], *, quiet: bool, json_output: bool
+) -> list[TableRow]:
     prepare_environment(study.config.workers)
     from launcher.studies.draw import draw
     from launcher.studies.loop import forget_failures, train_study
     from launcher.studies.mlflow_run import recorded
 
-    forget_failures(table)
+    forget_failures(chosen)
     writer = _Writer(study, table)
     any_run = study.run_config(table[0].method, table[0].task, table[0].size, {}, study.config.seeds[0], {})
     with recorded(study, any_run.tracking) as run_id:
         try:
-            with StudyProgress(table, console(json_output), quiet=quiet) as shown:
+            with StudyProgress(chosen, console(json_output), quiet=quiet) as shown:
 
                 def changed(running: Sequence[Job], ended: Job | None) -> None:
                     shown.update(running, ended)
                     if ended:
                         writer.write_if_due()
 
-                train_study(table, parent_run_id=run_id, changed=changed)
+                train_study(chosen, parent_run_id=run_id, changed=changed)
         finally:  # what was trained is in the tables, also of a study that was stopped
             rows = writer.write()
         draw(table, study.folder / "figures")

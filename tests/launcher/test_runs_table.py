@@ -157,7 +157,7 @@ def test_what_a_table_cannot_be_made_of_is_refused_with_file_and_line(write, row
     ("arguments", "message"),
     [
         (["--baseline", "plian"], "--baseline is plian, but no final run has it. Did you mean plain?"),
-        (["--method", "zzz"], "--method is zzz, but no final run has it. The runs have ours, plain."),
+        (["--method", "zzz"], "--method is zzz, but no final run has it. There are ours, plain."),
         (["--size", "b", "--task", "toy"], "No final run is of all that"),
     ],
 )

@@ -349,3 +349,16 @@ def test_the_command_names_what_is_wrong(study_file, infoprompt):
     shown = infoprompt("study", study_file, "baseline=haed", "--plan")
     assert shown.returncode == 2
     assert "baseline is haed, but must be one of the methods. Did you mean head?" in shown.stderr
+
+
+def test_a_part_of_a_study_is_trained_and_the_rest_later(study_file, pretending):
+    start_study(study_file, only={"method": ["head"]})
+    first = list(pretending.started)
+    assert len(first) == 4
+    assert all("-head-" in name for name in first)
+    start_study(study_file)
+    rest = pretending.started[len(first) :]
+    assert len(rest) == 4
+    assert all("-static-" in name for name in rest)
+    with pytest.raises(ConfigError, match=r"--method is heat, but the study has none\. Did you mean head\?"):
+        start_study(study_file, only={"method": ["heat"]})

@@ -59,7 +59,8 @@ class RunResult:
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Precision, recall, F1 and support of each class on the test rows; empty without them or without classes."""
     rows: Mapping[str, int] = field(default_factory=dict)
-    """How many rows were trained on (`train`), held out (`dev`) and tested on (`test`)."""
+    """How many rows were trained on (`train`), held out (`dev`) and tested on (`test`); texts without
+    labels that were used (`unlabelled`)."""
     version: str | None = None
     """Installed version of this package."""
     commit: str | None = None
@@ -101,7 +102,12 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
         run_id=state.run_id,
         unlabelled=setup.pool_name,
         classes=class_scores(setup.task, tested.labels, tested.predictions) if tested else {},
-        rows={"train": len(setup.train.rows), "dev": len(setup.dev), "test": len(setup.test)},
+        rows={
+            "train": len(setup.train.rows),
+            "dev": len(setup.dev),
+            "test": len(setup.test),
+            **({"unlabelled": len(setup.train.pool.kept)} if setup.train.pool else {}),
+        },
         version=package_version("infoprompt"),
         commit=git_commit(),
     )

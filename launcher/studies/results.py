@@ -46,6 +46,7 @@ class RunRow:
     train_rows: int | None = None
     dev_rows: int | None = None
     test_rows: int | None = None
+    unlabelled_rows: int | None = None
     unlabelled: str | None = None
     """Where texts without labels came from, see `RunResult`."""
     version: str | None = None

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import load_sweep
-from tests.proofs import fault_sweep, kept_backbone
+from tests.proofs import fault_sweep, kept_backbone, wrong_pools
 from tests.proofs.fault_sweep import NUM_EVALUATIONS, NUM_TRIALS, STEPS, SweepRun
 
 
@@ -63,3 +63,9 @@ def test_a_trial_that_failed_is_a_difference(runs):
     (difference,) = fault_sweep.compare(*runs)
     assert not difference.equal
     assert "is failed" in difference.problems[0]
+
+
+def test_wrong_pools_need_their_data(monkeypatch, capsys):
+    monkeypatch.delenv("INFOPROMPT_DATA", raising=False)
+    assert wrong_pools.main([]) == 2
+    assert "INFOPROMPT_DATA is not set" in capsys.readouterr().err

@@ -307,7 +307,7 @@ def _without_strangers(setup: Setup, used: np.ndarray, plain: _Plain, labels: En
             f"{len(used) - len(kept):,}",
             f"{len(used):,}",
         )
-    check_number(len(kept), f"Without strangers data.unlabelled has {len(kept):,} texts")
+    check_number(len(kept), "Strangers are left out of data.unlabelled")
     return kept
 
 

@@ -50,7 +50,7 @@ def pools(folder: Path, data: Path) -> Iterator[tuple[str, list[str]]]:
     own = [row.text for row in examples]
     foreign = [*own[: 7 * 450], *(row.text for row in strangers[: 3 * 450])]
     yield "rest", ["data.unlabelled=rest"]
-    yield "200 texts", ["data.unlabelled=rest", "data.unlabelled_rows=200"]
+    yield "250 texts", ["data.unlabelled=rest", "data.unlabelled_rows=250"]
     yield "uneven, 8 to 1", [write("uneven", uneven)]
     yield "skewed, 9 of 10 of one class", [write("skewed", skewed)]
     yield "3 of 10 foreign, filtered", [write("foreign", foreign)]

@@ -25,6 +25,7 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
     running: dict[Worker, Job] = {}
     idle: list[Worker] = []
     died: set[Job] = set()
+    searched: set[Cell] = set()  # else the last runs of a search that end together would each start the final ones
     try:
         while queue or running:
             while queue and len(running) < cells[0].study.config.workers:
@@ -46,7 +47,9 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
                         continue
                     failure = f"Twice, {error}"
                 _ended(job, failure)
-                queue.extendleft(reversed(_next_jobs(job)))
+                if job.cell not in searched and (following := _next_jobs(job)):
+                    searched.add(job.cell)
+                    queue.extendleft(reversed(following))
                 changed(list(running.values()), job)
     finally:
         for worker in (*idle, *running):

@@ -362,3 +362,8 @@ def test_a_part_of_a_study_is_trained_and_the_rest_later(study_file, pretending)
     assert all("-static-" in name for name in rest)
     with pytest.raises(ConfigError, match=r"--method is heat, but the study has none\. Did you mean head\?"):
         start_study(study_file, only={"method": ["heat"]})
+
+
+def test_runs_of_a_search_that_end_at_once_have_their_final_runs_started_once(study_file, pretending):
+    start_study(study_file, ["workers=4"])
+    assert len(pretending.started) == len(set(pretending.started)) == 8

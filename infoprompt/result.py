@@ -141,7 +141,8 @@ def _write_results(
             f"The run has come to its end, but its results could not be written to {output_dir}: {error}. Make room, "
             f"or get the right to write there. {kept if config.checkpoint.enabled else lost}"
         ) from None
-    _draw(setup, state, tracker, tested)
+    if config.run.save_artifact or config.tracking.enabled:  # else nobody looks at the pictures of one of many runs
+        _draw(setup, state, tracker, tested)
 
 
 def _draw(setup: Setup, state: TrainingState, tracker: Tracker, tested: Evaluation | None) -> None:

@@ -24,6 +24,7 @@ MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.kernels.implementation", "_said"): set(),
     ("infoprompt.model.kept_states", "_distrust"): 0,  # of a cached function: how many calls it remembers
     ("infoprompt.data.loader", "epoch_order"): 0,
+    ("infoprompt.data.dataset", "_remembered"): 0,
     ("infoprompt.stopping", "_heard"): {
         "number": 0,
         "at": 0.0,

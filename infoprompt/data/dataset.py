@@ -3,6 +3,7 @@
 Shapes: B examples (or their choices), L positions, M rows of the data set, S words, T real tokens.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,17 @@ from infoprompt.data.rows import Candidate, Example
 from infoprompt.data.template import Template
 
 log = logging.getLogger(__name__)
+
+
+MOST_REMEMBERED = 20_000
+"""Rows of a data set whose tokens are kept for the next run in this process: a study's runs share test rows."""
+
+
+def _encoded(template: Template, examples: tuple[Example, ...], name: str) -> EncodedTexts:
+    return EncodedTexts.of(text for inputs in template.inputs(examples, name) for text in inputs)
+
+
+_remembered = functools.lru_cache(maxsize=10)(_encoded)  # a run has five
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class EncodedDataset:
             name: what the warning calls them.
             scale: lowest and highest value of a regression; rows have values only if it is given.
         """
-        texts = EncodedTexts.of(text for inputs in template.inputs(examples, name) for text in inputs)
+        made = _remembered if len(examples) <= MOST_REMEMBERED else _encoded
+        texts = made(template, tuple(examples), name)
         _warn_of_cuts(texts, examples, name, template.max_length)
         index = {label: i for i, label in enumerate(labels)}
         tagged = bool(examples) and examples[0].words is not None

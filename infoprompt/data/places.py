@@ -85,6 +85,6 @@ def existing_file(path: Path) -> Path:
     if os.path.exists(path):
         raise ConfigError(f"{path} is no regular file, but a folder, a pipe or a device. Give a file.")
     raise ConfigError(
-        f"There is no file {path}. Check the path in data.train, data.validation, data.test or data.unlabelled; a split "
-        "of the hub is written owner/name:split."
+        f"There is no file {path}. Check the path in data.train, data.validation, data.test or data.unlabelled; a "
+        "split of the hub is written owner/name:split."
     )

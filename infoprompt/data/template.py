@@ -44,6 +44,9 @@ class Template:
     num_embeddings: int | None = None
     """Rows of the backbone's embedding table; unknown if None."""
 
+    def __hash__(self) -> int:
+        return hash((id(self.tokenizer), self.num_vectors, self.placement, self.use_mask, self.max_length))
+
     @classmethod
     def probe(
         cls,

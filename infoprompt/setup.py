@@ -36,7 +36,7 @@ from infoprompt.model.inputs import make_template, needs_unprompted_states
 from infoprompt.model.lower_states import with_lower_states
 from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
-from infoprompt.model.strangers import kept_texts
+from infoprompt.model.strangers import effective_number, kept_texts, nearest_shares
 from infoprompt.model.unprompted import text_states, with_other_states, with_unprompted_states
 from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 SHARES_ROWS = 2048
 """Enough to know a class's share to one per cent."""
+EVEN = 0.8
+"""Share of the classes that texts must at least spread over to look even; EXPERIMENTS 2026-11-29 has what skew does."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,22 @@ def _without_strangers(setup: Setup, used: np.ndarray, plain: _Plain, labels: En
             f"{len(used):,}",
         )
     check_number(len(kept), "Strangers are left out of data.unlabelled")
+    if setup.config.objective.label_marginal == "uniform" and setup.ranks.is_first:
+        _warn_of_shares(setup, class_means(label_CD, plain["training"]), states[kept])
     return kept
+
+
+def _warn_of_shares(setup: Setup, mean_CD: Tensor, state_UD: Tensor) -> None:
+    """Warn where texts whose classes are taken to be equally frequent look otherwise."""
+    share_C = nearest_shares(state_UD, mean_CD)
+    if effective_number(share_C) < EVEN * len(share_C):
+        log.warning(
+            "The texts without labels look uneven: about %.0f %% are of the class %s, by the labelled rows nearest to "
+            "them. The label's term (objective.label_form: plain) takes all classes as equally frequent, and harms "
+            "where they are not. Compare guarded and off on held-out rows.",
+            100 * float(share_C.max()),
+            setup.task.labels[int(share_C.argmax())],
+        )
 
 
 def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:

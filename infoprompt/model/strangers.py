@@ -1,4 +1,4 @@
-"""Which texts without labels are strangers to the task, by the states of the plain texts.
+"""Which texts without labels are strangers to the task, and of which classes the others seem, by their states.
 
 Shapes: M rows that are trained on, V held-out rows, U rows without labels, C classes, D hidden width.
 """
@@ -31,6 +31,18 @@ def kept_texts(state_UD: Tensor, training_MD: Tensor, held_out_VD: Tensor, label
     least = torch.quantile(_likeness(held_out, known), _QUANTILE)
     likeness_U = _likeness(F.normalize(state_UD, dim=1), torch.cat([known, held_out]))
     return np.flatnonzero((likeness_U >= least).numpy())
+
+
+def nearest_shares(state_UD: Tensor, class_CD: Tensor) -> Tensor:
+    """Share of the texts whose state is nearest to each class's, [C]."""
+    classes = F.normalize(class_CD, dim=1)
+    nearest_U = torch.cat([(part @ classes.T).argmax(1) for part in state_UD.split(_ROWS)])
+    return torch.bincount(nearest_U, minlength=len(classes)) / len(nearest_U)
+
+
+def effective_number(share_C: Tensor) -> float:
+    """exp of the entropy of shares: as many classes as equally large ones would spread so."""
+    return float(torch.special.entr(share_C).sum().exp())
 
 
 def _likeness(states: Tensor, others: Tensor) -> Tensor:

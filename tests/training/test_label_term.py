@@ -133,8 +133,8 @@ def test_the_final_run_trains_on_all_rows_for_as_many_updates(config, tmp_path):
     assert given.data.few_shot.per_class == 16
 
 
-def test_a_skewed_pool_is_followed_by_the_guarded_form(config, tmp_path):
-    """Nine of ten texts are good: the plain form must not be believed, the guarded one sees it."""
+def test_a_skewed_pool_is_told_and_followed_by_the_guarded_form(config, tmp_path, caplog):
+    """Nine of ten texts are good."""
     texts = [f"the film was {'awful' if i % 10 == 0 else 'great'} and it {i}" for i in range(400)]
     (tmp_path / "skewed.txt").write_text("\n".join(texts))
     changes = [*HEAD, f"data.unlabelled={tmp_path / 'skewed.txt'}", "backbone.name=minilm", "optim.max_steps=60"]
@@ -145,7 +145,9 @@ def test_a_skewed_pool_is_followed_by_the_guarded_form(config, tmp_path):
         )
         result = run(settings)
         scores[form] = result.dev["accuracy"]
-    assert scores["guarded"] >= scores["plain"] - 1e-9
+    assert scores["guarded"] >= scores["plain"]
+    (said,) = [line.message for line in caplog.records if "look uneven" in line.message]
+    assert "% are of the class good" in said
 
 
 def test_a_term_without_texts_and_a_share_that_does_not_fit_are_refused(toy_settings, config):

@@ -11,7 +11,6 @@ How the stages keep what is trained (DeepSpeed 0.19.8, no fp16 or bf16 section):
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -37,7 +36,8 @@ from infoprompt.engine.adamw import (
     optimizer_shapes,
     trained_parameters,
 )
-from infoprompt.engine.deepspeed_config import deepspeed_config, loading_config
+from infoprompt.engine.deepspeed_config import deepspeed_config
+from infoprompt.engine.deepspeed_loading import live_config
 from infoprompt.engine.interface import NonFiniteLoss, Update, checked_norm, finite_losses, total
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
 from infoprompt.model.shared import SharedModel
@@ -62,7 +62,7 @@ class DeepSpeedEngine:
         self._stage = config.engine.zero_stage
         parameters = [parameter for own in self._trained for parameter in own.values()]
         self._outputs = _TensorOutputs(model)
-        self._loading = _live_config(config, ranks.world_size)
+        self._loading = live_config(config, ranks.world_size)
         # Of what is trained, a backbone that was loaded in parts stays so.
         self._whole = [parameter for parameter in parameters if not hasattr(parameter, "ds_id")]
         if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
@@ -272,30 +272,6 @@ def _with_tensors(record: Any, tensors: Iterator[Tensor]) -> Any:
         elif is_dataclass(value):
             changes[field.name] = _with_tensors(value, tensors)
     return replace(record, **changes)
-
-
-@contextmanager
-def partitioned_loading(config: RunConfig, world_size: int) -> Iterator[None]:
-    """Context around `from_pretrained`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
-    live = _live_config(config, world_size)
-    yield
-    del live
-
-
-def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Context in which partitioned parameters are whole, for reading; every rank must enter it."""
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
-
-
-def _live_config(config: RunConfig, world_size: int) -> Any:
-    # transformers partitions while it loads, and takes other precautions, for as long as this object lives.
-    if config.engine.zero_stage < 3:
-        return None
-    from transformers.integrations import HfDeepSpeedConfig
-
-    return HfDeepSpeedConfig(loading_config(config, world_size, "cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -36,18 +36,18 @@ def partitions_weights(config: RunConfig) -> bool:
 
 
 def partitioned_loading(config: RunConfig, ranks: Ranks) -> AbstractContextManager[Any]:
-    """Context around `from_pretrained`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
+    """Context around `load_backbone`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
     if not partitions_weights(config):
         return nullcontext()
-    from infoprompt.engine import deepspeed_engine
+    from infoprompt.engine import deepspeed_loading
 
-    return deepspeed_engine.partitioned_loading(config, ranks.world_size)
+    return deepspeed_loading.partitioned_loading(config, ranks)
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
     """Context in which partitioned parameters are whole, for reading; every rank must enter it."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
-    from infoprompt.engine import deepspeed_engine
+    from infoprompt.engine import deepspeed_loading
 
-    return deepspeed_engine.gathered(parameters)
+    return deepspeed_loading.gathered(parameters)

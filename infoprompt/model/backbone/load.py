@@ -1,6 +1,8 @@
 """Finding a backbone, and making sure that it is whole and of a family that can do what the run needs."""
 
 import json
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,20 @@ from infoprompt.config import BackboneSettings, ConfigError
 from infoprompt.model.backbone.attention import IMPLEMENTATIONS
 from infoprompt.model.backbone.backbone import Backbone, Gather, whole
 from infoprompt.model.backbone.families import FAMILIES, Family, check_family
+from infoprompt.model.backbone.in_parts import (
+    PARTITIONS,
+    NotPlain,
+    Weights,
+    differing,
+    load_in_parts,
+    plain_names,
+    weight_files,
+)
 from infoprompt.model.backbone.lora import with_lora
 
 __all__ = ["FAMILIES", "Backbone", "Gather", "check_family", "load_backbone", "whole"]
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = "minilm"
 WITH_HEAD = {
@@ -63,10 +76,10 @@ def load_backbone(
         config = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         family = check_config(settings.name, config, needs)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
-        model, report = _load(settings, source, config, family, lm_head, device)
+        model, report, weights = _load(settings, source, config, family, lm_head, device)
         if any(key.startswith("lm_predictions.") for key in report["unexpected_keys"]):
             config.legacy = False  # a published DeBERTa-v3, whose head is of the newer form though no config says so
-            model, report = _load(settings, source, config, family, lm_head, device)
+            model, report, weights = _load(settings, source, config, family, lm_head, device)
     except (ConfigError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever transformers, tokenizers or safetensors make of a file that is damaged
@@ -80,7 +93,7 @@ def load_backbone(
     _check_complete(settings.name, model, sorted(report["missing_keys"]), lm_head)
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         model.to(device)
-    _check_against_file(model, settings.name, source, gather)
+    _check_against_files(model, settings.name, weights)
     if family.kind == "encoder-decoder" and not lm_head:
         model = model.get_encoder()
     backbone = Backbone(
@@ -139,17 +152,34 @@ def _load(
     family: Family,
     lm_head: bool,
     device: torch.device | str,
-) -> tuple[Any, Any]:
-    return (WITH_HEAD[family.kind] if lm_head else AutoModel).from_pretrained(
+) -> tuple[Any, Any, Weights | None]:
+    auto = WITH_HEAD[family.kind] if lm_head else AutoModel
+    arguments = {
+        "dtype": getattr(torch, settings.dtype),
+        "attn_implementation": attention_form(settings, config, family, torch.device(device).type),
+        "trust_remote_code": False,
+        **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
+    }
+    read_whole = partial(
+        auto.from_pretrained,
         source,
         config=config,
         revision=settings.revision,
-        dtype=getattr(torch, settings.dtype),
-        attn_implementation=attention_form(settings, config, family, torch.device(device).type),
         output_loading_info=True,
-        trust_remote_code=False,
-        **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
+        **arguments,
     )
+    partitions = PARTITIONS.get()
+    if partitions is None:
+        return (*read_whole(), None)
+    files = weight_files(settings.name, source, settings.revision)
+    try:
+        return load_in_parts(auto, source, config, files, partitions, **arguments)
+    except NotPlain as reason:
+        if partitions.ranks.is_first:
+            log.warning("%s: rank 0 reads the whole file into memory, because %s.", settings.name, reason)
+        with partitions.by_transformers():
+            model, report = read_whole()
+        return model, report, Weights(files, plain_names(model, files))
 
 
 def attention_form(settings: BackboneSettings, config: Any, family: Family, device: str) -> str:
@@ -216,28 +246,16 @@ def _check_complete(name: str, model: Any, missing: list[str], lm_head: bool) ->
     )
 
 
-@torch.no_grad()
-def _check_against_file(model: nn.Module, name: str, source: str, gather: Gather) -> None:
-    # transformers has skipped weights silently under ZeRO-3 (transformers #45313), so what was partitioned is
-    # compared with the file; only a file of plain names in a local folder can be.
-    from safetensors import safe_open
-
-    path = Path(source) / "model.safetensors"
-    partitioned = [item for item in model.named_parameters() if hasattr(item[1], "ds_id")]
-    if not partitioned or not path.is_file():
+def _check_against_files(model: nn.Module, name: str, weights: Weights | None) -> None:
+    # transformers has skipped weights silently under ZeRO-3 (transformers #45313).
+    partitions = PARTITIONS.get()
+    if partitions is None or weights is None:
         return
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        for weight, parameter in partitioned:
-            key = next((key for key in (weight, prefix + weight, weight.removeprefix(prefix)) if key in names), None)
-            with gather([parameter]):
-                same = key is None or torch.equal(parameter.cpu(), file.get_tensor(key).to(parameter.dtype))
-            if not same:
-                raise ConfigError(
-                    f"backbone.name is {name!r}, but after loading, the weight {weight} differs from {path}. "
-                    "Use engine.zero_stage=0, or another version of transformers."
-                )
+    if different := differing(model, weights, partitions.ranks):
+        raise ConfigError(
+            f"backbone.name is {name!r}, but after loading, the weight {different[0]} differs from "
+            f"{weights.files.paths[0].parent}. Use engine.zero_stage=0, or another version of transformers."
+        )
 
 
 def _quiet() -> None:

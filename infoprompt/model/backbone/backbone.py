@@ -30,10 +30,10 @@ from infoprompt.model.backbone.hooks import (
     recompute_in_backward,
     starts_at,
 )
+from infoprompt.model.backbone.in_parts import numbers
 from infoprompt.model.backbone.last_layer import make_where_read
 from infoprompt.model.backbone.masks import attention_mask
 from infoprompt.model.backbone.packing import Packing
-from infoprompt.model.backbone.weight_files import PIECE_NUMEL, Freed
 from infoprompt.model.prompts.kind import DeepPrompt
 
 Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
@@ -219,15 +219,14 @@ class Backbone(nn.Module):
 
         The same for float32 and bfloat16 loads, with or without the language-model head or LoRA. All ranks take part.
         """
-        digest, freed = hashlib.sha256(), Freed()
+        digest = hashlib.sha256()
         named = {name: parameter for name, parameter in self.body.named_parameters() if ".lora_" not in name}
         plain = {name.replace(".base_layer.", "."): parameter for name, parameter in named.items()}
         for name, parameter in sorted(plain.items()):
-            with self.gather([parameter]):
-                digest.update(f"{name} {list(parameter.shape)}\n".encode())
-                for piece in parameter.detach().reshape(-1).split(PIECE_NUMEL):  # no second copy of a whole tensor
-                    digest.update(piece.to("cpu", torch.bfloat16).view(torch.int16).numpy())
-            freed.add(getattr(parameter, "ds_numel", 0) * parameter.element_size())
+            shape = list(getattr(parameter, "ds_shape", parameter.shape))
+            digest.update(f"{name} {shape}\n".encode())
+            for piece in numbers(parameter):
+                digest.update(piece.to("cpu", torch.bfloat16).view(torch.int16).numpy().data)
         return digest.hexdigest()
 
     def _embedding(self) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -24,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from infoprompt.config import ConfigError
-from infoprompt.model.backbone.weight_files import Freed, WeightFiles
+from infoprompt.model.backbone.weight_files import PIECE_NUMEL, Freed, WeightFiles
 from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,23 @@ def differing(model: nn.Module, weights: Weights, ranks: Ranks) -> list[str]:
     same = [weights.files.same(key, *_own_part(parameter)) for _, key, parameter in compared]
     agreed = ranks.each_true(same)
     return [name for (name, _, _), right in zip(compared, agreed, strict=True) if not right]
+
+
+def numbers(parameter: nn.Parameter) -> Iterator[Tensor]:
+    """A parameter, flattened, piece by piece. Of one in parts every rank must take all pieces: each has one sender."""
+    part: Any = parameter
+    if not hasattr(part, "ds_id"):
+        yield from part.detach().reshape(-1).split(PIECE_NUMEL)
+        return
+    size = part.ds_tensor.numel()
+    received = torch.empty_like(part.ds_tensor[:PIECE_NUMEL])
+    for rank in range(part.ds_zero_partition_world_size):
+        own = rank == part.ds_zero_partition_rank
+        for start in range(0, min(size, part.ds_numel - rank * size), PIECE_NUMEL):
+            count = min(PIECE_NUMEL, size - start, part.ds_numel - rank * size - start)
+            piece = part.ds_tensor[start : start + count] if own else received[:count]
+            dist.broadcast(piece, src=rank)
+            yield piece
 
 
 @contextmanager

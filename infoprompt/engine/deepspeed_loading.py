@@ -19,7 +19,8 @@ class DeepSpeedPartitions:
 
     def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._config = config
+        self._settings = _loading_config(config, ranks.world_size)
+        self._live = live_config(config, ranks.world_size)
         self._first: Any = None
 
     def part(self, parameter: nn.Parameter) -> None:
@@ -29,21 +30,31 @@ class DeepSpeedPartitions:
             return
         module = nn.Module()
         module.register_parameter("parameter", parameter)
-        deepspeed.zero.Init(module, config_dict_or_path=_loading_config(self._config, self.ranks.world_size))
+        deepspeed.zero.Init(module, config_dict_or_path=self._settings)
         self._first = parameter
 
     @contextmanager
-    def by_transformers(self) -> Iterator[None]:
+    def whole_models(self) -> Iterator[None]:
         """See `Partitions`."""
-        live = live_config(self._config, self.ranks.world_size)
-        yield
-        del live
+        from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+        try:
+            yield
+        finally:
+            set_hf_deepspeed_config(self._live)
 
 
 @contextmanager
 def partitioned_loading(config: RunConfig, ranks: Ranks) -> Iterator[None]:
-    """Context around `load_backbone`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
-    token = PARTITIONS.set(DeepSpeedPartitions(config, ranks) if config.engine.zero_stage == 3 else None)
+    """Context around loading: under ZeRO-3 each rank keeps its part only, else nothing is different.
+
+    It holds for `load_backbone`, which reads by need, and for transformers' `from_pretrained`, which reads whole files.
+    """
+    if config.engine.zero_stage < 3:
+        yield
+        return
+    token = PARTITIONS.set(DeepSpeedPartitions(config, ranks))
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ def partitions_weights(config: RunConfig) -> bool:
 
 
 def partitioned_loading(config: RunConfig, ranks: Ranks) -> AbstractContextManager[Any]:
-    """Context around `load_backbone`: under ZeRO-3 each rank keeps its part only, else nothing is different."""
+    """Context around loading: under ZeRO-3 each rank keeps its part only, else nothing is different."""
     if not partitions_weights(config):
         return nullcontext()
     from infoprompt.engine import deepspeed_loading

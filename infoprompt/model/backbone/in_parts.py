@@ -39,8 +39,8 @@ class Partitions(Protocol):
     def part(self, parameter: nn.Parameter) -> None:
         """Have each rank keep its part of what the first rank holds; all ranks take part."""
 
-    def by_transformers(self) -> AbstractContextManager[None]:
-        """Context in which `from_pretrained` parts what it loads."""
+    def whole_models(self) -> AbstractContextManager[None]:
+        """Context in which transformers parts no model that it makes; elsewhere it does, but reads whole files."""
 
 
 PARTITIONS: ContextVar[Partitions | None] = ContextVar("PARTITIONS", default=None)
@@ -96,7 +96,7 @@ def load_in_parts(
         raise NotPlain("its weights are quantised")
     if cached_file(source, "adapter_config.json", _raise_exceptions_for_missing_entries=False) is not None:
         raise NotPlain("an adapter lies beside it")
-    with torch.random.fork_rng(devices=[]), no_tie_weights(), _without_weights():
+    with partitions.whole_models(), torch.random.fork_rng(devices=[]), no_tie_weights(), _without_weights():
         model = auto.from_config(copy.deepcopy(config), **arguments)
     names, unexpected = names_in_files(model, files)
     missing = model.state_dict().keys() - names.keys()

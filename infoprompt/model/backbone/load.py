@@ -177,8 +177,7 @@ def _load(
     except NotPlain as reason:
         if partitions.ranks.is_first:
             log.warning("%s: rank 0 reads the whole file into memory, because %s.", settings.name, reason)
-        with partitions.by_transformers():
-            model, report = read_whole()
+        model, report = read_whole()
         return model, report, Weights(files, plain_names(model, files))
 
 

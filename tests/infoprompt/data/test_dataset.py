@@ -7,11 +7,14 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText, EncodedTexts
 from infoprompt.data.loader import shared_batches
 from infoprompt.data.ragged import Ragged, compact
+from infoprompt.data.rows import Example
+from infoprompt.data.template import Template
 
 PAD = 40_000  # needs more than 16 bits with a sign
 
@@ -163,3 +166,15 @@ def test_a_row_takes_little_more_than_its_tokens():
     arrays = [texts.input_ids, texts.slots, texts.segments]
     assert sum(part.values_T.nbytes for part in arrays) == 1000 * 50 * (2 + 1 + 1)
     assert len({id(part.starts) for part in arrays}) == 1
+
+
+def test_tokens_of_rows_are_made_once_for_the_same_template(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+
+    def encoded(text, num_vectors=2):
+        template = Template.probe(tokenizer, num_vectors=num_vectors, placement="front", use_mask=False, max_length=32)
+        return EncodedDataset.encode([Example(text=text, label="a")], ["a"], template, "test").texts
+
+    assert encoded("the film") is encoded("the film")
+    assert encoded("the film") is not encoded("the car")
+    assert len(encoded("the film", 3)[0].input_ids) == len(encoded("the film")[0].input_ids) + 1

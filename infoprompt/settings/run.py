@@ -241,7 +241,8 @@ class RunConfig(Settings):
     """Seed of initial values, data order and noise."""
 
     search: dict[SettingName, list[Any]] = Field(default={})
-    """Values that a study tries: a dotted setting, and a list. A single run ignores it."""
+    """Values that a study tries: a dotted setting, and a list. Under `points`, settings that go together, such as
+    `{optim.lr: 0.01, prompt.length: 8}`. A single run ignores it."""
 
     run: RunSettings = RunSettings()
     backbone: BackboneSettings = BackboneSettings()

@@ -27,6 +27,9 @@ DECIDED = (
     "data.few_shot.per_class",
 )
 
+POINTS = "points"
+"""The key of a grid whose values are settings that go together, by their dotted names."""
+
 _NO_SIZE = {"data.few_shot.total": None, "data.few_shot.per_class": None}
 
 Setting = dict[str, Any]
@@ -110,7 +113,10 @@ def _grid_point(grid: Mapping[str, Sequence[Any]], number: int) -> Setting:
     for key in reversed(list(grid)):
         number, place = divmod(number, len(grid[key]))
         values[key] = grid[key][place]
-    return {key: values[key] for key in grid}
+    point: Setting = {}
+    for key in grid:
+        point |= values[key] if key == POINTS else {key: values[key]}
+    return point
 
 
 def show_setting(setting: Setting) -> str:
@@ -131,6 +137,11 @@ def _method(config: StudyConfig, name: str, base: Mapping[str, Any], folder: Pat
     for key, values in grid.items():
         if not values:
             raise ConfigError(f"search.{key} of {entry.recipe} is empty. Give values to try, or leave it out.")
+        if key == POINTS and not all(isinstance(value, Mapping) for value in values):
+            raise ConfigError(
+                f"search.points of {entry.recipe} is {values}, but each point must name settings that go together, "
+                "such as {optim.lr: 0.01, prompt.length: 8}. Write it so."
+            )
     settings = grid_settings(grid, config.search.budget)
     return Method(name, layers, tuple(entry.overrides), settings, math.prod(map(len, grid.values())))
 

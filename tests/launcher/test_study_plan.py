@@ -164,3 +164,16 @@ def test_shipped_studies_are_valid_and_give_each_method_the_same_budget(path):
 
 def test_some_studies_are_shipped():
     assert {path.name for path in STUDIES} >= {"core.yaml", "whole.yaml", "sst2_64.yaml"}
+
+
+def test_settings_that_go_together_are_points_of_a_grid(study_file, tmp_path):
+    points = [{"optim.lr": 0.1, "seed": 3}, {"optim.lr": 0.2}]
+    assert grid_settings({"points": points, "prompt.length": [2, 4]}, 4) == (
+        {"optim.lr": 0.1, "seed": 3, "prompt.length": 2},
+        {"optim.lr": 0.1, "seed": 3, "prompt.length": 4},
+        {"optim.lr": 0.2, "prompt.length": 2},
+        {"optim.lr": 0.2, "prompt.length": 4},
+    )
+    write(tmp_path / "wide.yaml", {"search": {"points": [0.1]}})
+    with pytest.raises(ConfigError, match=r"search.points of wide.yaml is \[0.1\], but each point must name settings"):
+        load_study(study_file)

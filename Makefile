@@ -2,7 +2,7 @@
 # train     the quickstart: InfoPrompt, the same without its information losses, and a head alone
 # test      the whole suite, on a CPU, without network
 # lint      ruff and mypy
-# proofs    that a sweep survives faults, and what many trials and a kept backbone cost: half an hour, as root
+# proofs    that a sweep survives faults, and what many trials, a kept backbone and one in parts cost: half an hour, as root
 # prove-gpu what was written for a GPU, on a machine with one, in 8 minutes
 
 PYTHON ?= python3.11
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 export TOKENIZERS_PARALLELISM := false
 
-PROOFS := kept_backbone thousand_trials fault_sweep
+PROOFS := kept_backbone zero3_memory thousand_trials fault_sweep
 
 .PHONY: install train test lint proofs $(PROOFS) prove-gpu
 

@@ -208,7 +208,7 @@ class EngineSettings(Settings):
     """`deepspeed`, or `plain` torch (the yardstick)."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage; 3 partitions the frozen backbone, 1 and 2 save little for prompts."""
+    """DeepSpeed ZeRO stage; 3 partitions the frozen backbone (safetensors), 1 and 2 save little for prompts."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""

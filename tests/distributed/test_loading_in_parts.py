@@ -18,7 +18,7 @@ from infoprompt.config import ConfigError, build_config
 from infoprompt.engine.deepspeed_loading import DeepSpeedPartitions
 from infoprompt.engine.engine import gathered, partitioned_loading
 from infoprompt.engine.ranks import start_ranks, stop_ranks
-from infoprompt.model.backbone import load
+from infoprompt.model.backbone import in_parts, load, weight_files
 from infoprompt.model.backbone.families import FAMILIES
 from infoprompt.model.backbone.load import Backbone, load_backbone
 from tests.proofs import zero3_memory
@@ -56,7 +56,7 @@ def load_both(folder: str, dtype: str, lm_head: bool) -> tuple[Found | str, Foun
     whole = found(partial(load_backbone, config.backbone, lm_head=lm_head))
     warned: list[str] = []
 
-    def in_parts() -> Backbone:
+    def parted() -> Backbone:
         with partitioned_loading(config, ranks):
             backbone = load_backbone(config.backbone, ranks.device, gathered, lm_head=lm_head)
         assert all(hasattr(parameter, "ds_id") for parameter in backbone.parameters())
@@ -67,12 +67,13 @@ def load_both(folder: str, dtype: str, lm_head: bool) -> tuple[Found | str, Foun
         return False
 
     load.log.addFilter(keep)
-    parts = found(in_parts)
+    parts = found(parted)
     load.log.removeFilter(keep)
     return whole, parts, warned
 
 
 def load_all(cases: list[tuple[str, str, bool]]) -> list[tuple[Found | str, Found | str, list[str]]]:
+    in_parts.PIECE_NUMEL = weight_files.PIECE_NUMEL = 97  # tiny tensors shall have several pieces, the last a part
     results = [load_both(*case) for case in cases]
     stop_ranks()
     return results
@@ -186,7 +187,7 @@ def test_what_lacks_a_weight_or_a_safetensors_file_is_refused_and_the_way_out_is
         assert "model.norm.weight has the shape [3]" in wide[1]
         assert not isinstance(pickles[0], str)
         assert "has neither model.safetensors nor model.safetensors.index.json" in pickles[1]
-        assert "save_pretrained" in pickles[1]
+        assert "Save it again as safetensors" in pickles[1]
 
 
 def test_a_weight_that_is_made_of_others_is_loaded_by_transformers_and_a_line_tells(run_distributed, changed):

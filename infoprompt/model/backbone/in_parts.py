@@ -5,7 +5,6 @@ and each is parted over the ranks before the next.
 """
 
 import copy
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -28,7 +27,7 @@ from infoprompt.config import ConfigError
 from infoprompt.model.backbone.weight_files import PIECE_NUMEL, Freed, WeightFiles
 from infoprompt.ranks import Ranks
 
-log = logging.getLogger(__name__)
+_IF_THERE = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
 
 
 class Partitions(Protocol):
@@ -61,16 +60,16 @@ class Weights:
 
 def weight_files(name: str, source: str, revision: str | None) -> WeightFiles:
     """The model's safetensors files, which are fetched where the hub has them; raises ConfigError if there are none."""
-    found = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    single = cached_file(source, SAFE_WEIGHTS_NAME, **found)
+    single = cached_file(source, SAFE_WEIGHTS_NAME, revision=revision, **_IF_THERE)
     if single is not None:
         return WeightFiles([Path(single)])
-    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **found)
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **_IF_THERE)
     if index is None:
         raise ConfigError(
-            f"backbone.name is {name!r}, which has neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}. With "
-            "engine.zero_stage=3 weights are read from such files alone. Load the model elsewhere, write it with "
-            "`model.save_pretrained(FOLDER)` and its tokenizer too, and name that folder; or use engine.zero_stage=0."
+            f"backbone.name is {name!r}, which has neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}, and "
+            "engine.zero_stage=3 reads no other weights, such as pytorch_model.bin. Save it again as safetensors: load "
+            "model and tokenizer elsewhere, call `save_pretrained(FOLDER)` of both, and name that folder. Or use "
+            "engine.zero_stage=0."
         )
     shards, _ = get_checkpoint_shard_files(source, index, revision=revision)
     return WeightFiles([Path(shard) for shard in shards])
@@ -94,7 +93,7 @@ def load_in_parts(
     """
     if getattr(config, "quantization_config", None) is not None:
         raise NotPlain("its weights are quantised")
-    if cached_file(source, "adapter_config.json", _raise_exceptions_for_missing_entries=False) is not None:
+    if cached_file(source, "adapter_config.json", **_IF_THERE) is not None:
         raise NotPlain("an adapter lies beside it")
     with partitions.whole_models(), torch.random.fork_rng(devices=[]), no_tie_weights(), _without_weights():
         model = auto.from_config(copy.deepcopy(config), **arguments)

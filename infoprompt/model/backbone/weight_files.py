@@ -90,7 +90,8 @@ class WeightFiles:
         for start in range(0, values.numel(), PIECE_NUMEL):
             part = values.view(-1)[start : start + PIECE_NUMEL]
             self.read(name, read[: part.numel()], first + start)
-            if not torch.equal(part.cpu(), read[: part.numel()]):
+            # By their bits: a value that is not a number equals nothing.
+            if not torch.equal(part.cpu().view(torch.uint8), read[: part.numel()].view(torch.uint8)):
                 return False
         return True
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DebertaV2Config, DebertaV2ForMaskedLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter
 
@@ -142,7 +142,7 @@ def changed(tmp_path, tiny_backbones):
     return change
 
 
-def test_shards_prefixes_old_names_and_copies_of_tied_weights_load_as_they_do_whole(
+def test_shards_prefixes_other_names_and_copies_of_tied_weights_load_as_they_do_whole(
     run_distributed, tiny_backbones, changed, tmp_path
 ):
     shards = tmp_path / "shards"
@@ -162,7 +162,12 @@ def test_shards_prefixes_old_names_and_copies_of_tied_weights_load_as_they_do_wh
     copied = changed("bert", lambda tensors: tensors | {"cls.predictions.decoder.weight": tensors[table].clone()})
     other = changed("bert", lambda tensors: tensors | {"cls.predictions.decoder.weight": tensors[table] + 1})
     moved = changed("bert", lambda tensors: {"cls.predictions.decoder.weight": tensors.pop(table)} | tensors)
-    cases = [(folder, "float32", True) for folder in (str(shards), bare, old, copied, other, moved)]
+    newer = tmp_path / "newer"
+    shutil.copytree(tiny_backbones["deberta-v2"], newer)
+    DebertaV2ForMaskedLM(DebertaV2Config.from_pretrained(newer, legacy=False)).save_pretrained(newer)
+    file = newer / "config.json"
+    file.write_text(file.read_text().replace('"legacy": false,', ""))
+    cases = [(folder, "float32", True) for folder in (str(shards), bare, old, copied, other, moved, str(newer))]
     for results in run_distributed(__file__, "load_all", [*cases, (bare, "bfloat16", False)]):
         for whole, parts, warned in results:
             assert_same(whole, parts)
@@ -180,10 +185,13 @@ def test_what_lacks_a_weight_or_a_safetensors_file_is_refused_and_the_way_out_is
     shutil.copytree(tiny_backbones["bert"], pickled)
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    cases = [(lacking, "float32", False), (wider, "float32", False), (str(pickled), "float32", False)]
-    for lacks, wide, pickles in run_distributed(__file__, "load_all", cases):
+    bare = changed("bert", lambda tensors: {name: tensors[name] for name in tensors if "cls." not in name})
+    cases = [(folder, "float32", folder is bare) for folder in (lacking, bare, wider, str(pickled))]
+    for lacks, headless, wide, pickles in run_distributed(__file__, "load_all", cases):
         assert lacks[0] == lacks[1]
         assert "whose file lacks" in lacks[1]
+        assert headless[0] == headless[1]
+        assert "has no language-model head" in headless[1]
         assert "model.norm.weight has the shape [3]" in wide[1]
         assert not isinstance(pickles[0], str)
         assert "has neither model.safetensors nor model.safetensors.index.json" in pickles[1]

@@ -17,9 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-from transformers.initialization import no_tie_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -91,6 +88,8 @@ def load_in_parts(
         NotPlain: only transformers can load this model.
         ValueError: a tensor of the file has another shape than the model's.
     """
+    from transformers.initialization import no_tie_weights
+
     if getattr(config, "quantization_config", None) is not None:
         raise NotPlain("its weights are quantised")
     if cached_file(source, "adapter_config.json", **_IF_THERE) is not None:
@@ -115,6 +114,9 @@ def names_in_files(model: Any, files: WeightFiles) -> tuple[dict[str, str], set[
 
     The rules are those of transformers 5: prefixes, and a list of renamings and conversions for each family.
     """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -24,7 +24,18 @@ class Vocabulary:
 
     def mean_embedding(self, text: str) -> Tensor:
         """Mean word embedding of a text's tokens, [E]."""
-        return self.table_VE[self.token_ids(text)].mean(0)
+        return self.embeddings(self.token_ids(text)).mean(0)
+
+    def embeddings(self, ids: Sequence[int]) -> Tensor:
+        """Word embeddings of tokens, [P, E]; raises ConfigError for a token behind the table's end."""
+        last = max(ids, default=0)
+        if last >= len(self.table_VE):
+            raise ConfigError(
+                f"The tokenizer has the token {self.tokenizer.convert_ids_to_tokens(last)!r} with the id {last}, but the "
+                f"backbone has embeddings for {len(self.table_VE)} tokens only: it belongs to another model, or had "
+                "tokens added. Give the model the tokenizer that it was trained with."
+            )
+        return self.table_VE[list(ids)]
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids without special tokens."""
@@ -39,7 +50,10 @@ class Vocabulary:
         return sorted(
             index
             for token, index in vocabulary.items()
-            if token.startswith(starts) and len(word := token.lstrip("Ġ▁")) >= 3 and word.isalpha()
+            if index < len(self.table_VE)
+            and token.startswith(starts)
+            and len(word := token.lstrip("Ġ▁")) >= 3
+            and word.isalpha()
         )
 
     @property
@@ -77,7 +91,7 @@ def _text(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: to
     ids = vocabulary.token_ids(settings.text or "")
     if not ids:
         raise ConfigError(f"prompt.text is {settings.text!r}, which has no tokens. Give some words.")
-    return vocabulary.table_VE[_cycled(ids, settings.length)]
+    return vocabulary.embeddings(_cycled(ids, settings.length))
 
 
 def _labels(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
@@ -90,7 +104,7 @@ def _mask(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: to
     mask_id = vocabulary.tokenizer.mask_token_id
     if mask_id is None:
         raise ConfigError("prompt.init is mask, but this backbone's tokenizer has no mask token. Use vocabulary.")
-    return vocabulary.table_VE[mask_id].repeat(settings.length, 1)
+    return vocabulary.embeddings([mask_id]).repeat(settings.length, 1)
 
 
 def _cycled(values: Sequence[int], size: int) -> list[int]:

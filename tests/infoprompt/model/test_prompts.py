@@ -3,6 +3,8 @@
 Shapes: B examples, E embedding width, P prompt vectors.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,6 +27,9 @@ class Tokenizer:
 
     def __call__(self, text, add_special_tokens):
         return {"input_ids": [5 + len(word) for word in text.split()]}
+
+    def convert_ids_to_tokens(self, index):
+        return f"token{index}"
 
     def get_vocab(self):
         words = {f"word{'abcdefghij'[i % 10] * (i // 10 + 1)}": i for i in range(5, VOCABULARY)}
@@ -180,3 +185,12 @@ def test_bad_settings_of_a_kind_are_refused_by_name(context):
         build("ipt", context, table="nowhere")
     with pytest.raises(ValueError, match=r"prompt\.kind is lptt, but kinds are none, .*lpt"):
         settings_of("lptt")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_backbone_has_embeddings_is_refused_where_they_are_read(context):
+    with pytest.raises(
+        ConfigError, match=r"the token 'token55' with the id 55, but the backbone has embeddings for 40"
+    ):
+        build("static", context, init="text", text=50 * "w")
+    small = replace(context, vocabulary=replace(context.vocabulary, table_VE=context.vocabulary.table_VE[:20]))
+    build("static", small)  # from words that there are embeddings for

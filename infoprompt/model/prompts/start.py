@@ -30,10 +30,10 @@ class Vocabulary:
         """Word embeddings of tokens, [P, E]; raises ConfigError for a token behind the table's end."""
         last = max(ids, default=0)
         if last >= len(self.table_VE):
+            token = self.tokenizer.convert_ids_to_tokens(last)
             raise ConfigError(
-                f"The tokenizer has the token {self.tokenizer.convert_ids_to_tokens(last)!r} with the id {last}, but the "
-                f"backbone has embeddings for {len(self.table_VE)} tokens only: it belongs to another model, or had "
-                "tokens added. Give the model the tokenizer that it was trained with."
+                f"The tokenizer has the token {token!r} with the id {last}, but the backbone has embeddings for "
+                f"{len(self.table_VE)} tokens only: it belongs to another model, or had tokens added. Give the model the tokenizer that it was trained with."
             )
         return self.table_VE[list(ids)]
 

@@ -33,7 +33,8 @@ class Vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(last)
             raise ConfigError(
                 f"The tokenizer has the token {token!r} with the id {last}, but the backbone has embeddings for "
-                f"{len(self.table_VE)} tokens only: it belongs to another model, or had tokens added. Give the model the tokenizer that it was trained with."
+                f"{len(self.table_VE)} tokens only: it belongs to another model, or had tokens added. "
+                "Give the model the tokenizer that it was trained with."
             )
         return self.table_VE[list(ids)]
 

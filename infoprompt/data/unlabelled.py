@@ -62,7 +62,7 @@ def read_texts(source: RowSource, settings: DataSettings, adapt: Adapter | None,
 def _lines(name: str, encoding: str | None) -> list[Example]:
     path = existing_file(Path(name).expanduser().absolute())
     try:
-        with open_file(path, encoding, "any") as stream:
+        with open_file(path, encoding, "lf") as stream:
             texts = [line.strip() for line in stream]
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}. Name its encoding by data.encoding.") from None

@@ -52,9 +52,12 @@ def on_first(ranks: "Ranks", call: Callable[[], T]) -> T | None:
             result = call()
         except (ConfigError, TrainingStopped) as error:
             problem = error
-    problem = ranks.broadcast_object(problem)
+    said = ranks.broadcast_object(None if problem is None else [isinstance(problem, TrainingStopped), str(problem)])
     if problem is not None:
         raise problem
+    if said is not None:
+        stopped, message = said
+        raise TrainingStopped(message) if stopped else ConfigError(message)
     return result
 
 

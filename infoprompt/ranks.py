@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from infoprompt.stopping import told
+from infoprompt.wire import broadcast, gather
 
 T = TypeVar("T")
 
@@ -89,22 +90,19 @@ class Ranks:
             return dict(zip(values, (reduced / self.world_size).tolist(), strict=True))
 
     def gather_objects(self, value: T) -> list[T]:
-        """The value of every rank, in rank order, on every rank. Pickled: for our own small values only."""
+        """The value of every rank, in rank order, on every rank: plain values and tensors, see `wire.encoded`."""
         if self.world_size == 1:
             return [value]
-        gathered: list[T | None] = [None] * self.world_size
         with self._waiting("gather_objects"):
-            dist.all_gather_object(gathered, value)
-        return gathered  # type: ignore[return-value]
+            return gather(value, self.device)
 
     def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every rank. Pickled: for our own small values only."""
+        """Rank 0's value, on every rank: plain values and tensors, see `wire.encoded`."""
         if self.world_size == 1:
             return value
-        box = [value]
         with self._waiting("broadcast_object"):
-            dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+            sent: T = broadcast(value, self.device)
+            return sent
 
     def barrier(self) -> None:
         """Return when every rank has come here."""

@@ -74,7 +74,12 @@ def saved_state(config: RunConfig, ranks: Ranks) -> ResumeState | None:
     Raises:
         ConfigError: states were written, but none can be used; or the run had other settings.
     """
-    saved = ranks.broadcast_object(on_first(ranks, lambda: _usable_state(Path(config.run.output_dir))))
+    found = on_first(ranks, lambda: _usable_state(Path(config.run.output_dir)))
+    sent = None
+    if found is not None:
+        sent = {group: dict(tensors) for group, tensors in found.tensors.items()}, dict(found.values)
+    sent = ranks.broadcast_object(sent)
+    saved = None if sent is None else ResumeState(*sent)
     if saved is not None:
         check_same_run(config, saved)
     return saved

@@ -26,6 +26,7 @@ ORDER = [
     "infoprompt.tensor_file",
     "infoprompt.folder_lock",
     "infoprompt.output",
+    "infoprompt.wire",
     "infoprompt.ranks",
     "infoprompt.picture",
     "infoprompt.kernels",

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -161,7 +161,8 @@ class _Member:
     def next(self) -> Answer:
         """What the coordinator wants the group to do."""
         answer = self._tell("next", self._name, self._generation) if self._rank == 0 else None
-        result: Answer = self._from_first(answer)
+        sent = self._from_first(asdict(answer) if isinstance(answer, Job) else answer)
+        result: Answer = Job(**sent) if isinstance(sent, dict) else sent
         return result
 
     def do(self, job: Job) -> None:
@@ -246,17 +247,13 @@ class _Member:
     def _from_first(self, value: Any) -> Any:
         if self._group is None:
             return value
-        import torch.distributed as dist
+        from infoprompt.wire import broadcast
 
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
+        return broadcast(value, "cpu", self._group)
 
     def _from_all(self, value: Any) -> list[Any]:
         if self._group is None:
             return [value]
-        import torch.distributed as dist
+        from infoprompt.wire import gather
 
-        values: list[Any] = [None] * self._world_size
-        dist.all_gather_object(values, value, group=self._group)
-        return values
+        return gather(value, "cpu", self._group)

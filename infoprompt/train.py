@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from torch import Tensor
-
 from infoprompt.bar import ProgressBar
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.splits import Splits, load_splits
@@ -146,7 +144,10 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         lr = learning_rate(config.optim, progress)
         setup.engine.set_lr(lr)
         wishes.ask_to_save = clock.save_due
-        parts, norm = _update(setup, progress, finite)
+        parts: list[LossTerms] = []
+        for terms in _losses(setup, progress):
+            norm = finite.add(progress, terms, setup.engine.step({0: terms.total})[0])
+            parts.append(terms)
         state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
         told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `step`
@@ -159,7 +160,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
-        del parts  # else their graph, though empty, parts the memory that the next pass could take
+        del terms, parts  # else their graph, though empty, parts the memory that the next pass could take
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
@@ -179,22 +180,17 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             save_training_state(setup, state)
 
 
-def _update(setup: Setup, progress: Progress, finite: FiniteUpdates) -> tuple[list[LossTerms], float | Tensor]:
-    """One update: the loss of each micro-batch, and the norm of the gradient; all ranks take part."""
+def _losses(setup: Setup, progress: Progress) -> Iterator[LossTerms]:
+    """The loss of each micro-batch of an update, whose `step` is to come before the next; all ranks take part."""
     config, engine, pool = setup.config, setup.engine, setup.train.pool
     label = setup.member.label_information
     if label is not None and label.target_C is None and pool is not None and progress.step >= pool.first_step:
         label.estimate_target(setup.class_shares().to(setup.ranks.device))
-    parts: list[LossTerms] = []
-    norm: float | Tensor = 0.0
     with seeded_dropout(config.seed, progress.step, setup.ranks):
         for batch in setup.train.micro_batches(progress.step):
             on_device = batch.to(setup.ranks.device)
             encoding = engine.forward({0: on_device})[0]
-            terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
-            norm = finite.add(progress, terms, engine.step({0: terms.total})[0])
-            parts.append(terms)
-    return parts, norm
+            yield information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
 
 
 def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
@@ -214,7 +210,8 @@ def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
     progress = replace(state.progress, steps_per_epoch=setup.train.steps_per_epoch, step=0, examples=0)
     while progress.step < state.best_step:
         setup.engine.set_lr(learning_rate(config.optim, progress))
-        _update(setup, progress, finite)
+        for terms in _losses(setup, progress):
+            finite.add(progress, terms, setup.engine.step({0: terms.total})[0])
         progress = progress.after(config.data.batch_size)
     finite.look()
     fit_head(setup)

@@ -36,7 +36,8 @@ from infoprompt.settings import (
 )
 from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.settings.objective import LABEL_FORMS, without_unread
-from infoprompt.settings.run import SAVINGS, of_chosen_kinds
+from infoprompt.settings.run import of_chosen_kinds
+from infoprompt.settings.sections import SAVINGS
 from infoprompt.yaml_files import apply_override, nested_setting, parse_override, read_yaml
 
 __all__ = [

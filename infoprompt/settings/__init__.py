@@ -11,13 +11,13 @@ from infoprompt.settings.prompt import (
     PROMPT_KINDS,
     PromptSettings,
 )
-from infoprompt.settings.run import (
+from infoprompt.settings.run import RunConfig
+from infoprompt.settings.sections import (
     BackboneSettings,
     CheckpointSettings,
     EngineSettings,
     EvaluationSettings,
     OptimSettings,
-    RunConfig,
     RunSettings,
     TrackingSettings,
 )

@@ -19,6 +19,9 @@ BackboneName = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of the file, such as cp1252; see data.encoding.")]
 Delimiter = Annotated[str | None, typer.Option(help="What parts the cells of a .csv file; see data.delimiter.")]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
+]
 
 
 @app.command()
@@ -28,9 +31,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Argument(help="Labelled .jsonl, .csv or .parquet file, or hub split as owner/name:split.")
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
-    ] = None,
+    column: Columns = None,
     task: Annotated[
         str | None,
         typer.Option(help="Known task that the rows are of, if not the prompt's own, such as ax, axb or axg."),
@@ -74,9 +75,7 @@ def predict(
     file: Annotated[
         str | None, typer.Option("--file", "-f", help="One text a line, or rows (.jsonl, .csv, .parquet); - for stdin.")
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Our column and the file's, where they differ: text=sentence. Repeatable.")
-    ] = None,
+    column: Columns = None,
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each text, the most probable first.")] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File for the answers: .jsonl, or .csv or .tsv with a header.")

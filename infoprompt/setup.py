@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -213,13 +214,12 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         given,
     )
     batch_size = config.evaluation.batch_size
-    plain = _Plain(setup, rows, key)
-    labels = encode([Example(text=text) for text in task.label_texts], "label")
+    plain = _Plain(setup, rows, key, encode([Example(text=text) for text in task.label_texts], "label"))
     kept = None
     if pool is not None and config.data.unlabelled_filter:
-        kept = _without_strangers(setup, pool.kept, plain, labels)
+        kept = _without_strangers(setup, pool.kept, plain)
         setup = setup.of(rows, kept)
-    start_head(setup, member.head, labels, plain)
+    start_head(setup, member.head, plain)
     first_layer = 0 if member.prompt is None else member.prompt.first_layer
     if first_layer and not partitions_weights(config):
         lower = with_lower_states(
@@ -267,6 +267,8 @@ class _Plain:
     setup: Setup
     rows: Mapping[str, EncodedDataset]
     key: str
+    labels: EncodedDataset
+    """The label texts."""
     _filled: dict[str, EncodedDataset] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> EncodedDataset:
@@ -280,6 +282,12 @@ class _Plain:
                 batch_size=setup.config.evaluation.batch_size,
             )
         return self._filled[name]
+
+    @cached_property
+    def label_states(self) -> Tensor:
+        """Pooled states of the label texts, [C, D]; every rank takes part."""
+        setup = self.setup
+        return text_states(self.labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
 
     def states_of(self, name: str, part: EncodedDataset) -> EncodedDataset:
         """The same rows with other fields, and with these states."""
@@ -298,10 +306,10 @@ def _pool(config: RunConfig, rows: Mapping[str, EncodedDataset], used: np.ndarra
     return Pool(pool_rows, size, first, used)
 
 
-def _without_strangers(setup: Setup, used: np.ndarray, plain: _Plain, labels: EncodedDataset) -> np.ndarray:
+def _without_strangers(setup: Setup, used: np.ndarray, plain: _Plain) -> np.ndarray:
     parts = [plain[name].pooled_MD for name in ("unlabelled", "training", "dev")]
     states, training, dev = (torch.empty(0, 1) if part is None else part for part in parts)
-    label_CD = text_states(labels, setup.infer, setup.ranks, setup.config.evaluation.batch_size)
+    label_CD = plain.label_states
     kept = used[kept_texts(states[used], training, dev, label_CD)]
     if setup.ranks.is_first:
         log.info(
@@ -337,12 +345,12 @@ def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     return backbone, backbone.fingerprint()
 
 
-def start_head(setup: Setup, head: Head, labels: EncodedDataset, plain: "_Plain") -> None:
+def start_head(setup: Setup, head: Head, plain: _Plain) -> None:
     """Start a head from the states of label texts and rows, as its kind and the settings say; every rank calls it."""
     config, kind = setup.config, head_kind(setup.config.head.kind)
     started: dict[str, Tensor] = {}
     if kind.reads_labels(config, setup.task):
-        states_CD = text_states(labels, setup.infer, setup.ranks, config.evaluation.batch_size)
+        states_CD = plain.label_states
         if isinstance(config.head, ClassVectorSettings) and config.head.init == "class_means":
             states_CD = class_means(states_CD, plain["training"])
         started = head.start_from(states_CD)

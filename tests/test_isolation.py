@@ -51,7 +51,7 @@ def _say_once():
 
 
 def _tell_once(tmp_path):
-    from infoprompt.model.kept_states import _distrust
+    from infoprompt.kept_tensors import _distrust
 
     _distrust(tmp_path, "is nobody's")
 

@@ -15,8 +15,8 @@ from infoprompt.bar import track
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset, LowerStates
 from infoprompt.data.loader import evaluation_batches, num_batches
+from infoprompt.kept_tensors import cache_dir, read_states, write_states
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.kept_states import cache_dir, read_states, write_states
 from infoprompt.model.unprompted import content_hash
 from infoprompt.ranks import Ranks
 
@@ -68,11 +68,11 @@ def _filled(
     batch_size: int,
 ) -> EncodedDataset:
     path = cache_dir() / "lower" / f"{content_hash(plain, f'{backbone_key} layer {layer}')}.safetensors"
-    num_rows = len(plain.texts.input_ids.values_T)
-    if ranks.local_rank == 0 and read_states(path, [NAME], num_rows) is None:
+    expected = {NAME: (len(plain.texts.input_ids.values_T), 2)}
+    if ranks.local_rank == 0 and read_states(path, expected) is None:
         write_states(path, {NAME: _computed(plain, backbone, layer, ranks.device, batch_size)})
     ranks.barrier()
-    states = read_states(path, [NAME], num_rows)
+    states = read_states(path, expected)
     if not ranks.all_true(states is not None):  # the file could not be kept, and the reason was told
         return part
     assert states is not None

@@ -15,7 +15,7 @@ from infoprompt import training_state
 from infoprompt.artifact import Artifact
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config, override_config
-from infoprompt.model.kept_states import cache_dir
+from infoprompt.kept_tensors import cache_dir
 from infoprompt.progress import LeftOff, TrainingStopped
 from infoprompt.tracking.spool import Ledger, Record, Spool
 from infoprompt.train import run

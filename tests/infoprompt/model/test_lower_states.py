@@ -8,10 +8,10 @@ import torch
 
 from infoprompt.config import BackboneSettings, build_config
 from infoprompt.engine.ranks import start_ranks
+from infoprompt.kept_tensors import cache_dir
 from infoprompt.model import lower_states
 from infoprompt.model.backbone.families import FAMILIES
 from infoprompt.model.backbone.load import load_backbone
-from infoprompt.model.kept_states import cache_dir
 from infoprompt.setup import build_setup
 from infoprompt.train import run
 

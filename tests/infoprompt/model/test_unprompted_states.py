@@ -1,5 +1,6 @@
 """Kept states equal a second pass, and are kept by content."""
 
+import errno
 import os
 import shutil
 import stat
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from infoprompt import kept_tensors
 from infoprompt.artifact import Artifact
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
@@ -16,10 +18,11 @@ from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.loader import evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
+from infoprompt.kept_tensors import cache_dir
+from infoprompt.model import unprompted
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member
 from infoprompt.model.inputs import make_template
-from infoprompt.model.kept_states import cache_dir
 from infoprompt.model.unprompted import with_other_states, with_unprompted_states
 from infoprompt.ranks import Ranks
 
@@ -180,3 +183,48 @@ def test_states_that_are_not_those_that_were_kept_are_computed_again(parts, dama
     assert sum(calls) == before + 5
     assert torch.equal(again.summary_MD, whole.summary_MD)
     assert torch.equal(load(file.read_bytes())["first"], states["first"])
+
+
+@pytest.mark.parametrize("num_choices", [1, 2])
+def test_states_that_go_into_the_file_as_they_come_equal_those_held_in_memory(parts, num_choices, monkeypatch):
+    model, rows = parts
+    if num_choices == 2:
+        rows = replace(rows, texts=EncodedTexts.of([rows.texts[row] for row in range(4)]), labels=[0, 1], num_choices=2)
+    held = filled(model, rows)
+    (file,) = (cache_dir() / "unprompted").glob("*.safetensors")
+    content = load(file.read_bytes())
+    file.unlink()
+    monkeypatch.setattr(unprompted, "MOST_HELD_BYTES", 1)  # each batch is gathered by itself
+    calls: list[int] = []
+    streamed = filled(model, rows, calls)
+    again = filled(model, rows, calls)
+    assert sum(calls) == len(rows.texts)
+    assert file.stat().st_mode & 0o777 == 0o644
+    for name in content:
+        assert torch.equal(load(file.read_bytes())[name], content[name])
+    for made in (streamed, again):
+        assert torch.equal(made.summary_MD, held.summary_MD)
+        assert torch.equal(made.pooled_MD, held.pooled_MD)
+
+
+@pytest.mark.parametrize("what", ["the folder is not trusted", "the disk is full at the start", "... or at the end"])
+def test_states_stay_in_memory_where_the_file_cannot_take_them(parts, what, monkeypatch, caplog):
+    model, rows = parts
+    held = filled(model, rows)
+    (file,) = (cache_dir() / "unprompted").glob("*.safetensors")
+    file.unlink()
+    monkeypatch.setattr(unprompted, "MOST_HELD_BYTES", 1)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if what == "the folder is not trusted":
+        file.parent.chmod(0o777)
+    elif what == "the disk is full at the start":
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        monkeypatch.setattr(kept_tensors, "whole_file", full)
+    again = filled(model, rows)
+    file.parent.chmod(0o755)
+    assert torch.equal(again.pooled_MD, held.pooled_MD)
+    assert ("could not be kept" if what == "... or at the end" else "stay in memory") in caplog.text

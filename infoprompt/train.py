@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -17,6 +17,7 @@ from infoprompt.engine.watch import watched
 from infoprompt.finite import FiniteUpdates
 from infoprompt.fitting import fit_head
 from infoprompt.metrics import why_undefined
+from infoprompt.nodes import check_folder, check_software
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
 from infoprompt.output import claimed_output_dir, on_first, write_first_file
@@ -58,7 +59,7 @@ def run(
         The result, also written to `result.json` in the output folder.
     Raises:
         ConfigError: a setting, a file or the data do not fit, another run is writing to the output folder, or none of
-            its resume states can be used; nothing was trained.
+            its resume states can be used, or machines differ; nothing was trained.
         TrainingStopped: the loss is not finite, or the disk is full.
         LeftOff: `report` said not to go on.
         Preempted: a signal told a rank to end while it trained; all have left after the same update.
@@ -66,10 +67,11 @@ def run(
     """
     ranks = start_ranks(config.engine)
     output_dir = Path(config.run.output_dir)
-    with (
-        watched(ranks, output_dir / "stacks", config.engine.timeout_seconds),
-        claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner),
-    ):
+    with ExitStack() as around:
+        around.enter_context(watched(ranks, output_dir / "stacks", config.engine.timeout_seconds))
+        check_software(ranks)
+        around.enter_context(claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner))
+        check_folder(ranks, output_dir, config.engine.timeout_seconds)
         saved = saved_state(config, ranks) if resume == "auto" else None
         splits = splits or load_splits(config.data, config.data_seed)
         setup = build_setup(config, ranks, splits)

@@ -70,7 +70,7 @@ class _Values(BaseModel):
 def saved_state(config: RunConfig, ranks: Ranks) -> ResumeState | None:
     """The state that a run goes on from, the same on every rank; None where none was ever written.
 
-    The first rank reads: the folder need not be on the other nodes.
+    The first rank reads, so that all have the same.
     Raises:
         ConfigError: states were written, but none can be used; or the run had other settings.
     """

@@ -58,6 +58,7 @@ ORDER = [
     "infoprompt.course",
     "infoprompt.result",
     "infoprompt.finite",
+    "infoprompt.nodes",
     "infoprompt.train",
     "infoprompt.pretraining",
     "infoprompt.__init__",

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,7 +44,7 @@ def start_ranks(settings: EngineSettings) -> Ranks:
     A process group that exists is adopted. One is made otherwise, where there are several ranks or DeepSpeed needs it.
 
     Raises:
-        ConfigError: `engine.device` is cuda and there is none, or too few.
+        ConfigError: `engine.device` is cuda and there is none, or too few; or the port is taken.
         RankLost: not all ranks have come.
     """
     rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _ALONE.items())
@@ -76,6 +77,12 @@ def _start_group(rank: int, world_size: int, backend: str, seconds: int) -> None
         if world_size == 1:
             raise
         reason = str(error).partition("\n")[0]
+        if "EADDRINUSE" in reason:  # of the first rank alone, whose store listens
+            raise ConfigError(
+                f"MASTER_PORT is {os.environ.get('MASTER_PORT')}, but another program listens on it on "
+                f"{socket.gethostname()}. A run needs a port of its own: give a free one, by --master_port=N of "
+                "`deepspeed` or torchrun."
+            ) from None
         raise RankLost(
             f"Not all of the {world_size} ranks came together within {seconds} seconds ({reason}). Look at what "
             "the others say, and whether all find MASTER_ADDR and MASTER_PORT.",

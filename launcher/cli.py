@@ -162,11 +162,19 @@ def show(
 
 @app.command()
 @guarded
-def doctor(json_output: Json = False, debug: Debug = False) -> None:
-    """Check this machine: what works, what would fail, and the way out."""
+def doctor(
+    hostfile: Annotated[
+        Path | None, typer.Option(help="Check the machines of DeepSpeed's host file instead, over ssh.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="`--master_port` of the run on them.")] = 29500,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine, or those of a host file: what works, what would fail, and the way out."""
     from launcher.doctor.checks import examine, show_checks
+    from launcher.doctor.hosts import examine_hosts
 
-    checks = examine()
+    checks = examine() if hostfile is None else examine_hosts(hostfile, port)
     show_checks(checks, json_output)
     if any(check.status == "fail" for check in checks):
         raise SystemExit(STOPPED)

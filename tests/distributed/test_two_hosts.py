@@ -1,5 +1,6 @@
 """Two machines, which are network namespaces with addresses, names and sshd of their own, train one run as one does."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def test_two_machines_train_as_one_to_the_bit(hosts, way):
     assert codes == [0] * len(codes), said
     assert "2 processes" in said
     assert difference(hosts[0].folder, way) == ""
+
+
+def test_the_doctor_tells_which_machines_are_ready(hosts):
+    folder = hosts[0].folder
+    (folder / "three").write_text((folder / "hostfile").read_text() + "node3 slots=1\n")
+    command = ["infoprompt", "doctor", "--hostfile=three", f"--port={PORT}", "--json"]
+    (code,), said = end_of([(hosts[0], command)], "doctor")
+    assert code == 1
+    _, *machines = json.loads(said.splitlines()[-1])
+    assert [(check["name"], check["status"]) for check in machines] == [
+        ("node1", "ok"),
+        ("node2", "ok"),
+        ("node3", "fail"),
+    ]
+    assert "Could not resolve hostname node3" in machines[2]["remedy"]
 
 
 def test_a_machine_that_does_not_see_the_output_folder_ends_the_run_with_one_message(hosts):

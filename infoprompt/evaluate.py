@@ -15,6 +15,7 @@ from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import num_batches
+from infoprompt.data.mapped_rows import changed
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
 from infoprompt.data.rows import Adapter, Example, Kind
@@ -123,14 +124,14 @@ def _scores_on(
             f"The rows of {source_name(source)} are not pairs of neighbours with the same hypothesis, which "
             "gender_parity compares. Give the published file, in its order."
         )
-    rows = artifact.encode([example.unlabelled() for example in examples])
+    rows = artifact.encode(changed(examples, Example.unlabelled))
     predictions = class_of[as_array(artifact.predicted(rows, batch_size))]
     return score(task, np.array(task.ids(examples)), predictions)
 
 
 def _read(
     task: Task, source: RowSource, columns: Mapping[str, str], adapt: Adapter | None, dialect: Dialect
-) -> list[Example]:
+) -> Sequence[Example]:
     """Rows of the task, labels as it spells them; raises ConfigError for all that are not."""
     kind: Kind | None = "regression" if task.kind == "regression" else None
     part = SplitRows.read("given", source, columns, adapt, dialect, kind)

@@ -4,11 +4,8 @@ Shapes: M rows, D hidden width.
 """
 
 import errno
-import functools
 import hashlib
 import logging
-import os
-import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +14,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from infoprompt.cache_folder import make_folders, writable_by_others
 from infoprompt.files import whole_file
 from infoprompt.tensor_file import mapped_tensors, read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """Where states are kept: INFOPROMPT_CACHE, else ~/.cache/infoprompt."""
-    return Path(os.environ.get("INFOPROMPT_CACHE") or Path.home() / ".cache" / "infoprompt")
 
 
 def read_states(path: Path, expected: Mapping[str, tuple[int | None, int]]) -> dict[str, Tensor] | None:
@@ -48,24 +41,6 @@ def read_states(path: Path, expected: Mapping[str, tuple[int | None, int]]) -> d
     return None
 
 
-def writable_by_others(path: Path) -> bool:
-    """Whether somebody else may have written a file or folder, or may exchange it."""
-    for place in filter(Path.exists, (path, path.parent, path.parent.parent)):
-        status = place.stat()
-        if status.st_uid not in (os.geteuid(), 0):
-            _distrust(place, f"belongs to another user, of id {status.st_uid}")
-            return True
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            _distrust(place, "can be written to by other users: chmod go-w mends it")
-            return True
-    return False
-
-
-@functools.cache  # told once
-def _distrust(place: Path, why: str) -> None:
-    log.warning("Kept states are not read, and computed again: %s %s.", place, why)
-
-
 def _unfit(path: Path, states: dict[str, Tensor], expected: Mapping[str, tuple[int | None, int]]) -> str | None:
     with safe_open(path, framework="pt") as file:
         kept = file.metadata() or {}
@@ -86,13 +61,6 @@ def _digest(states: dict[str, Tensor]) -> str:
         digest.update(f"{name} {states_MD.dtype} {list(states_MD.shape)}".encode())
         digest.update(states_MD.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def make_folders(path: Path) -> None:
-    """The two folders that a kept file or folder stands in; raises OSError."""
-    path.parent.parent.parent.mkdir(parents=True, exist_ok=True)
-    for folder in (path.parent.parent, path.parent):
-        folder.mkdir(mode=0o755, exist_ok=True)  # whatever the umask says: see `writable_by_others`
 
 
 class NewStates:

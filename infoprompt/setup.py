@@ -1,7 +1,7 @@
 """What a run works with, built in the order of the data flow: data, backbone, model, engine, kept states."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -180,7 +180,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     member = build_member(config, backbone, task)
     engine = build_engine(SharedModel([member]), [config], ranks)
 
-    def encode(examples: list[Example], name: str) -> EncodedDataset:
+    def encode(examples: Sequence[Example], name: str) -> EncodedDataset:
         return EncodedDataset.encode(examples, task.labels, template, name, task.scale)
 
     test = splits.test if config.evaluation.test else []
@@ -188,7 +188,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     rows["test"] = encode(test, "test")
     pool = None
     if config.objective.label_form != "off":
-        rows["unlabelled"] = encode(list(splits.unlabelled.texts), "unlabelled")
+        rows["unlabelled"] = encode(splits.unlabelled.texts, "unlabelled")
         pool = _pool(config, rows, np.array(splits.unlabelled.used), ranks.world_size * accumulation)
     key = f"{fingerprint} {config.backbone.dtype}{' unpadded' * backbone.packs} {config.head.pooling_of(backbone.kind)}"
     setup = Setup(

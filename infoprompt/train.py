@@ -1,5 +1,6 @@
 """One run: build, train, choose the best state on dev, report it on test, save the artifact."""
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Literal, NoReturn
 
 from infoprompt.bar import ProgressBar
 from infoprompt.config import RunConfig, dump_config
+from infoprompt.data.rows import collect_examples
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.engine.interface import seeded_dropout
 from infoprompt.engine.ranks import start_ranks
@@ -203,7 +205,8 @@ def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
     """
     config = first.config
     log.info("Training once more, on %d training and held-out rows.", len(splits.train) + len(splits.validation))
-    rows = replace(splits, train=[*splits.train, *splits.validation], validation=[], notes=(), skipped=())
+    together = collect_examples(itertools.chain(splits.train, splits.validation))
+    rows = replace(splits, train=together, validation=[], notes=(), skipped=())
     if first.train.pool is not None:  # strangers were told by held-out rows, and there are none now
         rows = replace(rows, unlabelled=replace(splits.unlabelled, used=tuple(first.train.pool.kept.tolist())))
         config = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled_filter": False})})

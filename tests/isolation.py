@@ -22,9 +22,9 @@ import torch
 MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.model.backbone.cache", "_kept"): {},
     ("infoprompt.kernels.implementation", "_said"): set(),
-    ("infoprompt.kept_tensors", "_distrust"): 0,  # of a cached function: how many calls it remembers
+    ("infoprompt.cache_folder", "_distrust"): 0,  # of a cached function: how many calls it remembers
     ("infoprompt.data.loader", "epoch_order"): 0,
-    ("infoprompt.data.dataset", "_remembered"): 0,
+    ("infoprompt.data.tokenized", "_remembered"): 0,
     ("infoprompt.stopping", "_heard"): {
         "number": 0,
         "at": 0.0,

@@ -24,6 +24,7 @@ ORDER = [
     "infoprompt.bar",
     "infoprompt.files",
     "infoprompt.tensor_file",
+    "infoprompt.cache_folder",
     "infoprompt.kept_tensors",
     "infoprompt.folder_lock",
     "infoprompt.output",

@@ -51,7 +51,7 @@ def _say_once():
 
 
 def _tell_once(tmp_path):
-    from infoprompt.kept_tensors import _distrust
+    from infoprompt.cache_folder import _distrust
 
     _distrust(tmp_path, "is nobody's")
 

@@ -3,7 +3,6 @@
 Shapes: B examples (or their choices), L positions, M rows of the data set, S words, T real tokens.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,21 +16,11 @@ from torch import Tensor
 from infoprompt.data.batch import Batch
 from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.ragged import Found, Ragged
-from infoprompt.data.rows import Candidate, Example
+from infoprompt.data.rows import Candidate, Example, labels_of
 from infoprompt.data.template import Template
+from infoprompt.data.tokenized import tokenized
 
 log = logging.getLogger(__name__)
-
-
-MOST_REMEMBERED = 20_000
-"""Rows of a data set whose tokens are kept for the next run in this process: a study's runs share test rows."""
-
-
-def _encoded(template: Template, examples: tuple[Example, ...], name: str) -> EncodedTexts:
-    return EncodedTexts.of(text for inputs in template.inputs(examples, name) for text in inputs)
-
-
-_remembered = functools.lru_cache(maxsize=10)(_encoded)  # a run has five
 
 
 @dataclass(frozen=True)
@@ -86,19 +75,19 @@ class EncodedDataset:
             name: what the warning calls them.
             scale: lowest and highest value of a regression; rows have values only if it is given.
         """
-        made = _remembered if len(examples) <= MOST_REMEMBERED else _encoded
-        texts = made(template, tuple(examples), name)
+        texts = tokenized(template, examples, name)
         _warn_of_cuts(texts, examples, name, template.max_length)
         index = {label: i for i, label in enumerate(labels)}
         tagged = bool(examples) and examples[0].words is not None
+        asked = bool(examples) and examples[0].candidate is not None
         return cls(
             texts,
-            [-1 if example.label is None else index[example.label] for example in examples],
+            [-1 if label is None else index[label] for label in labels_of(examples)],
             template.pad_id,
             num_choices=len(examples[0].choices or [""]) if examples else 1,
             tags=Ragged.of(_tags(example, index) for example in examples) if tagged else None,
             values=None if scale is None else [_scaled(example.value, scale) for example in examples],
-            candidates=[example.candidate for example in examples if example.candidate is not None] or None,
+            candidates=[example.candidate for example in examples if example.candidate is not None] if asked else None,
         )
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ Shapes: B examples (or their choices), L positions, M rows (inputs of all exampl
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from infoprompt.data.ragged import Ragged, compact, starts_of
+
+BLOCK_ROWS = 50_000
+"""Rows whose prompt slots are taken out at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ class EncodedTexts:
             slots_counted=True in counted,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["EncodedTexts"]) -> "EncodedTexts":
+        """The inputs of all parts, of one template, behind each other."""
+
+        def rows(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        ragged = {
+            name: Ragged.joined([getattr(part, name) for part in parts])
+            for name in ("input_ids", "slots", "segments", "words")
+        }
+        return cls(
+            **ragged,
+            mask_index_M=compact(rows("mask_index_M")),
+            truncated_M=rows("truncated_M"),
+            entity_M2=compact(rows("entity_M2")),
+            slots_counted=parts[0].slots_counted,
+        )
+
     def __len__(self) -> int:
         return len(self.mask_index_M)
 
@@ -93,6 +115,22 @@ class EncodedTexts:
 
     def without_prompt(self) -> "EncodedTexts":
         """The same inputs with their prompt slots taken out."""
+        blocks = range(0, max(1, len(self)), BLOCK_ROWS)  # what is held beside the result takes 20 bytes a token
+        return EncodedTexts.joined([self._rows(start, start + BLOCK_ROWS)._without_prompt() for start in blocks])
+
+    def _rows(self, start: int, end: int) -> "EncodedTexts":
+        return EncodedTexts(
+            self.input_ids.part(start, end),
+            self.slots.part(start, end),
+            self.segments.part(start, end),
+            self.words.part(start, end),
+            mask_index_M=self.mask_index_M[start:end],
+            truncated_M=self.truncated_M[start:end],
+            entity_M2=self.entity_M2[start:end],
+            slots_counted=self.slots_counted,
+        )
+
+    def _without_prompt(self) -> "EncodedTexts":
         real_T = self.slots.values_T < 0
         new = starts_of(real_T)  # of each place in the arrays
         starts = self.input_ids.starts

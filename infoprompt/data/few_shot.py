@@ -3,12 +3,14 @@
 The order in which rows are drawn depends on the seed alone, so a smaller sample is part of a larger one.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from infoprompt.config import ConfigError, FewShotSettings
+
+Keys = Sequence[Hashable] | np.ndarray
 
 # Which of a seed's streams of random numbers a choice reads.
 _TRAINING, _HELD_OUT = 1, 2
@@ -35,11 +37,17 @@ def sample_few_shot(
         ConfigError: there are fewer rows than asked for.
     """
     _check_size(labels, settings, label_names)
+    if not is_few_shot(settings):
+        return list(range(len(labels)))
     return _draw(labels, range(len(labels)), settings, np.random.default_rng([seed, _TRAINING]))
 
 
 def hold_out_sample(
-    labels: Sequence[int], keys: Sequence[Hashable], training: Sequence[int], settings: FewShotSettings, seed: int
+    labels: Sequence[int],
+    keys: Keys,
+    training: Sequence[int],
+    settings: FewShotSettings,
+    seed: int,
 ) -> list[int]:
     """Draw as many rows as the training sample has from the others; a class that runs short gives what is left.
 
@@ -63,9 +71,7 @@ def hold_out_sample(
     return _draw(labels, left, settings, np.random.default_rng([seed, _HELD_OUT]))
 
 
-def hold_out_share(
-    labels: Sequence[int], keys: Sequence[Hashable], share: float, seed: int
-) -> tuple[list[int], list[int]]:
+def hold_out_share(labels: Sequence[int], keys: Keys, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Split the rows, class by class: about `share` of each, but at least one row on either side.
 
     Rows of the same key stay on one side, and so does a class with one text only: in training.
@@ -78,25 +84,23 @@ def hold_out_share(
     Raises:
         ConfigError: no class has two different texts, so that nothing can be held out.
     """
-    rows_of_key: dict[Hashable, list[int]] = defaultdict(list)
-    for row, key in enumerate(keys):
-        rows_of_key[key].append(row)
-    keys_of_class: dict[int, list[Hashable]] = defaultdict(list)
-    for key, rows in rows_of_key.items():
-        keys_of_class[labels[rows[0]]].append(key)  # a text with two labels goes with its first
+    _, first, text_of_row = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    first_rows = np.sort(first)  # of each text, in the order in which they come
+    text_of_row = np.searchsorted(first_rows, first[text_of_row])
+    label_of_text = np.asarray(labels)[first_rows]  # a text with two labels goes with its first
+    by_label = np.argsort(label_of_text, kind="stable")
     generator = np.random.default_rng([seed, _HELD_OUT])
-    held_out: set[Hashable] = set()
-    for label in sorted(keys_of_class):
-        texts = keys_of_class[label]
+    held_out = np.zeros(len(first_rows), dtype=bool)
+    for texts in np.split(by_label, np.flatnonzero(np.diff(label_of_text[by_label])) + 1):
         count = min(max(1, round(share * len(texts))), len(texts) - 1)
-        held_out.update(texts[index] for index in generator.permutation(len(texts))[:count])
-    if not held_out:
+        held_out[texts[generator.permutation(len(texts))[:count]]] = True
+    if not held_out.any():
         raise ConfigError(
             f"data.validation_share is {share:g}, but every class has one text only, so that none can be held out. "
             "Give data.validation, or more rows."
         )
-    training = [row for row, key in enumerate(keys) if key not in held_out]
-    return training, [row for row, key in enumerate(keys) if key in held_out]
+    held_out_rows = held_out[text_of_row]
+    return np.flatnonzero(~held_out_rows).tolist(), np.flatnonzero(held_out_rows).tolist()
 
 
 def _draw(

@@ -10,7 +10,7 @@ from typing import get_args
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.places import RowSource, given_sources, source_name
-from infoprompt.data.rows import Example, Kind
+from infoprompt.data.rows import Example, Kind, labels_of
 from infoprompt.data.task import KINDS, Task, is_bio, is_whole_number, words_of
 from infoprompt.data.tasks import known_task
 
@@ -85,7 +85,9 @@ UNBALANCED = 0.8
 
 def majority(examples: Sequence[Example]) -> tuple[str, float]:
     """The most frequent class and its share."""
-    counts = Counter(label for example in examples for label in example.given_labels)
+    tagged = bool(examples) and examples[0].words is not None
+    labels = (label for example in examples for label in example.given_labels) if tagged else labels_of(examples)
+    counts = Counter(label for label in labels if label is not None)
     label, count = counts.most_common(1)[0]
     return label, count / counts.total()
 
@@ -102,7 +104,7 @@ def _labels(examples: Sequence[Example]) -> tuple[str, ...]:
     if examples[0].words is not None:
         tags = {tag for example in examples for tag in example.tags or ()}
         return (*(["O"] if "O" in tags else []), *_sorted_labels(tags - {"O"}))
-    return _sorted_labels({example.label for example in examples if example.label is not None})
+    return _sorted_labels({label for label in labels_of(examples) if label is not None})
 
 
 def _scale(examples: Sequence[Example], settings: DataSettings) -> tuple[float, float]:

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from infoprompt.data.mapped_rows import changed
 from infoprompt.data.problems import shown
-from infoprompt.data.rows import Example
+from infoprompt.data.rows import Example, labels_of
 
 _NEAREST = 10
 _LONG = 60
@@ -32,6 +33,10 @@ class KnownLabels:
     def unknown(self, example: Example) -> str | None:
         """The first label or tag of an example that the task does not have; None where it has all."""
         return next((label for label in example.given_labels if self.spelled(label) is None), None)
+
+    def has(self, label: str) -> bool:
+        """Whether the task spells a label so."""
+        return label in self._known
 
     def spelled(self, label: str) -> str | None:
         """The label as the task spells it; None if it has no such class."""
@@ -58,13 +63,13 @@ class KnownLabels:
         return ", ".join(shown(one) for one in known[:_NEAREST]) + more
 
 
-def merged_spellings(examples: list[Example]) -> tuple[list[Example], list[str]]:
+def merged_spellings(examples: Sequence[Example]) -> tuple[Sequence[Example], list[str]]:
     """The examples with one label for all spellings of a class, and what was done, for people.
 
     A class of which the rows have one spelling keeps that.
     """
     spellings: dict[str, list[str]] = defaultdict(list)
-    for label in Counter(example.label for example in examples if example.label is not None):
+    for label in Counter(label for label in labels_of(examples) if label is not None):
         spellings[canonical(label)].append(label)
     several = {one: labels for one, labels in spellings.items() if len(labels) > 1}
     if not several:
@@ -74,15 +79,16 @@ def merged_spellings(examples: list[Example]) -> tuple[list[Example], list[str]]
         f"The labels {' and '.join(sorted(map(repr, labels)))} are read as one class, {one!r}."
         for one, labels in several.items()
     ]
-    renamed = [
-        replace(example, label=one_of[example.label]) if example.label in one_of else example for example in examples
-    ]
-    return renamed, notes
+
+    def renamed(example: Example) -> Example:
+        return replace(example, label=one_of[example.label]) if example.label in one_of else example
+
+    return changed(examples, renamed), notes
 
 
 def label_notes(examples: Sequence[Example]) -> list[str]:
     """Warnings where the labels of the training rows look like values, like free text, or differ only in case."""
-    counts = Counter(example.label for example in examples if example.label is not None)
+    counts = Counter(label for label in labels_of(examples) if label is not None)
     labels = list(counts)
     return [note for note in (_values(labels), _free_text(counts), *_case(labels)) if note]
 

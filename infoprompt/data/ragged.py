@@ -48,6 +48,17 @@ class Ragged:
         kept = list(lists)
         return cls(compact([number for numbers in kept for number in numbers]), starts_of([*map(len, kept)]))
 
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The lists of all parts, behind each other."""
+        lengths = np.concatenate([part.lengths_M for part in parts])
+        return cls(compact(np.concatenate([part.values_T for part in parts])), starts_of(lengths))
+
+    def part(self, start: int, end: int) -> "Ragged":
+        """The lists from one to another."""
+        starts = self.starts[start : end + 1]
+        return Ragged(self.values_T[starts[0] : starts[-1]], starts - starts[0])
+
     @property
     def lengths_M(self) -> np.ndarray:
         """Numbers of each list."""
@@ -75,7 +86,7 @@ def starts_of(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
 
 def compact(numbers: np.ndarray | Sequence[int]) -> np.ndarray:
     """The numbers in the smallest type that they fit in."""
-    values = np.asarray(numbers, dtype=np.int32)
+    values = np.asarray(numbers, dtype=None if isinstance(numbers, np.ndarray) else np.int32)
     low, high = values.min(initial=0), values.max(initial=0)
     types = (np.int8, np.int16, np.uint16, np.int32)
     return values.astype(next(kind for kind in types if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max))

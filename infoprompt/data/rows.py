@@ -1,12 +1,14 @@
 """One row of labelled data, and how it is made from a row of any file."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from infoprompt.config import ConfigError
 from infoprompt.data.cells import as_choice, as_label, as_number, as_place, as_text, as_texts
 from infoprompt.data.columns import COLUMNS, ColumnNames
+from infoprompt.data.mapped_rows import MappedRows, Record, collected
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.problems import NO_COLUMN, Problems, RowError
 from infoprompt.data.sources import FOUND_OUT, Dialect, Row, log, read_rows
@@ -89,6 +91,49 @@ class Example:
         return replace(self, label=None, tags=None, value=None, candidate=None)
 
 
+RECORD_COLUMNS = {"text": str, "pair": str, "label": str, "value": float, "rest": str, "where": str}
+"""Of a file of `mapped_rows`; `rest` is JSON of the fields that few kinds of task have."""
+_LABEL = list(RECORD_COLUMNS).index("label")
+_REST = ("head", "tail", "span", "words", "tags", "choices", "candidate")
+
+
+def as_record(example: Example) -> Record:
+    """An example as texts and numbers."""
+    rest = None
+    if any(getattr(example, name) is not None for name in _REST):
+        values = asdict(example)
+        rest = json.dumps({name: values[name] for name in _REST if values[name] is not None})
+    return example.text, example.pair, example.label, example.value, rest, example.where
+
+
+def of_record(record: Record) -> Example:
+    """The inverse of `as_record`."""
+    text, pair, label, value, rest, where = record
+    if rest is None:
+        return Example(text, pair, label=label, value=value, where=where)
+    made: dict[str, Any] = {}
+    for name, given in json.loads(rest).items():
+        if name in ("head", "tail", "span"):
+            made[name] = Span(**given)
+        elif name == "candidate":
+            made[name] = Candidate(given["question"], given["text"], tuple(given["right"]))
+        else:
+            made[name] = tuple(given)
+    return Example(text, pair, label=label, value=value, where=where, **made)
+
+
+def collect_examples(examples: Iterable[Example]) -> Sequence[Example]:
+    """The examples as a list, or many of them mapped; see `mapped_rows.collected`."""
+    return collected(examples, as_record, of_record, RECORD_COLUMNS)
+
+
+def labels_of(examples: Sequence[Example]) -> Iterator[str | None]:
+    """The label of each example."""
+    if isinstance(examples, MappedRows) and examples.as_written:
+        return examples.column(_LABEL)
+    return (example.label for example in examples)
+
+
 Adapter = Callable[[Row], Iterable[Row]]
 """What makes our rows of a row of a file; see `forms.adapter`."""
 
@@ -103,8 +148,8 @@ def read_examples(
     kind: Kind | None = None,
     tell: Callable[[str], None] = log.info,
     problems: Problems | None = None,
-) -> list[Example]:
-    """Read every row of files or of a hub split.
+) -> Sequence[Example]:
+    """Read every row of files or of a hub split; many of them are mapped, see `mapped_rows.collected`.
 
     Args:
         source: see `sources.read_rows`.
@@ -120,13 +165,17 @@ def read_examples(
     """
     found = Problems() if problems is None else problems
     names = ColumnNames(columns)
-    examples = []
-    try:
+
+    def usable() -> Iterator[Example]:
         for _, made in _made(read_rows(source, dialect, tell), names, labelled, adapt, kind):
             if isinstance(made, RowError):
                 found.rows.append(made)
             else:
-                examples.append(made)
+                yield made
+
+    examples: Sequence[Example] = []
+    try:
+        examples = collect_examples(usable())
         if not examples and not found:
             found.fatal.append(
                 ConfigError(f"{source_name(source)} has no rows. Give a file or split with at least one.")

@@ -1,17 +1,21 @@
 """One part of the data (training, validation or test): its rows, and what is wrong with them."""
 
+import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from infoprompt.config import ConfigError
 from infoprompt.data.labels import KnownLabels
+from infoprompt.data.mapped_rows import changed, chosen
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.problems import Problems, RowError, by_kind, places, shown
-from infoprompt.data.rows import Adapter, Example, Kind, read_examples
+from infoprompt.data.rows import Adapter, Example, Kind, labels_of, read_examples
 from infoprompt.data.sources import Dialect
 from infoprompt.data.task import Task
 
@@ -25,7 +29,7 @@ class SplitRows:
     name: str
     """`training`, `validation` or `test`."""
     source: RowSource
-    examples: list[Example] = field(default_factory=list)
+    examples: Sequence[Example] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
     """Lines for people about what was found."""
@@ -79,11 +83,19 @@ class SplitRows:
         known = KnownLabels(task.labels)
         owner = owner or (task.name if known_task else "")
         self._keep([self._fault(example, task, known, known_task, owner) for example in self.examples])
-        self.examples = [known.respelled(example) for example in self.examples]
+        if any(label is not None and not known.has(label) for label in self._spellings()):
+            self.examples = changed(self.examples, known.respelled)
+
+    def _spellings(self) -> Iterator[str | None]:
+        if self.examples and self.examples[0].words is not None:
+            return (tag for example in self.examples for tag in example.given_labels)
+        return labels_of(self.examples)
 
     def _keep(self, faults: Sequence[RowError | None]) -> None:
         self.problems.rows += [fault for fault in faults if fault is not None]
-        self.examples = [row for row, fault in zip(self.examples, faults, strict=True) if fault is None]
+        left = [place for place, fault in enumerate(faults) if fault is None]
+        if len(left) < len(faults):
+            self.examples = chosen(self.examples, left)
 
     def _fault(self, example: Example, task: Task, known: KnownLabels, known_task: bool, owner: str) -> RowError | None:
         what = f"The {self.name} {example.where}"
@@ -170,19 +182,35 @@ def text_key(example: Example) -> Hashable:
     return (example.text, example.pair, example.head, example.tail, example.span, example.words, example.choices)
 
 
+def numbers_of(keys: Iterable[Hashable]) -> np.ndarray:
+    """A number for each key, uint64: the same for equal keys.
+
+    It takes 8 bytes in place of a text. Of 10 million texts, two unlike ones meet in one of 400,000 data sets.
+    """
+    return np.fromiter(map(_number, keys), np.uint64)
+
+
+def _number(key: Hashable) -> int:
+    digest = hashlib.blake2b(repr(key).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 def doubling_notes(train: SplitRows, others: Sequence[SplitRows]) -> list[str]:
     """A line each on equal texts with unlike labels, and on rows of another part that training has too."""
-    answers: dict[Hashable, set[Hashable]] = {}
-    for example in train.examples:
-        known = answers.setdefault(text_key(example), set())
-        known.add((example.label, example.tags, example.value, example.candidate))
+    rows = train.examples
+    key_M = numbers_of(map(text_key, rows))
     notes = []
-    unlike = [key for key, found in answers.items() if len(found) > 1] if not _has_candidates(train) else []
-    if unlike:
-        text = unlike[0][0] if isinstance(unlike[0], tuple) else ""
-        notes.append(f"{len(unlike):,} texts stand in the training rows with unlike labels, such as {shown(text)}.")
+    if not _has_candidates(train):
+        answer_M = numbers_of((row.label, row.tags, row.value, row.candidate) for row in rows)
+        several, count = np.unique(np.unique(np.stack([key_M, answer_M], 1), axis=0)[:, 0], return_counts=True)
+        unlike_M = np.isin(key_M, several[count > 1])
+        if unlike_M.any():
+            text = rows[int(unlike_M.argmax())].text
+            notes.append(
+                f"{(count > 1).sum():,} texts stand in the training rows with unlike labels, such as {shown(text)}."
+            )
     for part in others:
-        shared = sum(text_key(example) in answers for example in part.examples)
+        shared = int(np.isin(numbers_of(map(text_key, part.examples)), key_M).sum())
         if shared:
             notes.append(f"{shared:,} of {len(part.examples):,} {part.name} rows stand in the training rows too.")
     return notes

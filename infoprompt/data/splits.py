@@ -1,40 +1,23 @@
 """The rows of a run: training, validation and test, from `data.*` settings."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.few_shot import hold_out_sample, hold_out_share, is_few_shot, sample_few_shot
 from infoprompt.data.infer import infer_task, kind_of, majority
+from infoprompt.data.kept_splits import Splits, kept_splits
 from infoprompt.data.labels import label_notes, merged_spellings
+from infoprompt.data.mapped_rows import chosen
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
-from infoprompt.data.rows import Example
+from infoprompt.data.rows import Example, labels_of
 from infoprompt.data.sources import Dialect
-from infoprompt.data.split_rows import SkippedRow, SplitRows, doubling_notes, settle
+from infoprompt.data.split_rows import SkippedRow, SplitRows, doubling_notes, numbers_of, settle
 from infoprompt.data.task import KINDS, Source, Task
 from infoprompt.data.task_files import TaskFiles, find_task_files, no_rows
 from infoprompt.data.tasks import TASKS, known_task
 from infoprompt.data.unlabelled import UnlabelledTexts, check_kind, choose_texts, read_texts
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What is trained on, what chooses the best state, and what is only reported."""
-
-    task: Task
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    """May be empty."""
-    description: str
-    """One line for people: what was inferred, how many rows, where the validation rows came from."""
-    notes: tuple[str, ...] = ()
-    """Further lines for people: what was found in the files that may not be meant so."""
-    skipped: tuple[SkippedRow, ...] = ()
-    """Rows that were left out, with `data.bad_rows: skip`."""
-    unlabelled: UnlabelledTexts = UnlabelledTexts()  # noqa: RUF009 - frozen
-    """Texts without labels; see `data.unlabelled`."""
 
 
 def load_splits(settings: DataSettings, seed: int) -> Splits:
@@ -53,6 +36,13 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     """
     parts = _parts(settings)
     assert parts.train is not None  # but for diagnostic tasks, which were refused
+    texts = None if settings.unlabelled in ("rest", "transductive") else settings.unlabelled
+    given = (parts.train, settings.validation or parts.validation, parts.test, texts)
+    return kept_splits(settings, seed, [source for source in given if source], lambda: _split(parts, settings, seed))
+
+
+def _split(parts: TaskFiles, settings: DataSettings, seed: int) -> Splits:
+    assert parts.train is not None
     train = _read("training", parts.train, settings, parts)
     chosen_on = settings.validation or (None if is_few_shot(settings.few_shot) else parts.validation)
     given = {"validation": chosen_on, "test": parts.test}
@@ -60,7 +50,11 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     task, skipped = _checked(train, list(others.values()), settings)
     rows = train.examples
     units = _units(rows)
-    firsts = [unit[0] for unit in units]
+    firsts = rows if units is None else chosen(rows, [unit[0] for unit in units])
+
+    def rows_of(numbers: Sequence[int]) -> Sequence[Example]:
+        return chosen(rows, numbers if units is None else [row for number in numbers for row in units[number]])
+
     labels = _strata(firsts, task, settings)
     training = sample_few_shot(labels, settings.few_shot, seed, task.labels)
     if chosen_on is not None:
@@ -72,9 +66,9 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         except ConfigError as error:  # nearly every row a class of its own, which has its reason
             looks = label_notes(rows) if task.classifies else []
             raise ConfigError(" ".join([str(error), *looks])) from None
-        validation = [row for unit in held_out for row in units[unit]]
+        validation = rows_of(held_out)
         origin = f"held out of the training rows by seed {seed}"
-    drawn = [row for unit in training for row in units[unit]]
+    drawn = rows_of(training)
     if task.classifies:
         _check_classes_drawn(drawn, settings)
     test = others["test"].examples if "test" in others else []
@@ -102,13 +96,13 @@ def _unlabelled(
     if settings.unlabelled is None:
         return UnlabelledTexts()
     check_kind(task)
-    others = [*drawn, *validation, *test]
+    others: list[Sequence[Example]] = [drawn, validation, test]
     if settings.unlabelled == "transductive":
         if not test:
             raise ConfigError("data.unlabelled is transductive, but there are no test rows. Give data.test.")
-        candidates, others = test, [*drawn, *validation]
+        candidates, others = test, [drawn, validation]
     elif settings.unlabelled == "rest":
-        candidates = list(rows)
+        candidates = rows
     else:
         given = TASKS.get(settings.task or "") if parts.origin != "given" else None
         candidates = read_texts(settings.unlabelled, settings, adapter(given), dialect_of(settings))
@@ -200,11 +194,14 @@ def _checked(train: SplitRows, others: Sequence[SplitRows], settings: DataSettin
     return task, skipped
 
 
-def _units(rows: Sequence[Example]) -> list[list[Example]]:
-    """Rows that are drawn together: all candidates of a question, else each row alone."""
-    units: dict[str | int, list[Example]] = {}
+def _units(rows: Sequence[Example]) -> list[list[int]] | None:
+    """Rows that are drawn together: all candidates of a question; None where that is each row alone."""
+    if rows[0].candidate is None:
+        return None
+    units: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        units.setdefault(number if row.candidate is None else row.candidate.question, []).append(row)
+        assert row.candidate is not None  # all rows are of one kind
+        units.setdefault(row.candidate.question, []).append(number)
     return list(units.values())
 
 
@@ -223,14 +220,14 @@ def _strata(rows: Sequence[Example], task: Task, settings: DataSettings) -> list
 def _hold_out(
     rows: Sequence[Example], labels: Sequence[int], training: list[int], settings: DataSettings, seed: int
 ) -> tuple[list[int], list[int]]:
-    keys: list[Hashable] = [(row.text, row.pair, row.choices) for row in rows]
+    keys = numbers_of((row.text, row.pair, row.choices) for row in rows)
     if is_few_shot(settings.few_shot):
         return training, hold_out_sample(labels, keys, training, settings.few_shot, seed)
     return hold_out_share(labels, keys, settings.validation_share, seed)
 
 
 def _check_classes_drawn(train: Sequence[Example], settings: DataSettings) -> None:
-    if len({example.label for example in train}) < 2:
+    if len(set(labels_of(train))) < 2:
         raise ConfigError(
             f"All training rows drawn ({len(train)}) are of the class {train[0].label}. Use a larger "
             f"data.few_shot.total than {settings.few_shot.total}, or data.few_shot.per_class."
@@ -243,5 +240,5 @@ def _training_text(train: Sequence[Example], rows: Sequence[Example], task: Task
         text += f" of {len(rows):,}"
     if not task.classifies:
         return text
-    num_seen = len({example.label for example in train})
+    num_seen = len(set(labels_of(train)))
     return text if num_seen == task.num_classes else f"{text} (only {num_seen} of the {task.num_classes} classes)"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from infoprompt.config import ConfigError
-from infoprompt.data.rows import Example, Kind
+from infoprompt.data.rows import Example, Kind, labels_of
 
 KINDS: dict[str, str] = {
     "single": "single texts",
@@ -83,7 +83,7 @@ class Task:
     def ids(self, examples: Sequence[Example]) -> list[int]:
         """Class index of each labelled example; -1 for an unlabelled one."""
         index = {label: number for number, label in enumerate(self.labels)}
-        return [-1 if example.label is None else index[example.label] for example in examples]
+        return [-1 if label is None else index[label] for label in labels_of(examples)]
 
     def classes_of(self, other: "Task") -> list[int]:
         """Class index of ours that each class of another task counts as, for a prompt that was trained on that.

@@ -1,18 +1,19 @@
 """Texts without labels, for the information between a text and its label."""
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.mapped_rows import changed, chosen
 from infoprompt.data.opening import open_file
 from infoprompt.data.places import RowSource, existing_file, given_sources, source_name
-from infoprompt.data.rows import Adapter, Example, Kind, read_examples
+from infoprompt.data.rows import Adapter, Example, Kind, collect_examples, read_examples
 from infoprompt.data.sources import Dialect
-from infoprompt.data.split_rows import text_key
+from infoprompt.data.split_rows import numbers_of, text_key
 from infoprompt.data.task import Task
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class UnlabelledTexts:
     and their states are computed once.
     """
 
-    texts: tuple[Example, ...] = ()
+    texts: Sequence[Example] = ()
     used: tuple[int, ...] = ()
     """Indices, in an order that the seed has drawn."""
 
@@ -48,35 +49,38 @@ def check_kind(task: Task) -> None:
         )
 
 
-def read_texts(source: RowSource, settings: DataSettings, adapt: Adapter | None, dialect: Dialect) -> list[Example]:
+def read_texts(source: RowSource, settings: DataSettings, adapt: Adapter | None, dialect: Dialect) -> Sequence[Example]:
     """Rows of a source without their labels, if they have any; raises ConfigError for rows that cannot be read."""
-    examples: list[Example] = []
-    for one in given_sources(source):
-        if one.lower().endswith(".txt"):
-            examples += _lines(one, dialect.encoding)
-        else:
-            examples += read_examples(one, settings.columns, labelled=False, adapt=adapt, dialect=dialect)
-    return examples
+
+    def texts() -> Iterator[Example]:
+        for one in given_sources(source):
+            if one.lower().endswith(".txt"):
+                yield from _lines(one, dialect.encoding)
+            else:
+                yield from read_examples(one, settings.columns, labelled=False, adapt=adapt, dialect=dialect)
+
+    return collect_examples(texts())
 
 
-def _lines(name: str, encoding: str | None) -> list[Example]:
+def _lines(name: str, encoding: str | None) -> Iterator[Example]:
     path = existing_file(Path(name).expanduser().absolute())
     try:
         with open_file(path, encoding, "lf") as stream:
-            texts = [line.strip() for line in stream]
+            for number, line in enumerate(stream, 1):
+                if text := line.strip():
+                    yield Example(text=text, where=f"line {number} of {path}")
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}. Name its encoding by data.encoding.") from None
-    return [Example(text=text, where=f"line {i} of {path}") for i, text in enumerate(texts, 1) if text]
 
 
 def choose_texts(
-    candidates: Sequence[Example], others: Sequence[Example], settings: DataSettings, task: Task, seed: int
+    candidates: Sequence[Example], others: Sequence[Sequence[Example]], settings: DataSettings, task: Task, seed: int
 ) -> "UnlabelledTexts":
     """The texts that are used: each once, without its label, none of `others`, at most `data.unlabelled_rows`.
 
     Args:
         candidates: in any order.
-        others: labelled, held-out and test rows.
+        others: labelled, held-out and test rows, part by part.
         settings: `data.*`.
         task: what the candidates must fit.
         seed: of the choice.
@@ -92,17 +96,16 @@ def choose_texts(
             f"{what}, but {unlike.where} is of the kind {unlike.unlabelled().kind}, and the task is of the kind "
             f"{task.kind}. Give rows with the same columns as the training rows but for the label."
         )
-    excluded = {text_key(row) for row in others}
-    texts: dict[Hashable, Example] = {}
-    for row in candidates:
-        texts.setdefault(text_key(row), row.unlabelled())
-    free = [index for index, key in enumerate(texts) if key not in excluded]
-    order = np.random.default_rng([seed, _POOL]).permutation(len(free))[: settings.unlabelled_rows]
-    check_number(len(order), what)
-    rows, used = tuple(texts.values()), tuple(free[row] for row in order)
+    excluded = [numbers_of(map(text_key, part)) for part in others]
+    keys = numbers_of(map(text_key, candidates))
+    first = np.sort(np.unique(keys, return_index=True)[1])  # the first row of each text
+    rows = changed(chosen(candidates, first), Example.unlabelled)
+    free = np.flatnonzero(~np.isin(keys[first], np.concatenate(excluded)))
+    used = free[np.random.default_rng([seed, _POOL]).permutation(len(free))[: settings.unlabelled_rows]]
+    check_number(len(used), what)
     if settings.unlabelled_rows is None:
-        return UnlabelledTexts(rows, used)
-    return UnlabelledTexts(tuple(rows[row] for row in used), tuple(range(len(used))))
+        return UnlabelledTexts(rows, tuple(used.tolist()))
+    return UnlabelledTexts(chosen(rows, used), tuple(range(len(used))))
 
 
 def check_number(count: int, what: str) -> None:

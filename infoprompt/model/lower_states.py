@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 
 from infoprompt.bar import track
+from infoprompt.cache_folder import cache_dir
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset, LowerStates
 from infoprompt.data.loader import evaluation_batches, num_batches
-from infoprompt.kept_tensors import cache_dir, read_states, write_states
+from infoprompt.kept_tensors import read_states, write_states
 from infoprompt.model.backbone.backbone import Backbone
 from infoprompt.model.unprompted import content_hash
 from infoprompt.ranks import Ranks

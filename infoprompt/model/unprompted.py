@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from infoprompt.bar import track
+from infoprompt.cache_folder import cache_dir
 from infoprompt.data.batch import Batch
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.loader import evaluation_batches, num_batches
-from infoprompt.kept_tensors import NewStates, cache_dir, read_states
+from infoprompt.kept_tensors import NewStates, read_states
 from infoprompt.kept_tensors import write_states as _write  # its name here, which code written for it replaces
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks

@@ -17,7 +17,7 @@ W width of a table row.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ def _check_task(task: Task) -> None:
 def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part, _Part]:
     template = make_template(config, backbone)
 
-    def part(examples: list[Example], name: str) -> _Part:
+    def part(examples: Sequence[Example], name: str) -> _Part:
         rows = EncodedDataset.encode(examples, splits.task.labels, template, name)
         starts = range(0, len(rows), ENCODE_ROWS)
         batches = (rows.batch(range(start, min(start + ENCODE_ROWS, len(rows)))) for start in starts)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from infoprompt import training_state
 from infoprompt.artifact import Artifact
+from infoprompt.cache_folder import cache_dir
 from infoprompt.checkpoint import write_manifest
 from infoprompt.config import ConfigError, build_config, override_config
-from infoprompt.kept_tensors import cache_dir
 from infoprompt.progress import LeftOff, TrainingStopped
 from infoprompt.tracking.spool import Ledger, Record, Spool
 from infoprompt.train import run

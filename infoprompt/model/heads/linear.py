@@ -74,6 +74,10 @@ def label_state_weights(state_CD: Tensor) -> Tensor:
     return 10 / norm_C1.mean() * state_CD / norm_C1
 
 
+BLOCK_ROWS = 65_536
+"""Rows whose states are read from their file at a time."""
+
+
 def class_means(label_CD: Tensor, rows: EncodedDataset) -> Tensor:
     """A state for each class: the sum of its rows' and its text's directions, [C, D].
 
@@ -87,7 +91,9 @@ def class_means(label_CD: Tensor, rows: EncodedDataset) -> Tensor:
     """
     assert rows.pooled_MD is not None
     sums_CD = torch.zeros_like(label_CD)
-    sums_CD.index_add_(0, torch.tensor(rows.labels), F.normalize(rows.pooled_MD.to(label_CD.dtype), dim=1))
+    for start in range(0, len(rows), BLOCK_ROWS):
+        states_MD = F.normalize(rows.pooled_MD[start : start + BLOCK_ROWS].to(label_CD.dtype), dim=1)
+        sums_CD.index_add_(0, torch.tensor(rows.labels[start : start + BLOCK_ROWS]), states_MD)
     return label_CD.norm(dim=1).mean() * (F.normalize(label_CD, dim=1) + F.normalize(sums_CD, dim=1))
 
 

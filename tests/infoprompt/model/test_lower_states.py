@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from infoprompt.cache_folder import cache_dir
 from infoprompt.config import BackboneSettings, build_config
 from infoprompt.engine.ranks import start_ranks
-from infoprompt.kept_tensors import cache_dir
 from infoprompt.model import lower_states
 from infoprompt.model.backbone.families import FAMILIES
 from infoprompt.model.backbone.load import load_backbone

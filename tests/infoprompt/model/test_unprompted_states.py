@@ -12,13 +12,13 @@ from safetensors.torch import load, save_file
 
 from infoprompt import kept_tensors
 from infoprompt.artifact import Artifact
+from infoprompt.cache_folder import cache_dir
 from infoprompt.config import build_config
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.loader import evaluation_batches
 from infoprompt.data.rows import Example
 from infoprompt.data.tasks import Task
-from infoprompt.kept_tensors import cache_dir
 from infoprompt.model import unprompted
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import build_member

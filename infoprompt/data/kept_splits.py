@@ -1,0 +1,152 @@
+"""Splits of large files, kept between runs: read, checked and split once on each node, then mapped by all."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from infoprompt.cache_folder import alone, cache_dir, writable_by_others
+from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data.mapped_rows import MOST_IN_MEMORY, MappedRows, write_rows
+from infoprompt.data.places import RowSource, files_of, given_sources
+from infoprompt.data.rows import RECORD_COLUMNS, Example, as_record, of_record
+from infoprompt.data.split_rows import SkippedRow
+from infoprompt.data.task import Task
+from infoprompt.data.tasks import TASKS
+from infoprompt.data.unlabelled import UnlabelledTexts
+from infoprompt.files import read_object, whole_folder
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when files are read or split in another way, so that what was kept before is not used."""
+LEAST_BYTES = 2**20
+"""Files of fewer bytes are read anew by every run."""
+_NOT_READ = ("batch_size", "micro_batch_size", "class_weights", "unlabelled_batch", "unlabelled_filter", "seed")
+_FACTS = "splits.json"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is trained on, what chooses the best state, and what is only reported."""
+
+    task: Task
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    """May be empty."""
+    description: str
+    """One line for people: what was inferred, how many rows, where the validation rows came from."""
+    notes: tuple[str, ...] = ()
+    """Further lines for people: what was found in the files that may not be meant so."""
+    skipped: tuple[SkippedRow, ...] = ()
+    """Rows that were left out, with `data.bad_rows: skip`."""
+    unlabelled: UnlabelledTexts = UnlabelledTexts()  # noqa: RUF009 - frozen
+    """Texts without labels; see `data.unlabelled`."""
+
+    def parts(self) -> dict[str, Sequence[Example]]:
+        """The rows of each part."""
+        unlabelled = self.unlabelled.texts
+        return {"train": self.train, "validation": self.validation, "test": self.test, "unlabelled": unlabelled}
+
+
+def kept_splits(settings: DataSettings, seed: int, sources: Sequence[RowSource], make: Callable[[], Splits]) -> Splits:
+    """The splits, read from the cache where it has them; else made, by one process of a node while others wait.
+
+    Args:
+        settings: `data.*`.
+        seed: of the few-shot sample and the held-out rows.
+        sources: what is read. Splits of the hub are not kept here, and neither are small files.
+        make: makes the splits.
+    """
+    path = _path(settings, seed, sources)
+    if path is None:
+        return make()
+    with alone(path) as writable:
+        found = _read(path, settings)
+        if found is not None:
+            return found
+        splits = make()
+        if not writable or max(map(len, splits.parts().values())) <= MOST_IN_MEMORY:
+            return splits
+        _write(path, splits)
+        return _read(path, settings) or splits
+
+
+def _path(settings: DataSettings, seed: int, sources: Sequence[RowSource]) -> Path | None:
+    files: list[Path] = []
+    try:
+        for source in sources:
+            for one in given_sources(source):
+                found = files_of(one)
+                if found is None:
+                    return None
+                files += found
+        if sum(file.stat().st_size for file in files) < LEAST_BYTES:
+            return None
+        content = [[str(file), _digest(file)] for file in files]
+    except (ConfigError, OSError):  # said better by who reads them
+        return None
+    read = settings.model_dump(mode="json", exclude=set(_NOT_READ))
+    key = json.dumps([FORMAT, metadata.version("infoprompt"), read, seed, content], sort_keys=True)
+    return cache_dir() / "rows" / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, splits: Splits) -> None:
+    facts: dict[str, Any] = {
+        "task": splits.task.to_dict(),
+        "description": splits.description,
+        "notes": splits.notes,
+        "skipped": [asdict(row) for row in splits.skipped],
+        "used": splits.unlabelled.used,
+    }
+    try:
+        with whole_folder(path) as folder:
+            for name, rows in splits.parts().items():
+                write_rows(folder / f"{name}.arrow", map(as_record, rows), RECORD_COLUMNS)
+            facts["sha256"] = {name: _digest(folder / f"{name}.arrow") for name in splits.parts()}
+            (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            folder.chmod(0o755)
+    except OSError as error:
+        log.warning("The rows could not be kept in %s (%s); the next run reads them again.", path, error)
+
+
+def _read(path: Path, settings: DataSettings) -> Splits | None:
+    if not path.exists() or writable_by_others(path):
+        return None
+    try:
+        facts = read_object(path / _FACTS)
+        for name, digest in facts["sha256"].items():
+            if _digest(path / f"{name}.arrow") != digest:
+                raise ValueError(f"{name}.arrow has not the content it was written with")
+        parts = {name: _rows(path / f"{name}.arrow", digest) for name, digest in facts["sha256"].items()}
+        task = Task.from_dict(facts["task"])
+        if settings.task in TASKS:
+            task = replace(task, source=TASKS[settings.task].source)
+        return Splits(
+            task,
+            parts["train"],
+            parts["validation"],
+            parts["test"],
+            facts["description"],
+            tuple(facts["notes"]),
+            tuple(SkippedRow(**row) for row in facts["skipped"]),
+            UnlabelledTexts(parts["unlabelled"], tuple(facts["used"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("The kept rows %s cannot be used (%s); they are read again.", path, error)
+        return None
+
+
+def _rows(path: Path, digest: str) -> Sequence[Example]:
+    rows = MappedRows(path, of_record, digest)
+    return rows if len(rows) > MOST_IN_MEMORY else list(rows)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from infoprompt.cache_folder import make_folders, writable_by_others
 from infoprompt.files import whole_file
-from infoprompt.tensor_file import mapped_tensors, read_tensors, save_tensors
+from infoprompt.tensor_file import mapped_tensors, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def write_states(path: Path, states: dict[str, Tensor]) -> None:
     try:
         make_folders(path)
         with whole_file(path) as temporary:
-            save_tensors(temporary, states, {"key": path.stem, "sha256": _digest(states)})
+            # into the file that is locked: safetensors' own writer puts another in its place, which nobody has locked
+            temporary.write_bytes(save(dict(states), {"key": path.stem, "sha256": _digest(states)}))
             temporary.chmod(0o644)
     except OSError as error:
         log.warning(

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,22 @@ def test_a_job_of_ray_writes_to_a_folder_that_lasts(tmp_path, monkeypatch):
     assert job_home() == tmp_path / "home"
     plan = load_sweep(CONFIGS / "sweeps/quickstart.yaml", [], job_home())
     assert plan.settings.output_dir == str(tmp_path / "home/runs/sweeps/quickstart")
+
+
+def test_ten_thousand_trials_are_checked_in_ten_seconds_of_computing(file):
+    recipes = [str(CONFIGS / "recipes" / f"{name}.yaml") for name in ("head_only", "prefix", "infoprompt_paper")]
+    settings = yaml.safe_load(file.read_text()) | {
+        "overrides": ["data.train=rows.jsonl"],
+        "space": {
+            "base": {"choice": recipes},
+            "optim.lr": {"log_uniform": [1e-4, 1e-1]},
+            "data.batch_size": {"choice": [8, 16, 32]},
+        },
+        "num_samples": 1000,  # a tenth of the most that can be planned
+    }
+    file.write_text(yaml.safe_dump(settings | {"num_samples": 1}))
+    load_sweep(file)  # what is made once
+    file.write_text(yaml.safe_dump(settings))
+    before = time.process_time()
+    assert load_sweep(file).num_trials == 1000
+    assert time.process_time() - before < 1.0

@@ -1,14 +1,17 @@
 """The proofs still run, at a size of seconds; `make proofs` runs them whole. The one on Ray is among Ray's tests."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import load_sweep
-from tests.proofs import fault_sweep, kept_backbone, wrong_pools
+from tests.proofs import fault_sweep, kept_backbone, large_tasks, long_rows, million_rows, wrong_pools
 from tests.proofs.fault_sweep import NUM_EVALUATIONS, NUM_TRIALS, STEPS, SweepRun
 
 
@@ -69,3 +72,54 @@ def test_wrong_pools_need_their_data(monkeypatch, capsys):
     monkeypatch.delenv("INFOPROMPT_DATA", raising=False)
     assert wrong_pools.main([]) == 2
     assert "INFOPROMPT_DATA is not set" in capsys.readouterr().err
+
+
+def test_a_run_on_many_rows_is_watched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("INFOPROMPT_CACHE", str(tmp_path / "cache"))
+    million_rows.make_backbone(tmp_path / "backbone")
+    (tmp_path / "rows").mkdir()
+    for seed, part in enumerate(("train", "validation", "test")):
+        million_rows.write_rows(tmp_path / "rows" / f"{part}.csv", 24, 3, seed)
+    million_rows.train_once(str(tmp_path / "rows"), "first", "head_only", 2 * million_rows.EVERY, 0.0)
+    times, (end, test) = json.loads(capsys.readouterr().out.split("TIMES ")[1])
+    assert times[0] < times[1] < end
+    assert set(test) >= {"accuracy"}
+    assert million_rows.own_mib(psutil.Process()) > 50
+
+
+FOUND = million_rows.Measured(first_update_seconds=9, update_ms=2, end_seconds=1, total_seconds=20, own_mib=300)
+
+
+@pytest.mark.parametrize(
+    ("worse", "code"),
+    [({}, 0), ({"own_mib": 701}, 1), ({"first_update_seconds": 61}, 1), ({"update_ms": 2.5}, 1), ({"own_mib": 699}, 0)],
+)
+def test_many_rows_that_take_more_than_they_may_fail_the_proof(worse, code, monkeypatch, capsys):
+    def measure(place, name, method, updates):
+        assert len((place / "train.csv").read_text().splitlines()) == 1 + int(place.name.split("-")[1])
+        return replace(FOUND, **worse) if place.name == "prefix-20" else FOUND
+
+    monkeypatch.setattr(million_rows, "measure", measure)
+    monkeypatch.setattr(million_rows, "make_backbone", lambda folder: None)
+    assert million_rows.main(["--rows", "10", "20", "--methods", "prefix"]) == code
+    assert capsys.readouterr().out.count("prefix ") == 4
+
+
+@pytest.mark.parametrize(("worse", "code"), [({}, 0), ({"own_mib": 701}, 1), ({"end_seconds": 21}, 1)])
+def test_large_tasks_that_take_more_than_they_may_fail_the_proof(worse, code, monkeypatch, capsys):
+    def measure(place, name, method, updates):
+        return replace(FOUND, **worse) if place.name.endswith("-7-10000") else FOUND
+
+    monkeypatch.setattr(large_tasks, "measure", measure)
+    monkeypatch.setattr(large_tasks, "make_backbone", lambda folder: None)
+    given = ["--rows", "10", "--classes", "3", "7", "--test-rows", "1000", "10000"]
+    assert large_tasks.main(given) == code
+    assert capsys.readouterr().out.count("prompt_tuning ") == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are asked of Linux")
+def test_an_update_on_long_rows_is_measured(tmp_path):
+    long_rows.make_backbone(tmp_path, 1, 512)
+    found = {form: long_rows.one(str(tmp_path), "prompt_tuning", form, 512) for form in ("sdpa", "eager")}
+    assert found["eager"]["growth"] > found["sdpa"]["growth"] > 0
+    assert found["sdpa"]["seconds"] > 0

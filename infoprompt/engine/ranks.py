@@ -1,8 +1,10 @@
 """How the processes of a run come together and part."""
 
 import atexit
+import errno
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +21,9 @@ from infoprompt.ranks import Ranks
 START_SECONDS = 120
 """For all ranks to come together, or longer where a collective may wait longer: one may load Python's modules from
 a cold disk, which is no hang."""
+
+LOOPBACK = ("127.0.0.1", "localhost")
+"""MASTER_ADDR of ranks that are all on one machine."""
 
 
 @dataclass
@@ -70,14 +75,17 @@ def start_ranks(settings: EngineSettings) -> Ranks:
 
 def _start_group(rank: int, world_size: int, backend: str, seconds: int) -> None:
     wait = timedelta(seconds=seconds)
+    if (world_size == 1 or os.environ.get("MASTER_ADDR") in LOOPBACK) and sys.platform.startswith("linux"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo listens where the host name leads
     try:
         store = _new_store(rank, world_size, wait)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=wait)
-    except (dist.DistError, RuntimeError) as error:
+    except (dist.DistError, RuntimeError, OSError) as error:
         if world_size == 1:
             raise
         reason = str(error).partition("\n")[0]
-        if "EADDRINUSE" in reason:  # of the first rank alone, whose store listens
+        # of the first rank alone, whose store listens
+        if "EADDRINUSE" in reason or (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
             raise ConfigError(
                 f"MASTER_PORT is {os.environ.get('MASTER_PORT')}, but another program listens on it on "
                 f"{socket.gethostname()}. A run needs a port of its own: give a free one, by --master_port=N of "
@@ -113,9 +121,25 @@ def _new_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     if world_size == 1:
         return dist.HashStore()  # in memory: no port, and no race for one
     if _process.store is None:
-        _process.store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
+        address, agent = os.environ.get("MASTER_ADDR"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if rank == 0 and address in LOOPBACK and not agent:
+            _process.store = _loopback_store(world_size, timeout)
+        else:
+            _process.store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
     _process.num_starts += 1
     return dist.PrefixStore(f"start{_process.num_starts}", _process.store)
+
+
+def _loopback_store(world_size: int, timeout: timedelta) -> dist.Store:
+    """Where ranks of one machine meet: torch's own listens on every address, and asks nobody who he is."""
+    port = int(os.environ["MASTER_PORT"])
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK[0], port))
+        listener.listen(4096)
+        return dist.TCPStore(
+            LOOPBACK[0], port, world_size, is_master=True, timeout=timeout, master_listen_fd=listener.detach()
+        )
 
 
 def _device(settings: EngineSettings, local_rank: int) -> torch.device:

@@ -80,6 +80,27 @@ def test_runs_that_start_at_once_get_ports_of_their_own():
             assert other.getsockname()[1] not in ports
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_ranks_of_one_machine_listen_on_its_loopback_alone(monkeypatch, tmp_path, world_size):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    code = (
+        "import os, pathlib, psutil, torch.distributed as dist\n"
+        "from infoprompt.config import EngineSettings\n"
+        "from infoprompt.engine.ranks import start_ranks, stop_ranks\n"
+        "ranks = start_ranks(EngineSettings(kind='deepspeed'))\n"
+        "found = [it.laddr.ip for it in psutil.Process().net_connections('inet') if it.status == 'LISTEN']\n"
+        f"pathlib.Path({str(tmp_path)!r}, str(ranks.rank)).write_text('\\n'.join(found))\n"
+        "ranks.barrier()\n"
+        "stop_ranks()\n"
+    )
+    _run_group(python(code), world_size, to_stderr=False)
+    listening = [file.read_text().splitlines() for file in sorted(tmp_path.iterdir())]
+    assert len(listening) == world_size
+    assert len(listening[0]) >= world_size  # gloo, and the store of several ranks
+    assert {address for addresses in listening for address in addresses} == {"127.0.0.1"}
+
+
 def test_the_first_rank_listens_on_the_port_that_is_held_and_nobody_else_after_it():
     from torch.distributed import TCPStore
 

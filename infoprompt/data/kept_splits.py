@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -18,7 +19,7 @@ from infoprompt.data.split_rows import SkippedRow
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS
 from infoprompt.data.unlabelled import UnlabelledTexts
-from infoprompt.files import read_object, whole_folder
+from infoprompt.files import read_object, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ FORMAT = 1
 LEAST_BYTES = 2**20
 """Files of fewer bytes are read anew by every run."""
 _NOT_READ = ("batch_size", "micro_batch_size", "class_weights", "unlabelled_batch", "unlabelled_filter", "seed")
-_FACTS = "splits.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _path(settings: DataSettings, seed: int, sources: Sequence[RowSource]) -> Pa
         return None
     read = settings.model_dump(mode="json", exclude=set(_NOT_READ))
     key = json.dumps([FORMAT, metadata.version("infoprompt"), read, seed, content], sort_keys=True)
-    return cache_dir() / "rows" / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return cache_dir() / "rows" / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 
 
 def _digest(path: Path) -> str:
@@ -110,25 +110,32 @@ def _write(path: Path, splits: Splits) -> None:
         "used": splits.unlabelled.used,
     }
     try:
-        with whole_folder(path) as folder:
-            for name, rows in splits.parts().items():
-                write_rows(folder / f"{name}.arrow", map(as_record, rows), RECORD_COLUMNS)
-            facts["sha256"] = {name: _digest(folder / f"{name}.arrow") for name in splits.parts()}
-            (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-            folder.chmod(0o755)
+        facts["sha256"] = {name: _write_part(path, rows) for name, rows in splits.parts().items()}
+        replace_file(path, json.dumps(facts))
+        path.chmod(0o644)
     except OSError as error:
         log.warning("The rows could not be kept in %s (%s); the next run reads them again.", path, error)
+
+
+def _write_part(path: Path, rows: Sequence[Example]) -> str:
+    """Write rows to a file that has their digest for a name, so that splits of other seeds share it."""
+    writing = path.with_name(f".writing-{path.name}")
+    try:
+        write_rows(writing, map(as_record, rows), RECORD_COLUMNS)
+        writing.chmod(0o644)
+        digest = _digest(writing)
+        os.replace(writing, path.with_name(f"{digest}.arrow"))
+    finally:
+        writing.unlink(missing_ok=True)
+    return digest
 
 
 def _read(path: Path, settings: DataSettings) -> Splits | None:
     if not path.exists() or writable_by_others(path):
         return None
     try:
-        facts = read_object(path / _FACTS)
-        for name, digest in facts["sha256"].items():
-            if _digest(path / f"{name}.arrow") != digest:
-                raise ValueError(f"{name}.arrow has not the content it was written with")
-        parts = {name: _rows(path / f"{name}.arrow", digest) for name, digest in facts["sha256"].items()}
+        facts = read_object(path)
+        parts = {name: _rows(path.with_name(f"{digest}.arrow"), digest) for name, digest in facts["sha256"].items()}
         task = Task.from_dict(facts["task"])
         if settings.task in TASKS:
             task = replace(task, source=TASKS[settings.task].source)
@@ -148,5 +155,7 @@ def _read(path: Path, settings: DataSettings) -> Splits | None:
 
 
 def _rows(path: Path, digest: str) -> Sequence[Example]:
+    if writable_by_others(path) or _digest(path) != digest:
+        raise ValueError(f"{path.name} is not as it was written")
     rows = MappedRows(path, of_record, digest)
     return rows if len(rows) > MOST_IN_MEMORY else list(rows)

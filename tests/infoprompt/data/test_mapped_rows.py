@@ -1,5 +1,6 @@
 """Rows in a mapped file, their splits and their tokens equal those in memory, and are made once on a node."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -146,6 +147,7 @@ def test_a_changed_file_setting_or_seed_is_read_again(tmp_path, monkeypatch):
     data = build_config({"data": given}).data
     first = load_splits(data, 5)
     assert not same(load_splits(data, 6).train, first.train)
+    assert len(list((cache_dir() / "rows").iterdir())) == 2 + 6, "both have the same test rows, and no unlabelled ones"
     assert len(load_splits(build_config({"data": given | {"validation_share": 0.5}}).data, 5).train) < len(first.train)
     with (tmp_path / "train.csv").open("a") as file:
         file.write("one more,3\n")
@@ -158,18 +160,22 @@ def test_kept_rows_that_are_damaged_or_not_trusted_are_read_again(damage, tmp_pa
     map_all(monkeypatch)
     data = build_config({"data": write_files(tmp_path)}).data
     first = list(load_splits(data, 5).train)
-    (folder,) = (cache_dir() / "rows").iterdir()
-    file = folder / ("splits.json" if damage == "the facts" else "train.arrow")
+    folder = cache_dir() / "rows"
+    (facts,) = folder.glob("*.json")
+    digest = json.loads(facts.read_text())["sha256"]["train"]
+    file = facts if damage == "the facts" else folder / f"{digest}.arrow"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "a lost file":
         file.unlink()
     elif damage == "not trusted":
-        folder.chmod(0o777)
+        file.chmod(0o666)
     else:
         file.write_bytes(content if damage == "a row" else content[:-9])
     assert same(load_splits(data, 5).train, first)
-    assert ("can be written to by other users" if damage == "not trusted" else "they are read again") in caplog.text
+    assert "they are read again" in caplog.text
+    assert same(load_splits(data, 5).train, first)
+    assert caplog.text.count("they are read again") == 1
 
 
 def held_out_row_by_row(labels, keys, share, seed):

@@ -97,7 +97,7 @@ FOUND = million_rows.Measured(first_update_seconds=9, update_ms=2, end_seconds=1
 def test_many_rows_that_take_more_than_they_may_fail_the_proof(worse, code, monkeypatch, capsys):
     def measure(place, name, method, updates):
         assert len((place / "train.csv").read_text().splitlines()) == 1 + int(place.name.split("-")[1])
-        return replace(FOUND, **worse) if place.name == "prefix-20" else FOUND
+        return replace(FOUND, **worse) if place.name == "rows-20" else FOUND
 
     monkeypatch.setattr(million_rows, "measure", measure)
     monkeypatch.setattr(million_rows, "make_backbone", lambda folder: None)

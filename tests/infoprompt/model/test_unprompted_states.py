@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -25,6 +27,7 @@ from infoprompt.model.build import build_member
 from infoprompt.model.inputs import make_template
 from infoprompt.model.unprompted import with_other_states, with_unprompted_states
 from infoprompt.ranks import Ranks
+from infoprompt.wire import decoded, encoded
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 TASK = Task("toy", ("bad", "good"), ("bad film", "good film"), ("accuracy",), "single")
@@ -228,3 +231,51 @@ def test_states_stay_in_memory_where_the_file_cannot_take_them(parts, what, monk
     file.parent.chmod(0o755)
     assert torch.equal(again.pooled_MD, held.pooled_MD)
     assert ("could not be kept" if what == "... or at the end" else "stay in memory") in caplog.text
+
+
+class TwoRanks:
+    """One of two ranks of a machine, in threads of this process."""
+
+    world_size = 2
+
+    def __init__(self, rank, meeting, said):
+        self.rank = self.local_rank = rank
+        self._meeting, self._said = meeting, said
+
+    def gather_objects(self, value):
+        self._said[self.rank] = value
+        self._meeting.wait(30)
+        found = [decoded(encoded(each)) for each in self._said]  # as they are sent, without pickle
+        self._meeting.wait(30)
+        return found
+
+    def all_true(self, flag):
+        return all(self.gather_objects(flag))
+
+    def barrier(self):
+        self.all_true(True)
+
+
+@pytest.mark.parametrize("most_bytes", [1, 1000, 2**20])
+def test_ranks_that_share_the_work_have_the_states_of_one(parts, most_bytes, monkeypatch):
+    model, rows = parts
+    alone = filled(model, rows)
+    monkeypatch.setattr(unprompted, "MOST_HELD_BYTES", most_bytes)
+    meeting, said, calls, one_at_a_time = threading.Barrier(2), [None, None], [], threading.Lock()
+
+    def infer(batch):
+        calls.append((batch.row_B >= 0).sum().item())
+        with one_at_a_time, torch.no_grad():  # threads share the model, which ranks do not
+            return model(batch)
+
+    def of_rank(rank):
+        ranks = TwoRanks(rank, meeting, said)
+        return with_unprompted_states(rows, infer, ranks, backbone_key=f"key {most_bytes}", batch_size=2)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(of_rank, range(2)))
+    assert sum(calls) == 5
+    for each in found:
+        torch.testing.assert_close(each.pooled_MD, alone.pooled_MD, rtol=0, atol=1e-5)  # batches are others
+        torch.testing.assert_close(each.summary_MD, alone.summary_MD, rtol=0, atol=1e-5)
+    assert len(list((cache_dir() / "unprompted").glob("*"))) == 2

@@ -1,6 +1,5 @@
 """What the machines of a run must have in common: the same software, and the output folder at the same place."""
 
-import functools
 import hashlib
 import platform
 import socket
@@ -18,7 +17,6 @@ SEEN_SECONDS = 10.0
 PACKAGES = ("torch", "transformers", "deepspeed")
 
 
-@functools.cache
 def software() -> dict[str, str]:
     """What computes here, by name; `code` tells versions of this project apart that have the same number."""
     packages = {name: package_version(name) or "not installed" for name in ("infoprompt", *PACKAGES)}

@@ -2,9 +2,10 @@
 
     python -m tests.proofs.killed_ranks > tests/proofs/killed_ranks.txt
 
-Two ranks on this machine, started by `infoprompt train --processes`, `deepspeed` and torchrun. SIGKILL comes from
-within, so that it hits the same instruction each time. The command must end with another code than 0 and leave no rank;
-with --resume auto it must then come, to the bit, to the losses and tensors of a run that was never killed.
+Two ranks on this machine, started by `infoprompt train --processes`, `deepspeed`, torchrun and a sweep on Ray. SIGKILL
+comes from within, so that it hits the same instruction each time. The command must end with another code than 0 and
+leave no rank; with --resume auto it must then come, to the bit, to the losses and tensors of a run that was never
+killed. A sweep must go on by itself.
 
 Exits with 1 where one did not.
 """
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from infoprompt.config import dump_config, load_config, override_config
 from launcher.processes import held_port
 from tests.proofs.fault_sweep import write_sweep
 
@@ -27,7 +29,7 @@ SECONDS = 240.0
 """For a command to end; plenty, as a busy machine starts processes slowly."""
 SHORT = "optim.max_steps=12 evaluation.every_steps=3 checkpoint.every_steps=3 tracking.enabled=false".split()
 ENGINE = "engine.kind=plain engine.timeout_seconds=20".split()
-LAUNCHERS = ("processes", "deepspeed", "torchrun")
+LAUNCHERS = ("processes", "deepspeed", "torchrun", "Ray")
 MOMENTS = {
     # which rank, what it calls, and how often it does so before it is killed
     "update": (1, "infoprompt.engine.plain_engine", "PlainEngine.step", 7),
@@ -35,30 +37,48 @@ MOMENTS = {
     "evaluation": (1, "infoprompt.setup", "Setup.evaluate", 1),
 }
 
-# Python runs it at its start, in the ranks too.
+# Python runs it at its start, in the ranks too. Ray tells a worker its rank later, so that is asked when it matters.
 KILLER = """
-import os
-if os.environ.get("RANK") == os.environ.get("KILLED_RANK", "none"):
-    import functools, importlib, signal
-    module, path, calls = (os.environ[name] for name in ("KILLED_MODULE", "KILLED_CALL", "KILLED_AFTER"))
-    *owners, name = path.split(".")
-    owner = functools.reduce(getattr, owners, importlib.import_module(module))
-    call, left = getattr(owner, name), [int(calls)]
+import functools, importlib.util, os, signal, sys
+
+
+def patch(module):
+    *owners, name = os.environ["KILLED_CALL"].split(".")
+    owner = functools.reduce(getattr, owners, module)
+    call, left = getattr(owner, name), [int(os.environ["KILLED_AFTER"])]
 
     @functools.wraps(call)
     def last(*arguments, **named):
-        left[0] -= 1
-        if left[0] < 0:
+        left[0] -= os.environ.get("RANK") == os.environ["KILLED_RANK"]
+        if left[0] < 0 and not os.path.exists(os.environ["KILLED_ONCE"]):
+            open(os.environ["KILLED_ONCE"], "x").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments, **named)
 
     setattr(owner, name, last)
+
+
+class Killer:
+    def find_spec(self, name, path, target=None):
+        if name != os.environ.get("KILLED_MODULE"):
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), patch(module))
+        return spec
+
+
+sys.meta_path.insert(0, Killer())
 """
 
 
 def prepare(folder: Path) -> None:
     """The task, what kills, and the run that was never killed."""
     write_sweep(folder)
+    base = override_config(load_config(folder / "base.yaml"), [*SHORT, *ENGINE])
+    (folder / "short.yaml").write_text(dump_config(base))
+    (folder / "one.yaml").write_text("{base: short.yaml, space: {seed: {grid: [0]}}, workers_per_trial: 2}")
     (folder / "killer").mkdir()
     (folder / "killer/sitecustomize.py").write_text(KILLER)
     code, said = start(folder, "processes", "whole")
@@ -75,21 +95,16 @@ def start(folder: Path, launcher: str, out: str, *options: str, moment: str | No
         "KILLED_MODULE": module,
         "KILLED_CALL": call,
         "KILLED_AFTER": str(calls),
+        "KILLED_ONCE": str(folder / f"{out}.killed"),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DS_ACCELERATOR": "cpu",
         "INFOPROMPT_CACHE": str(folder / "cache"),
     }
     with held_port() as port, (folder / f"{out}.log").open("w+") as log:
-        command = [
-            *_command(launcher, port),
-            "base.yaml",
-            "--quiet",
-            *options,
-            *SHORT,
-            *ENGINE,
-            f"run.output_dir={out}",
-        ]
+        run = ["base.yaml", *SHORT, *ENGINE, f"run.output_dir={out}"]
+        given = [f"output_dir={out}"] if launcher == "Ray" else run
+        command = [*_command(launcher, port), "--quiet", *options, *given]
         process = subprocess.Popen(command, cwd=folder, env=os.environ | variables, stdout=log, stderr=log)
         try:
             code = process.wait(timeout=SECONDS)
@@ -104,6 +119,7 @@ def _command(launcher: str, port: int) -> list[str]:
     script, python = str(REPOSITORY / "launcher/train.py"), sys.executable
     return {
         "processes": [python, "-c", "from launcher.cli import main; main()", "train", "--processes=2"],
+        "Ray": [python, str(REPOSITORY / "launcher/sweep.py"), "one.yaml"],
         "deepspeed": [python, "-m", "deepspeed.launcher.runner", "--num_gpus=2", f"--master_port={port}", script],
         "torchrun": [python, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script],
     }[launcher]
@@ -124,18 +140,21 @@ def ranks_of(folder: Path) -> list[int]:
 def problems(folder: Path, launcher: str, moment: str) -> list[str]:
     """Kill a rank, and go on; what was other than it should be."""
     out = f"{launcher}-{moment}"
+    place = folder / out / ("trials/0000/seed_0" if launcher == "Ray" else "")
     code, said = start(folder, launcher, out, moment=moment)
-    found = [] if code else ["the command ended with 0"]
-    if (folder / out / "result.json").exists():
-        found.append("the run came to its end: nothing was killed")
+    found = [] if (folder / f"{out}.killed").exists() else ["nothing was killed"]
     time.sleep(1)
     if left := ranks_of(folder):
         found.append(f"processes are left: {left}")
-    code, again = start(folder, launcher, out, "--resume=auto")
+    if launcher == "Ray":  # it goes on by itself
+        again = ""
+    else:
+        found += [] if code else ["the command ended with 0"]
+        code, again = start(folder, launcher, out, "--resume=auto")
     if code:
         return [*found, f"it did not go on:\n{said}\n{again}"]
     for file in ("history.json", "artifact/prompt.safetensors"):
-        if (folder / "whole" / file).read_bytes() != (folder / out / file).read_bytes():
+        if (folder / "whole" / file).read_bytes() != (place / file).read_bytes():
             found.append(f"{file} differs")
     return found
 

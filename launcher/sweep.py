@@ -13,6 +13,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see launcher/train.py
 
+from infoprompt.config import ConfigError, RunConfig
+from infoprompt.data.places import given_sources, present
 from infoprompt.folder_lock import held, inside
 from launcher.exits import guarded
 from launcher.overrides import split_overrides
@@ -37,7 +39,7 @@ def start_sweep(
     """Run a sweep file on Ray and show what came out.
 
     Raises:
-        ConfigError: see `load_sweep`, `concurrent_trials` and `earlier_trials`.
+        ConfigError: see `load_sweep`, `check_sent`, `concurrent_trials` and `earlier_trials`.
         SweepFailed: no trial finished.
     """
     screen = console(json_output)
@@ -47,6 +49,8 @@ def start_sweep(
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
         screen.print(f"what this job writes goes to {home} (INFOPROMPT_HOME)")
     sweep = load_sweep(path, overrides, home)
+    if home:
+        check_sent(sweep.first, Path.cwd())
     prepare_environment(sweep.settings.workers_per_trial)
     configure_logging(quiet=False, debug=debug)
     from launcher.sweeps.outcome import report_sweep
@@ -77,6 +81,18 @@ def job_home() -> Path | None:
     home = Path(os.environ.get("INFOPROMPT_HOME") or Path.home() / "infoprompt").absolute()
     home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+def check_sent(config: RunConfig, folder: Path) -> None:
+    """Raise ConfigError where the copy of a working directory that a job was given lacks a file of data."""
+    for name in ("train", "validation", "test", "unlabelled"):
+        for source in given_sources(getattr(config.data, name) or []):
+            if not present(source) and Path(source).is_relative_to(folder):
+                raise ConfigError(
+                    f"data.{name} is {Path(source).relative_to(folder)}, which is not in the copy of the working "
+                    "directory that this job was given. `ray job submit` sends nothing that .gitignore or .rayignore "
+                    "names. Give the full path of a file in a folder that all machines share."
+                )
 
 
 @guarded

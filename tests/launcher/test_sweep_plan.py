@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infoprompt.config import ConfigError
-from launcher.sweep import job_home
+from infoprompt.config import ConfigError, build_config
+from launcher.sweep import check_sent, job_home
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import SweepSettings, concurrent_trials, load_sweep
 
@@ -253,6 +253,17 @@ def test_a_job_of_ray_writes_to_a_folder_that_lasts(tmp_path, monkeypatch):
     assert job_home() == tmp_path / "home"
     plan = load_sweep(CONFIGS / "sweeps/quickstart.yaml", [], job_home())
     assert plan.settings.output_dir == str(tmp_path / "home/runs/sweeps/quickstart")
+
+
+def test_a_file_that_a_job_was_not_sent_is_named_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.csv").touch()
+    given = {"train": "there.csv", "validation": "owner/name:split", "test": str(tmp_path.parent / "elsewhere.csv")}
+    check_sent(build_config({"data": given}), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"data\.test is data/rows\.csv, which is not in the copy .* \.rayignore names"
+    ):
+        check_sent(build_config({"data": {**given, "test": ["there.csv", "data/rows.csv"]}}), tmp_path)
 
 
 def test_ten_thousand_trials_are_checked_in_ten_seconds_of_computing(file):

@@ -120,8 +120,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _lora_is_whole(self) -> "RunConfig":
-        if self.backbone.lora_rank is not None and self.engine.kind == "deepspeed" and self.engine.zero_stage == 3:
+    def _what_is_parted_is_plain(self) -> "RunConfig":
+        if self.engine.kind != "deepspeed" or self.engine.zero_stage < 3:
+            return self
+        if self.backbone.quantization != "none":
+            raise ValueError(
+                f"backbone.quantization is {self.backbone.quantization}, but engine.zero_stage is 3, which parts plain "
+                "weights alone. Use engine.zero_stage=2 or less, or backbone.quantization=none."
+            )
+        if self.backbone.lora_rank is not None:
             raise ValueError(
                 f"backbone.lora_rank is {self.backbone.lora_rank}, but engine.zero_stage is 3, which loads the "
                 "backbone in parts that LoRA cannot change. Use engine.zero_stage=2 or less."

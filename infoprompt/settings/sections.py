@@ -39,6 +39,10 @@ class BackboneSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the frozen weights; what is trained is always float32."""
 
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Form of the matrices of frozen linear layers: 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes, which
+    `infoprompt[quantization]` installs. Steps take longer, and scores differ a little."""
+
     max_length: PositiveInt | None = None
     """Tokens per example, prompt included; the model's own limit if not given."""
 
@@ -80,6 +84,15 @@ class BackboneSettings(Settings):
         if self.lora_rank is not None:
             return f"backbone.lora_rank is {self.lora_rank}"
         return None if self.frozen else "backbone.frozen is false"
+
+    @model_validator(mode="after")
+    def _quantized_is_frozen(self) -> "BackboneSettings":
+        if self.quantization != "none" and self.trained_by is not None:
+            raise ValueError(
+                f"backbone.quantization is {self.quantization}, but {self.trained_by}, and a quantised backbone stays "
+                "as it is. Set one of them back."
+            )
+        return self
 
     @model_validator(mode="after")
     def _lora_fits(self) -> "BackboneSettings":

@@ -6,6 +6,7 @@ from torch import nn
 
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import PERSISTENCE_NUMEL, PREFETCH_NUMEL, REDUCE_BUCKET_NUMEL
+from infoprompt.model.backbone.quantized import BYTES_PER_WEIGHT
 from infoprompt.model.member import Member
 from launcher.plan.passes import Passes
 
@@ -21,7 +22,7 @@ class Memory:
     weights: int
     """Of the backbone."""
     gathered: int
-    """Weights of other ranks while they are used (ZeRO stage 3)."""
+    """Weights of other ranks while they are used (ZeRO stage 3); of quantised ones a matrix that is unpacked."""
     trained: int
     gradients: int
     moments: int
@@ -74,6 +75,8 @@ def rank_memory(
     backbone = [parameter for parameter in member.backbone.parameters() if not parameter.requires_grad]
     trained = [parameter for parameter in member.parameters() if parameter.requires_grad]
     in_parts = [parameter for parameter in member.backbone.parameters() if stage == 3]
+    quantization = config.backbone.quantization
+    packed = _matrices(member) if quantization != "none" else []
     numel = _numel(trained)
     whole = _numel(trained) - (_numel(in_parts) if not config.backbone.frozen else 0)
     shared = numel - whole
@@ -82,8 +85,8 @@ def rank_memory(
     gradients = FLOAT32 * numel if stage < 2 else FLOAT32 * numel // ranks + _bucket(numel)
     return Memory(
         base=base,
-        weights=_weights(backbone, stage, ranks),
-        gathered=_gathered(member, ranks) if stage == 3 else 0,
+        weights=_weights(backbone, stage, ranks) - sum(_saved(layer, quantization) for layer in packed),
+        gathered=_gathered(member, ranks) if stage == 3 else max((layer.nbytes for layer in packed), default=0),
         trained=FLOAT32 * (whole + shared // ranks),
         gradients=gradients,
         moments=FLOAT32 * (2 + bool(stage)) * numel // share,
@@ -110,6 +113,17 @@ def _weights(parameters: list[nn.Parameter], stage: int, ranks: int) -> int:
         parameter.nbytes // (ranks if stage == 3 and parameter.numel() > PERSISTENCE_NUMEL else 1)
         for parameter in parameters
     )
+
+
+def _matrices(member: Member) -> list[nn.Parameter]:
+    """Of the backbone's linear layers, but the output of a language-model head, which no library packs."""
+    output = member.backbone.model.get_output_embeddings()
+    layers = [module for module in member.backbone.model.modules() if isinstance(module, nn.Linear)]
+    return [layer.weight for layer in layers if layer is not output]
+
+
+def _saved(weight: nn.Parameter, quantization: str) -> int:
+    return weight.nbytes - int(weight.numel() * BYTES_PER_WEIGHT[quantization])
 
 
 def _gathered(member: Member, ranks: int) -> int:

@@ -11,7 +11,7 @@ from launcher.plan.plan import Plan
 _PARTS = {
     "base": "process before the model",
     "weights": "frozen weights",
-    "gathered": "weights of other ranks in use",
+    "gathered": "weights made whole for use",
     "trained": "trained parameters",
     "gradients": "gradients",
     "moments": "AdamW",

@@ -32,6 +32,7 @@ from infoprompt.model.backbone.in_parts import (
     weight_files,
 )
 from infoprompt.model.backbone.lora import with_lora
+from infoprompt.model.backbone.quantized import keep_one_packing, loading_arguments
 
 __all__ = ["FAMILIES", "Backbone", "Gather", "check_family", "load_backbone", "whole"]
 
@@ -91,7 +92,9 @@ def load_backbone(
         ) from error
     _give_padding(tokenizer, model, settings.name)
     _check_complete(settings.name, model, sorted(report["missing_keys"]), lm_head)
-    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if settings.quantization != "none":
+        keep_one_packing(model)  # it was loaded to its device
+    elif not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         model.to(device)
     _check_against_files(model, settings.name, weights)
     if family.kind == "encoder-decoder" and not lm_head:
@@ -167,6 +170,7 @@ def _load(
         revision=settings.revision,
         output_loading_info=True,
         **arguments,
+        **loading_arguments(settings, device),
     )
     partitions = PARTITIONS.get()
     if partitions is None:

@@ -72,11 +72,8 @@ def rank_memory(
         on_cpu: whether tensors lie there too.
     """
     stage = config.engine.zero_stage if config.engine.kind == "deepspeed" else 0
-    backbone = [parameter for parameter in member.backbone.parameters() if not parameter.requires_grad]
     trained = [parameter for parameter in member.parameters() if parameter.requires_grad]
     in_parts = [parameter for parameter in member.backbone.parameters() if stage == 3]
-    quantization = config.backbone.quantization
-    packed = _matrices(member) if quantization != "none" else []
     numel = _numel(trained)
     whole = _numel(trained) - (_numel(in_parts) if not config.backbone.frozen else 0)
     shared = numel - whole
@@ -85,8 +82,8 @@ def rank_memory(
     gradients = FLOAT32 * numel if stage < 2 else FLOAT32 * numel // ranks + _bucket(numel)
     return Memory(
         base=base,
-        weights=_weights(backbone, stage, ranks) - sum(_saved(layer, quantization) for layer in packed),
-        gathered=_gathered(member, ranks) if stage == 3 else max((layer.nbytes for layer in packed), default=0),
+        weights=weight_bytes(config, member, ranks if stage == 3 else 1),
+        gathered=_gathered(member, ranks) if stage == 3 else max(map(_nbytes, _packed(config, member)), default=0),
         trained=FLOAT32 * (whole + shared // ranks),
         gradients=gradients,
         moments=FLOAT32 * (2 + bool(stage)) * numel // share,
@@ -107,23 +104,26 @@ def _bucket(numel: int) -> int:
     return FLOAT32 * min(numel, REDUCE_BUCKET_NUMEL)
 
 
-def _weights(parameters: list[nn.Parameter], stage: int, ranks: int) -> int:
-    """Whole; under stage 3 a share of each but the small ones."""
-    return sum(
-        parameter.nbytes // (ranks if stage == 3 and parameter.numel() > PERSISTENCE_NUMEL else 1)
-        for parameter in parameters
-    )
+def weight_bytes(config: RunConfig, member: Member, parts: int) -> int:
+    """Of the frozen backbone: whole in one part; of several, a share of each weight but the small ones."""
+    frozen = [parameter for parameter in member.backbone.parameters() if not parameter.requires_grad]
+    whole = sum(weight.nbytes // (parts if weight.numel() > PERSISTENCE_NUMEL else 1) for weight in frozen)
+    packed = _packed(config, member)
+    size = BYTES_PER_WEIGHT.get(config.backbone.quantization, 0)
+    return whole - sum(map(_nbytes, packed)) + int(size * _numel(packed))
 
 
-def _matrices(member: Member) -> list[nn.Parameter]:
-    """Of the backbone's linear layers, but the output of a language-model head, which no library packs."""
-    output = member.backbone.model.get_output_embeddings()
-    layers = [module for module in member.backbone.model.modules() if isinstance(module, nn.Linear)]
-    return [layer.weight for layer in layers if layer is not output]
+def _packed(config: RunConfig, member: Member) -> list[nn.Parameter]:
+    """Matrices of the linear layers that are quantised: all but the output of a language-model head."""
+    if config.backbone.quantization == "none":
+        return []
+    model = member.backbone.model
+    output = model.get_output_embeddings()
+    return [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not output]
 
 
-def _saved(weight: nn.Parameter, quantization: str) -> int:
-    return weight.nbytes - int(weight.numel() * BYTES_PER_WEIGHT[quantization])
+def _nbytes(parameter: nn.Parameter) -> int:
+    return parameter.nbytes
 
 
 def _gathered(member: Member, ranks: int) -> int:

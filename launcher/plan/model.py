@@ -1,13 +1,17 @@
 """A run's model without its weights: tensors that have a shape, a number format and a device, and no values."""
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from infoprompt.config import BackboneSettings, ConfigError, RunConfig
 from infoprompt.data.task import Task
@@ -19,15 +23,27 @@ from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
 from infoprompt.model.prompts.start import Vocabulary
 
+log = logging.getLogger(__name__)
+
+SHAPES = Path(__file__).parent / "shapes"
+"""`config.json` of the models of configs/backbones, by hub name: only what tells their shape."""
+
 
 def read_model_config(config: RunConfig) -> PretrainedConfig:
-    """The `config.json` of the backbone; raises ConfigError where there is none or its family cannot do the run."""
+    """The `config.json` of the backbone, or its published shape where it cannot be read.
+
+    Raises:
+        ConfigError: there is neither, or its family cannot do the run.
+    """
     settings = config.backbone
     try:
         found = AutoConfig.from_pretrained(
             backbone_source(settings.name), revision=settings.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
+        if (published := SHAPES / f"{settings.name.replace('/', '--')}.json").is_file():
+            log.warning("%s: its config.json cannot be read; its published shape is taken.", settings.name)
+            return AutoConfig.for_model(**json.loads(published.read_text(encoding="utf-8")))
         raise ConfigError(
             f"backbone.name is {settings.name!r}, whose config.json cannot be read: {str(error).splitlines()[0]:.200} "
             "Give a folder that has one, a hub name that can be reached, or minilm."
@@ -47,7 +63,7 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: b
     settings, lm_head = config.backbone, head_kind(config.head.kind).lm_head
     family = check_config(settings.name, found, frozenset())
     auto = WITH_HEAD[family.kind] if lm_head else AutoModel
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
         model: Any = auto.from_config(
             found,
             dtype=settings.dtype,
@@ -129,7 +145,7 @@ class Words:
 
     def get_vocab(self) -> dict[str, int]:
         """As many words as a prompt can start from."""
-        return {f"word{'abcdefghij'[number % 10] * (number // 10 + 1)}": number for number in range(1000)}
+        return {f"▁word{'abcdefghij'[number % 10] * (number // 10 + 1)}": number for number in range(1000)}
 
     def _id(self, word: str) -> int:
         return self._ids.setdefault(word, len(self._ids) % 1000)

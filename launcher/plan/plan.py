@@ -42,6 +42,9 @@ class Plan:
     memory: Memory
     runs_that_fit: int
     step_seconds: float
+    """Without what ranks send each other."""
+    fetched_bytes: int
+    """Weights of other ranks that come to a rank an update (ZeRO stage 3)."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; bytes of the peak and trained parameters in all beside their parts."""
@@ -90,6 +93,7 @@ def make_plan(config: RunConfig, device_name: str | None, ranks: int) -> Plan:
         memory=memory,
         runs_that_fit=memory.fitting(device.memory_bytes),
         step_seconds=step_seconds(config, passes, device),
+        fetched_bytes=_fetched_bytes(config, member, batches, ranks),
     )
 
 
@@ -107,6 +111,15 @@ def process_bytes(config: RunConfig) -> int:
     for module in modules:
         importlib.import_module(module)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _fetched_bytes(config: RunConfig, member: Member, batches: Batches, ranks: int) -> int:
+    """The parts of all others for forward, for backward and, where inner states are computed anew, once more."""
+    if config.engine.kind != "deepspeed" or config.engine.zero_stage < 3:
+        return 0
+    whole = sum(parameter.nbytes for parameter in member.backbone.parameters())
+    passes = (2 + config.backbone.gradient_checkpointing) * batches.accumulation
+    return passes * whole * (ranks - 1) // ranks
 
 
 def _kept_bytes(member: Member, batches: Batches) -> int:

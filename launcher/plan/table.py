@@ -42,6 +42,7 @@ def assumptions(plan: Plan) -> str:
         "Time is an estimate. Each operation is bound by arithmetic, by memory or by its start: "
         f"{device.compute_share:.0%} of {rates}, {device.bandwidth_share:.0%} of "
         f"{device.bytes_per_second / 1e9:,.0f} GB/s, {device.start_seconds * 1e6:.1f} us ({device.source})."
+        + (" What ranks send each other is left out of it." if plan.ranks > 1 else "")
     )
 
 
@@ -63,6 +64,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     for name, words in _PARTS.items():
         if size := getattr(plan.memory, name):
             yield f"  {words}", shown_bytes(size)
+    if plan.fetched_bytes:
+        yield f"weights fetched from other ranks an update{each}", shown_bytes(plan.fetched_bytes)
     yield f"runs beside each other on {shown_bytes(plan.device.memory_bytes)}", f"{plan.runs_that_fit:,}"
     yield f"time of an update on {plan.device.name}", f"{plan.step_seconds * 1000:,.3g} ms"
 

@@ -15,6 +15,7 @@ from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind
 from launcher.plan.devices import find_device
 from launcher.plan.heap import Heap
+from launcher.plan.memory import weight_bytes
 from launcher.plan.model import parameters, read_model_config, weightless_backbone, weightless_member
 from launcher.plan.rows import read_rows
 
@@ -106,3 +107,34 @@ def test_a_freed_block_leaves_a_hole_too_small_for_its_own_size():
 def test_an_unknown_device_is_refused_by_name():
     with pytest.raises(ConfigError, match="cpu, h200, h100, a100, l4"):
         find_device("abacus")
+
+
+# Parameters without the language-model head, as the hub's safetensors tell them.
+PUBLISHED = {
+    "roberta_large": 354_310_144,
+    "deberta_v3_large": 434_012_160,
+    "modernbert_large": 394_781_696,
+    "t5_11b": 4_864_791_552,  # of the encoder
+    "llama_3_1_8b": 8_030_261_248 - 128_256 * 4096,
+    "qwen3_32b": 32_762_123_264 - 151_936 * 5120,
+    "llama_3_1_70b": 70_553_706_496 - 128_256 * 8192,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_large_backbones_are_planned_by_their_published_shape_where_no_hub_is(name):
+    config = load_config(ROOT / "configs" / "backbones" / f"{name}.yaml")
+    backbone = weightless_backbone(config, read_model_config(config), on_cpu=False)
+    assert parameters(backbone.body) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_quantised_weights_take_what_is_planned(form, task):
+    config = load_config(
+        ROOT / "configs" / "recipes" / "head_only.yaml",
+        [*ROWS.split(), f"backbone.quantization={form}", "backbone.dtype=bfloat16"],
+    )
+    member = weightless_member(config, weightless_backbone(config, read_model_config(config), on_cpu=True), task)
+    loaded = load_backbone(config.backbone)
+    found = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    assert found == pytest.approx(weight_bytes(config, member, parts=1), rel=0.01)  # but for scales

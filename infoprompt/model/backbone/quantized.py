@@ -3,9 +3,10 @@
 A pass unpacks one layer's matrix at a time, and backward does so again: it keeps the packed form alone. Embeddings,
 norms and the output of a language-model head stay in the backbone's number format.
 
-Source: LLM.int8, Dettmers et al. 2022, arXiv:2208.07339 (rows of weights and of states in 8 bits; columns of states
-with outliers apart, so that an example's numbers depend a little on its batch);
-NF4 with quantised scales, Dettmers et al. 2023, arXiv:2305.14314.
+LLM.int8 takes rows of weights and of states in 8 bits, and columns of states with outliers apart. So an example's
+numbers depend a little on its batch. NF4's scales are quantised too.
+
+Sources: Dettmers et al. 2022, arXiv:2208.07339, and 2023, arXiv:2305.14314.
 """
 
 import logging

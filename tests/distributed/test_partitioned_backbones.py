@@ -63,13 +63,13 @@ def batch_of(seed: int) -> Batch:
     return Batch(ids, slots, real, positions, torch.zeros_like(ids), none, none + seed, none)
 
 
-def curve(folder: str, kind: str, stage: int) -> tuple[list[float], Tensor, str, int]:
+def curve(folder: str, kind: str, stage: int, **engine: Any) -> tuple[list[float], Tensor, str, int]:
     config = build_config(
         {
             "backbone": {"name": folder, "gradient_checkpointing": True},
             "data": {"batch_size": 4, "micro_batch_size": 2},
             "optim": {"lr": 0.05},
-            "engine": {"kind": kind, "zero_stage": stage, "device": "cpu", "timeout_seconds": 120},
+            "engine": {"kind": kind, "zero_stage": stage, "device": "cpu", "timeout_seconds": 120, **engine},
         }
     )
     ranks: Ranks = start_ranks(config.engine)
@@ -112,3 +112,20 @@ def test_a_backbone_in_parts_gives_what_a_whole_one_gives(run_distributed, tiny_
             torch.testing.assert_close(
                 same_losses, losses, **CLOSE, msg=lambda text, family=family: f"{family}: {text}"
             )
+
+
+def run_offloaded(folder: str, engine: dict[str, Any]) -> tuple[list[float], Tensor, str, int]:
+    deepspeed_config.PERSISTENCE_NUMEL = 0
+    return curve(folder, "deepspeed", 3, **engine)
+
+
+@pytest.mark.parametrize("place", ["cpu", "nvme"])
+def test_parts_that_are_offloaded_give_the_same(run_distributed, tiny_backbones, tmp_path, place):
+    folder = tiny_backbones["bert"]
+    engine = {"offload": place, "offload_folder": str(tmp_path) if place == "nvme" else None}
+    plain = run_distributed(__file__, "run_offloaded", folder, {})
+    offloaded = run_distributed(__file__, "run_offloaded", folder, engine)
+    for (losses, table, fingerprint, _), (same_losses, same_table, same_fingerprint, _) in zip(plain, offloaded, strict=True):
+        assert same_losses == losses
+        assert torch.equal(same_table, table)
+        assert same_fingerprint == fingerprint

@@ -19,6 +19,7 @@ from torch import Tensor
 from infoprompt.checkpoint import MANIFEST, check_manifest, write_manifest
 from infoprompt.config import RunConfig, build_config, is_data_file, saved_values
 from infoprompt.data.task import Task
+from infoprompt.embedded import published_name
 from infoprompt.example import example_code
 from infoprompt.files import heal, read_object, whole_folder
 from infoprompt.metrics import METRICS
@@ -235,7 +236,7 @@ def _model_card(card: Mapping[str, Any]) -> str:
     vectors = "" if config["prompt"]["kind"] == "none" else f", {config['prompt']['length']} vectors"
     backbone = card["backbone"]
     name = Path(backbone["name"]).name if Path(backbone["name"]).is_absolute() else backbone["name"]
-    base = "sentence-transformers/all-MiniLM-L6-v2" if name == "minilm" else name
+    base = published_name(name)
     return f"""---
 library_name: infoprompt
 base_model: {base}

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from infoprompt.credentials import without_credentials
+from infoprompt.embedded import EMBEDDED
 from infoprompt.nested import copy_nested, flat_nested, get_nested
 from infoprompt.presets import PRESETS
 from infoprompt.setting_errors import explain, shown_value
@@ -257,7 +258,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     predictions = config.evaluation.predictions
     given = {} if predictions is None else {"predictions": _absolute(predictions)}
     backbone = config.backbone.name
-    local = {"name": str(Path(backbone).absolute())} if backbone != "minilm" and os.path.isdir(backbone) else {}
+    local = {"name": str(Path(backbone).absolute())} if backbone not in EMBEDDED and os.path.isdir(backbone) else {}
     uri = config.tracking.uri
     if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"

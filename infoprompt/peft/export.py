@@ -22,6 +22,7 @@ from torch import Tensor
 from infoprompt.artifact import Artifact
 from infoprompt.artifact_files import own_folder, shared_values
 from infoprompt.config import ConfigError
+from infoprompt.embedded import published_name
 from infoprompt.folder_lock import beside, held
 from infoprompt.model.member import Member
 from infoprompt.model.prompts.prefix import PrefixPrompt
@@ -127,7 +128,7 @@ def _adapter_config(artifact: Artifact, host: Host, num_vectors: int) -> dict[st
     backbone, card = artifact.model.backbone, artifact.card["backbone"]
     prefix = isinstance(artifact.model.prompt, PrefixPrompt)
     own = {"prefix_projection": False} if prefix else {"prompt_tuning_init": "RANDOM"}
-    base = "sentence-transformers/all-MiniLM-L6-v2" if card["name"] == "minilm" else card["name"]
+    base = published_name(card["name"])
     return {
         "peft_type": "PREFIX_TUNING" if prefix else "PROMPT_TUNING",
         "task_type": host.task_type,

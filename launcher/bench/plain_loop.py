@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.encoded import EncodedText
-from infoprompt.model.backbone.load import backbone_source
+from infoprompt.embedded import backbone_source
 from launcher.bench.ours import LEARNING_RATE, Wanted
 
 MAX_GRAD_NORM = 1.0

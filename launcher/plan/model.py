@@ -15,8 +15,9 @@ from transformers.initialization import no_init_weights
 
 from infoprompt.config import BackboneSettings, ConfigError, RunConfig
 from infoprompt.data.task import Task
+from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.backbone.load import WITH_HEAD, attention_form, backbone_source, check_config
+from infoprompt.model.backbone.load import WITH_HEAD, attention_form, check_config
 from infoprompt.model.backbone.lora import with_lora
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import head_kind

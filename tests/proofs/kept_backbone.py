@@ -20,14 +20,14 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from infoprompt.config import build_config
+from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone import cache
-from infoprompt.model.backbone.load import EMBEDDED, backbone_source
 from infoprompt.train import run
 
 
 def make_backbone(folder: Path, layers: int) -> None:
     """A large model of random weights with MiniLM's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(backbone_source(EMBEDDED))
+    tokenizer = AutoTokenizer.from_pretrained(backbone_source("minilm"))
     size = {"hidden_size": 1024, "num_hidden_layers": layers, "num_attention_heads": 16, "intermediate_size": 4096}
     model = BertModel(BertConfig(vocab_size=len(tokenizer), **size), add_pooling_layer=False)
     model.to(torch.bfloat16).save_pretrained(folder)

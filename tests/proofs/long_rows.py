@@ -26,7 +26,7 @@ from infoprompt.config import compose_config, read_settings
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits
 from infoprompt.data.task import Task
-from infoprompt.model.backbone.load import EMBEDDED, backbone_source
+from infoprompt.embedded import backbone_source
 from launcher.bench.ours import Training
 from tests.proofs.zero3_memory import _status
 
@@ -43,7 +43,7 @@ METHODS = ("prompt_tuning", "prefix")
 def make_backbone(folder: Path, layers: int, length: int) -> None:
     """A model of MiniLM's shape with random weights."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(backbone_source(EMBEDDED), model_max_length=length)
+    tokenizer = AutoTokenizer.from_pretrained(backbone_source("minilm"), model_max_length=length)
     size = {"hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": HEADS, "intermediate_size": 1536}
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=length, **size)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)

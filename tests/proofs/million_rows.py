@@ -31,7 +31,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from infoprompt.config import compose_config, read_settings
-from infoprompt.model.backbone.load import EMBEDDED, backbone_source
+from infoprompt.embedded import backbone_source
 from infoprompt.train import run
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def write_rows(path: Path, rows: int, classes: int, seed: int) -> None:
 def make_backbone(folder: Path) -> None:
     """A small model of random weights."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(backbone_source(EMBEDDED))
+    tokenizer = AutoTokenizer.from_pretrained(backbone_source("minilm"))
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     BertModel(BertConfig(vocab_size=len(tokenizer), **size), add_pooling_layer=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

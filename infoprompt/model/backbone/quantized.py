@@ -18,7 +18,7 @@ from torch import nn
 from infoprompt.config import BackboneSettings, ConfigError
 
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
-"""Of a linear layer's matrix, without int8's scale of each row; of nf4 with a scale for 64 weights, itself in 8 bits."""
+"""Of a matrix, without int8's scale of each row; of nf4 with a scale for 64 weights, itself in 8 bits."""
 
 
 def loading_arguments(settings: BackboneSettings, device: torch.device | str) -> dict[str, Any]:
@@ -54,4 +54,4 @@ def keep_one_packing(model: nn.Module) -> None:
     """Have no layer repack its weights for inference on some processors, of which backward knows nothing."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -86,8 +86,8 @@ def _parts(rows: EncodedDataset, infer: Callable[[Batch], Encoding], ranks: Rank
     for batch in track(batches, num_batches_left, "states of the plain texts, batches"):
         encoding = infer(replace(batch, unprompted=True))
         assert encoding.summary_BD is not None
-        # both entities' states are twice as wide as the first token's; a view would hold those of all positions
-        states = encoding.summary_BD.float().cpu().clone(), encoding.pooled_BD.float().cpu().clone()
+        # both entities' states are twice as wide as the first token's
+        states = encoding.summary_BD.float().cpu(), encoding.pooled_BD.float().cpu()
         own.append((batch.row_B, *states))
         num_batches_left -= 1
         # the same on every rank, however many rows its last batch has

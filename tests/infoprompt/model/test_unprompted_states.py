@@ -279,25 +279,3 @@ def test_ranks_that_share_the_work_have_the_states_of_one(parts, most_bytes, mon
         torch.testing.assert_close(each.pooled_MD, alone.pooled_MD, rtol=0, atol=1e-5)  # batches are others
         torch.testing.assert_close(each.summary_MD, alone.summary_MD, rtol=0, atol=1e-5)
     assert len(list((cache_dir() / "unprompted").glob("*"))) == 2
-
-
-def test_what_is_held_of_a_batch_is_its_states_alone(parts):
-    model, rows = parts
-
-    class Watching(TwoRanks):
-        world_size = 1
-
-        def gather_objects(self, value):
-            for _, *states in value if isinstance(value, list) else []:
-                for states_BD in states:
-                    assert states_BD.untyped_storage().nbytes() == states_BD.nbytes
-                    held.append(states_BD)
-            return [value]
-
-    def infer(batch):
-        with torch.no_grad():
-            return model(batch)
-
-    held = []
-    with_unprompted_states(rows, infer, Watching(0, None, [None]), backbone_key="key", batch_size=2)
-    assert len(held) == 2 * 3

@@ -61,7 +61,7 @@ def deepspeed_config(config: RunConfig, world_size: int, device_type: Literal["c
         zero["stage3_param_persistence_threshold"] = PERSISTENCE_NUMEL
         zero["stage3_prefetch_bucket_size"] = PREFETCH_NUMEL
         if config.engine.offload != "none":
-            zero["offload_param"] = _offload(config, device_type)
+            zero["offload_param"] = {"device": config.engine.offload, "pin_memory": device_type == "cuda"}
     return {
         "train_batch_size": config.data.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size(config.data, world_size),
@@ -73,14 +73,6 @@ def deepspeed_config(config: RunConfig, world_size: int, device_type: Literal["c
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
     }
-
-
-def _offload(config: RunConfig, device_type: Literal["cpu", "cuda"]) -> dict[str, Any]:
-    settings = config.engine
-    place: dict[str, Any] = {"device": settings.offload, "pin_memory": device_type == "cuda"}
-    if settings.offload == "nvme":
-        place["nvme_path"] = settings.offload_folder
-    return place
 
 
 def loading_config(config: RunConfig, world_size: int, device_type: Literal["cpu", "cuda"]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Weights in parts (ZeRO stage 3): how they come to be so, and how they are whole for a while."""
 
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,7 +8,7 @@ import deepspeed
 import torch
 from torch import nn
 
-from infoprompt.config import ConfigError, RunConfig
+from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import loading_config
 from infoprompt.model.backbone.in_parts import PARTITIONS
 from infoprompt.ranks import Ranks
@@ -56,30 +54,11 @@ def partitioned_loading(config: RunConfig, ranks: Ranks) -> Iterator[None]:
     if config.engine.zero_stage < 3:
         yield
         return
-    _check_offload(config)
     token = PARTITIONS.set(DeepSpeedPartitions(config, ranks))
     try:
         yield
     finally:
         PARTITIONS.reset(token)
-
-
-def _check_offload(config: RunConfig) -> None:
-    folder = config.engine.offload_folder
-    if config.engine.offload != "nvme" or folder is None:
-        return
-    given = f"engine.offload is nvme and engine.offload_folder is {folder},"
-    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
-        raise ConfigError(
-            f"{given} which is no folder that can be written on {socket.gethostname()}. Make it on each machine."
-        )
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    if not AsyncIOBuilder().is_compatible(verbose=False):
-        raise ConfigError(
-            f"{given} but DeepSpeed cannot build its asynchronous reading and writing on {socket.gethostname()}. "
-            "Install libaio-dev there, or use engine.offload=cpu."
-        )
 
 
 def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:

@@ -215,12 +215,9 @@ class EngineSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage; 3 partitions the frozen backbone (safetensors), 1 and 2 save little for prompts."""
 
-    offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where the frozen backbone's parts lie between uses at stage 3: on the device, or in the computer's own memory,
-    or on a disk. Prompts and heads stay on the device."""
-
-    offload_folder: str | None = None
-    """Folder for `offload: nvme`, on a fast disk of each machine; it needs libaio."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the frozen backbone's parts lie between uses at stage 3: on the device, or in the computer's own memory.
+    Prompts and heads stay on the device."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""
@@ -234,11 +231,6 @@ class EngineSettings(Settings):
             raise ValueError(
                 f"engine.offload is {self.offload}, but engine.kind is {self.kind} and engine.zero_stage is "
                 f"{self.zero_stage}, and only what stage 3 has parted is offloaded. Set engine.zero_stage=3."
-            )
-        if (self.offload == "nvme") != (self.offload_folder is not None):
-            raise ValueError(
-                f"engine.offload is {self.offload}, but engine.offload_folder is {self.offload_folder}. The folder is "
-                "for nvme, which needs it: give both, or neither."
             )
         return self
 

@@ -44,7 +44,7 @@ def build_member(config: RunConfig, backbone: Backbone, task: Task, vocabulary: 
         ConfigError: two settings do not fit each other, this backbone or the task.
     """
     check_parts(config, backbone, task)
-    vocabulary = vocabulary or Vocabulary(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
+    vocabulary = vocabulary or Vocabulary(backbone, backbone.tokenizer, task.label_texts)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

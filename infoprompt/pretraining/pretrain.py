@@ -202,7 +202,7 @@ def _parts(config: RunConfig, splits: Splits, backbone: Backbone) -> tuple[_Part
 def _build(config: RunConfig, task: Task, backbone: Backbone) -> TableClassifier:
     """Started as the random table of kind ipt is with the same seed."""
     context = PromptContext(
-        Vocabulary(backbone.embedding_table(), backbone.tokenizer, task.label_texts),
+        Vocabulary(backbone, backbone.tokenizer, task.label_texts),
         backbone.hidden_size,
         backbone.num_layers,
         backbone.num_kv_heads,

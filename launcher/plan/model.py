@@ -93,9 +93,7 @@ def weightless_member(config: RunConfig, backbone: Backbone, task: Task) -> Memb
     """
     left_out = {name: None for name in ("table", "start_from") if getattr(config.prompt, name, None) is not None}
     config = config.model_copy(update={"prompt": config.prompt.model_copy(update=left_out)})
-    member = build_member(
-        config, backbone, task, _Shapes(backbone.embedding_table(), backbone.tokenizer, task.label_texts)
-    )
+    member = build_member(config, backbone, task, _Shapes(backbone, backbone.tokenizer, task.label_texts))
     if member.label_information is not None and member.label_information.target_C is None:
         member.label_information.estimate_target(torch.ones(task.num_classes) / task.num_classes)
     if member.start_anchor is not None:

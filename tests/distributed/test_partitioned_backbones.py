@@ -77,6 +77,8 @@ def curve(folder: str, kind: str, stage: int, **engine: Any) -> tuple[list[float
         backbone = load_backbone(config.backbone, ranks.device, gathered, lm_head=True)
     held = sum(parameter.numel() for parameter in backbone.parameters())
     table, fingerprint = backbone.embedding_table(), backbone.fingerprint()
+    ids = [5, 0, len(table) - 1, 5]
+    assert torch.equal(backbone.embedding_rows(ids), table[ids])
     engine = build_engine(SharedModel([EveryPlace(backbone)]), [config], ranks)
     losses = []
     for _ in range(3):

@@ -30,7 +30,7 @@ from infoprompt.model.backbone.hooks import (
     recompute_in_backward,
     starts_at,
 )
-from infoprompt.model.backbone.in_parts import numbers
+from infoprompt.model.backbone.in_parts import numbers, rows_of
 from infoprompt.model.backbone.last_layer import make_where_read
 from infoprompt.model.backbone.masks import attention_mask
 from infoprompt.model.backbone.packing import Packing
@@ -207,11 +207,19 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def embedding_table(self) -> Tensor:
         """A float32 copy of all word embeddings as `embed` gives them, [V, E], on the CPU; all ranks take part."""
+        weight = self._embedding().weight
+        with self.gather([weight]):
+            table_VE: Tensor = weight.detach().to("cpu", torch.float32, copy=True)
+        return table_VE * self._embedding_scale()
+
+    @torch.no_grad()
+    def embedding_rows(self, ids: Sequence[int]) -> Tensor:
+        """Rows of `embedding_table`, [P, E], without the others; all ranks ask for the same."""
+        return rows_of(self._embedding().weight, ids) * self._embedding_scale()
+
+    def _embedding_scale(self) -> Tensor:
         embedding = self._embedding()
-        scale = torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to("cpu", embedding.weight.dtype).float()
-        with self.gather([embedding.weight]):
-            table_VE: Tensor = embedding.weight.detach().to("cpu", torch.float32, copy=True)
-        return table_VE * scale
+        return torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to("cpu", embedding.weight.dtype).float()
 
     @torch.no_grad()
     def fingerprint(self) -> str:

@@ -19,11 +19,11 @@ class LabelWordsHead(Head):
     Source: the manual verbaliser of PET, Schick and Schuetze 2021.
     """
 
-    def __init__(self, token_ids: Sequence[Sequence[int]], table_VE: Tensor) -> None:
+    def __init__(self, token_ids: Sequence[Sequence[int]], vectors_CE: Tensor) -> None:
         super().__init__()
         self.flat_ids = [token for ids in token_ids for token in ids]
         self.sizes = [len(ids) for ids in token_ids]
-        self.register_buffer("vectors_CE", torch.stack([table_VE[list(ids)].mean(0) for ids in token_ids]), False)
+        self.register_buffer("vectors_CE", vectors_CE, False)
         self.vectors_CE: Tensor
 
     def forward(self, reading: Reading) -> Tensor:
@@ -41,7 +41,8 @@ class LabelWordsHead(Head):
 
 def _build(config: RunConfig, context: HeadContext) -> LabelWordsHead:
     vocabulary = context.vocabulary
-    return LabelWordsHead(label_token_ids(vocabulary.tokenizer, context.task.label_texts), vocabulary.table_VE)
+    ids = label_token_ids(vocabulary.tokenizer, context.task.label_texts)
+    return LabelWordsHead(ids, vocabulary.mean_embeddings(ids))
 
 
 KIND = HeadKind(

@@ -6,7 +6,6 @@ Shapes: B examples, C classes, D hidden width, E embedding width, L positions, V
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from infoprompt.config import RunConfig
@@ -24,10 +23,10 @@ class TextHead(Head):
 
     passes_itself: ClassVar[bool] = True
 
-    def __init__(self, token_ids: Sequence[Sequence[int]], table_VE: Tensor) -> None:
+    def __init__(self, token_ids: Sequence[Sequence[int]], vectors_CE: Tensor) -> None:
         super().__init__()
         self.token_ids = [list(ids) for ids in token_ids]
-        self.register_buffer("vectors_CE", torch.stack([table_VE[ids].mean(0) for ids in self.token_ids]), False)
+        self.register_buffer("vectors_CE", vectors_CE, False)
         self.vectors_CE: Tensor
 
     def score_pass(
@@ -44,7 +43,7 @@ class TextHead(Head):
 def _build(config: RunConfig, context: HeadContext) -> TextHead:
     vocabulary = context.vocabulary
     ids = label_token_ids(vocabulary.tokenizer, context.task.label_texts, end=True)
-    return TextHead(ids, vocabulary.table_VE)
+    return TextHead(ids, vocabulary.mean_embeddings(ids))
 
 
 KIND = HeadKind(_build, needs=frozenset({"label_texts"}), lm_head=True)

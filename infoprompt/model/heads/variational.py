@@ -45,19 +45,12 @@ class VariationalHead(Head):
         return weight_CD, self.vectors_CE @ (out.weight @ mean.bias + out.bias)
 
 
-@torch.no_grad()
-def random_class_vectors(num_classes: int, table_VE: Tensor, generator: torch.Generator) -> Tensor:
-    """Class vectors at the word embeddings' own mean and spread, [C, E]."""
-    draws_CE = torch.randn(num_classes, table_VE.shape[1], generator=generator)
-    return table_VE.mean(0) + draws_CE * table_VE.std(0)
-
-
 def _build(config: RunConfig, context: HeadContext) -> VariationalHead:
     vocabulary = context.vocabulary
     if config.head.from_labels:
         start_CE = torch.stack([vocabulary.mean_embedding(text) for text in vocabulary.label_texts])
     else:
-        start_CE = random_class_vectors(context.task.num_classes, vocabulary.table_VE, context.generator)
+        start_CE = vocabulary.random_embeddings(context.task.num_classes, context.generator)
     return VariationalHead(config.objective.latent_size, start_CE)
 
 

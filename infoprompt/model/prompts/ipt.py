@@ -73,7 +73,7 @@ def build(settings: IptSettings, context: PromptContext) -> TablePrompt:
     width = 2 * context.num_kv_heads * context.head_size if in_prefix else context.embedding_size
     encoder = build_encoder(settings.encoder, width, settings.length)
     if settings.table is not None:
-        shape = (len(context.vocabulary.table_VE), width)
+        shape = (context.vocabulary.table.num_embeddings, width)
         table_VW = load_table(settings, encoder, shape, context.vocabulary.tokenizer)
     else:
         table_VW = _start(settings, context, width)
@@ -82,11 +82,11 @@ def build(settings: IptSettings, context: PromptContext) -> TablePrompt:
 
 
 def _start(settings: IptSettings, context: PromptContext, width: int) -> Tensor:
-    table_VE = context.vocabulary.table_VE
+    table = context.vocabulary.table
     if settings.init == "random":
-        return torch.rand(len(table_VE), width, generator=context.generator) - 0.5
+        return torch.rand(table.num_embeddings, width, generator=context.generator) - 0.5
     if settings.init == "vocabulary" and settings.mode == "prompt":
-        return table_VE
+        return table.embedding_table()
     raise ConfigError(
         f"prompt.init is {settings.init} with prompt.mode {settings.mode}, but the table of kind ipt starts random "
         "(between -0.5 and 0.5, as published), or, in prompt mode, as a copy of the vocabulary. Use random."

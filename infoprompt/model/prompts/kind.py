@@ -88,7 +88,7 @@ class PromptContext:
     @property
     def embedding_size(self) -> int:
         """Width of the word embeddings."""
-        return self.vocabulary.table_VE.shape[1]
+        return self.vocabulary.table.embedding_size
 
 
 def all_slots(settings: PromptSettings) -> int:

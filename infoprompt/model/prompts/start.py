@@ -5,7 +5,8 @@ Shapes: P prompt vectors, E embedding width, V vocabulary, C classes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +15,29 @@ from infoprompt.config import ConfigError
 from infoprompt.settings.prompt import StartedPromptSettings
 
 
+class WordTable(Protocol):
+    """The backbone's word embeddings, float32, on the CPU."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """V."""
+
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+
+    def embedding_rows(self, ids: Sequence[int]) -> Tensor:
+        """Those of some tokens, [P, E]; where the table is in parts, all ranks ask for the same."""
+
+    def embedding_table(self) -> Tensor:
+        """A copy of all, [V, E], which is gigabytes for a large model."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The backbone's word embeddings, and what they stand for."""
 
-    table_VE: Tensor
+    table: WordTable
     tokenizer: Any
     label_texts: tuple[str, ...]
 
@@ -26,17 +45,21 @@ class Vocabulary:
         """Mean word embedding of a text's tokens, [E]."""
         return self.embeddings(self.token_ids(text)).mean(0)
 
+    def mean_embeddings(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Mean word embedding of each text's tokens, [C, E]."""
+        return torch.stack([self.embeddings(ids).mean(0) for ids in texts])
+
     def embeddings(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of tokens, [P, E]; raises ConfigError for a token behind the table's end."""
         last = max(ids, default=0)
-        if last >= len(self.table_VE):
+        if last >= self.table.num_embeddings:
             token = self.tokenizer.convert_ids_to_tokens(last)
             raise ConfigError(
                 f"The tokenizer has the token {token!r} with the id {last}, but the backbone has embeddings for "
-                f"{len(self.table_VE)} tokens only: it belongs to another model, or had tokens added. "
+                f"{self.table.num_embeddings} tokens only: it belongs to another model, or had tokens added. "
                 "Give the model the tokenizer that it was trained with."
             )
-        return self.table_VE[list(ids)]
+        return self.table.embedding_rows(ids)
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids without special tokens."""
@@ -51,16 +74,23 @@ class Vocabulary:
         return sorted(
             index
             for token, index in vocabulary.items()
-            if index < len(self.table_VE)
+            if index < self.table.num_embeddings
             and token.startswith(starts)
             and len(word := token.lstrip("Ġ▁")) >= 3
             and word.isalpha()
         )
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Standard deviation of the table's entries about their column means."""
-        return float((self.table_VE - self.table_VE.mean(0)).std())
+        table_VE = self.table.embedding_table()
+        return float((table_VE - table_VE.mean(0)).std())
+
+    def random_embeddings(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws at the table's own mean and spread, column by column, [P, E]."""
+        draws_PE = torch.randn(count, self.table.embedding_size, generator=generator)
+        table_VE = self.table.embedding_table()
+        return table_VE.mean(0) + draws_PE * table_VE.std(0)
 
 
 def start_vectors(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
@@ -73,19 +103,19 @@ def start_vectors(settings: StartedPromptSettings, vocabulary: Vocabulary, gener
 
 
 def _random(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
-    # Column by column at the table's own mean and spread: PEFT's N(0, 1) is some 45 times too large for most models.
-    draws_PE = torch.randn(settings.length, vocabulary.table_VE.shape[1], generator=generator)
-    return vocabulary.table_VE.mean(0) + draws_PE * vocabulary.table_VE.std(0)
+    # PEFT's N(0, 1) is some 45 times too large for most models.
+    return vocabulary.random_embeddings(settings.length, generator)
 
 
 def _vocabulary(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:
-    words = torch.tensor(vocabulary.whole_words())
+    words = vocabulary.whole_words()
     if len(words) < settings.length:
         raise ConfigError(
             f"prompt.init is vocabulary, but this tokenizer has {len(words)} whole words for prompt.length "
             f"{settings.length}. Use prompt.init=random."
         )
-    return vocabulary.table_VE[words[torch.randperm(len(words), generator=generator)[: settings.length]]]
+    order = torch.randperm(len(words), generator=generator)[: settings.length].tolist()
+    return vocabulary.embeddings([words[index] for index in order])
 
 
 def _text(settings: StartedPromptSettings, vocabulary: Vocabulary, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes: B examples, E embedding width, P prompt vectors.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -36,10 +36,31 @@ class Tokenizer:
         return {"##x": 4, **words}
 
 
+@dataclass(frozen=True)
+class HeldTable:
+    """A `WordTable`."""
+
+    table_VE: torch.Tensor
+
+    @property
+    def num_embeddings(self):
+        return len(self.table_VE)
+
+    @property
+    def embedding_size(self):
+        return self.table_VE.shape[1]
+
+    def embedding_rows(self, ids):
+        return self.table_VE[list(ids)]
+
+    def embedding_table(self):
+        return self.table_VE
+
+
 @pytest.fixture
 def context():
     torch.manual_seed(0)
-    vocabulary = Vocabulary(0.05 * torch.randn(VOCABULARY, WIDTH), Tokenizer(), ("good", "awful"))
+    vocabulary = Vocabulary(HeldTable(0.05 * torch.randn(VOCABULARY, WIDTH)), Tokenizer(), ("good", "awful"))
     return PromptContext(vocabulary, WIDTH, LAYERS, HEADS, HEAD_SIZE, "first", torch.Generator().manual_seed(0))
 
 
@@ -120,7 +141,7 @@ def test_the_same_seed_gives_the_same_start(kind, given, context, batch):
 
 @pytest.mark.parametrize("kind", ["static", "residual", "p_tuning", "instance"])
 def test_input_vectors_start_at_the_size_of_word_embeddings(kind, context, batch):
-    size = context.vocabulary.table_VE.norm(dim=1).mean()
+    size = context.vocabulary.table.table_VE.norm(dim=1).mean()
     vectors = build(kind, context)(batch).input_BPE
     assert 0.5 * size < vectors.norm(dim=2).mean() < 2.5 * size
 
@@ -187,10 +208,18 @@ def test_bad_settings_of_a_kind_are_refused_by_name(context):
         settings_of("lptt")
 
 
+def test_a_text_stands_for_the_mean_of_its_tokens_embeddings(context):
+    table = context.vocabulary.table.table_VE
+    found = context.vocabulary.mean_embeddings([[1, 3], [5]])
+    assert torch.equal(found, torch.stack([(table[1] + table[3]) / 2, table[5]]))
+
+
 def test_a_tokenizer_with_more_tokens_than_the_backbone_has_embeddings_is_refused_where_they_are_read(context):
     with pytest.raises(
         ConfigError, match=r"the token 'token55' with the id 55, but the backbone has embeddings for 40"
     ):
         build("static", context, init="text", text=50 * "w")
-    small = replace(context, vocabulary=replace(context.vocabulary, table_VE=context.vocabulary.table_VE[:20]))
+    small = replace(
+        context, vocabulary=replace(context.vocabulary, table=HeldTable(context.vocabulary.table.table_VE[:20]))
+    )
     build("static", small)  # from words that there are embeddings for

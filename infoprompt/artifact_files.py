@@ -203,7 +203,7 @@ def shared_values(config: RunConfig) -> dict[str, Any]:
     no more than their names. The folder of a backbone stays, for loading needs it."""
     values = saved_values(config)
     values["tracking"]["uri"] = None
-    values["run"] |= {"output_dir": Path(config.run.output_dir).name, "compare_with": {}}
+    values["run"] |= {"output_dir": Path(config.run.output_dir).name, "mirror": None, "compare_with": {}}
     values["data"]["folder"] = None
     for section, names in {"data": ("train", "validation", "test"), "prompt": ("table", "start_from")}.items():
         for name in names:

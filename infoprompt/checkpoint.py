@@ -101,7 +101,7 @@ def check_manifest(folder: Path, needed: tuple[str, ...] = ()) -> str | None:
         needed: files that the manifest must name.
     """
     try:
-        names = _manifest(folder)
+        names = read_manifest(folder)
     except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read: {error}"
     for name in needed:
@@ -119,7 +119,7 @@ def check_manifest(folder: Path, needed: tuple[str, ...] = ()) -> str | None:
     return None
 
 
-def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+def read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """File name to size and SHA-256; raises ValueError where it is of another shape, or names a file elsewhere."""
     found = {}
     for name, entry in read_object(folder / MANIFEST).items():
@@ -139,7 +139,7 @@ def _read(path: Path) -> ResumeState:
     values = read_object(path / STATE)
     if type(values.get("step")) is not int or _name(values["step"]) != path.name:
         raise ValueError(f"{STATE} is of update {values.get('step')!r}")
-    names = [Path(name) for name in sorted(_manifest(path)) if name.endswith(".safetensors")]
+    names = [Path(name) for name in sorted(read_manifest(path)) if name.endswith(".safetensors")]
     return ResumeState({name.stem: read_tensors(path / name) for name in names}, values)
 
 

@@ -19,6 +19,7 @@ from infoprompt.engine.watch import watched
 from infoprompt.finite import FiniteUpdates
 from infoprompt.fitting import fit_head
 from infoprompt.metrics import why_undefined
+from infoprompt.mirror import mirrored
 from infoprompt.nodes import check_folder, check_software
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
@@ -61,8 +62,8 @@ def run(
         The result, also written to `result.json` in the output folder.
     Raises:
         ConfigError: a setting, a file or the data do not fit, another run is writing to the output folder, or none of
-            its resume states can be used, or machines differ; nothing was trained.
-        TrainingStopped: the loss is not finite, or the disk is full.
+            its resume states can be used, or machines differ, or the mirror cannot be used; nothing was trained.
+        TrainingStopped: the loss is not finite, the disk is full, or another start has taken the mirror over.
         LeftOff: `report` said not to go on.
         Preempted: a signal told a rank to end while it trained; all have left after the same update.
         RankLost: another rank did not come, or has failed.
@@ -74,10 +75,12 @@ def run(
         check_software(ranks)
         around.enter_context(claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner))
         check_folder(ranks, output_dir, config.engine.timeout_seconds)
+        mirror = around.enter_context(mirrored(config, ranks, resume=resume == "auto"))
         saved = saved_state(config, ranks) if resume == "auto" else None
         splits = splits or load_splits(config.data, config.data_seed)
         setup = build_setup(config, ranks, splits)
         state, trained = start_training_state(setup, saved), False
+        state.mirror = mirror
         on_first(ranks, lambda: write_first_file(output_dir / "config.yaml", dump_config(config)))
         try:
             with recorded(setup, state, parent_run_id, tags or {}, resumed=saved is not None) as tracker:

@@ -15,6 +15,7 @@ from infoprompt.config import ConfigError, RunConfig, build_config, changed_sett
 from infoprompt.engine.adamw import cpu_copy, optimizer_shapes
 from infoprompt.files import replace_file, whole_folder
 from infoprompt.folder_lock import inside, taken_over
+from infoprompt.mirror import Mirror
 from infoprompt.objective.information import running_means, set_running_means
 from infoprompt.output import on_first
 from infoprompt.progress import Progress, TrainingStopped
@@ -44,6 +45,8 @@ class TrainingState:
     run_id: str | None = None
     told: set[str] = field(default_factory=set)
     """Reasons for an undefined metric that people were told in this start."""
+    mirror: Mirror | None = None
+    """What copies the run's folder after each resume state; on the first rank, where `run.mirror` is given."""
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Keep metrics under the current step."""
@@ -140,7 +143,7 @@ def save_training_state(setup: Setup, state: TrainingState) -> None:
         "fingerprint": setup.fingerprint,
         "config": saved_values(setup.config),
     }
-    on_first(ranks, lambda: _write(setup.config, ResumeState(tensors, values)))
+    on_first(ranks, lambda: _write(setup.config, ResumeState(tensors, values), state.mirror))
 
 
 def copy_state(config: RunConfig, source: Path) -> None:
@@ -230,7 +233,7 @@ def _problem(state: ResumeState) -> str | None:
     return None
 
 
-def _write(config: RunConfig, state: ResumeState) -> None:
+def _write(config: RunConfig, state: ResumeState, mirror: Mirror | None) -> None:
     output_dir = Path(config.run.output_dir)
     folder, step = output_dir / "checkpoints", state.values["step"]
     other = taken_over(inside(output_dir))
@@ -248,3 +251,5 @@ def _write(config: RunConfig, state: ResumeState) -> None:
             f"The resume state of update {step} could not be written to {folder}: {error}. Make room, or get the right "
             "to write there, then go on with --resume auto; the states before it are kept."
         ) from None
+    if mirror is not None:
+        mirror.copy_soon()

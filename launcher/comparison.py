@@ -124,9 +124,10 @@ def _comparison(config: RunConfig, name: str, overrides: list[str]) -> RunConfig
         raise ConfigError(
             f"run.compare_with names {name!r}, but the name becomes a folder. Use letters, digits, `_`, `.`, `+`, `-`."
         )
-    place = {
+    place: dict[str, Any] = {
         "run.output_dir": str(Path(config.run.output_dir) / "compare" / name),
         "run.name": f"{config.run_name}-{name}",
+        "run.mirror": config.mirrored_below(f"compare/{name}").run.mirror,
         "run.compare_with": {},
     }
     try:

@@ -44,6 +44,7 @@ ORDER = [
     "infoprompt.tracking",
     "infoprompt.figures",
     "infoprompt.checkpoint",
+    "infoprompt.mirror",
     "infoprompt.mlmodel",
     "infoprompt.example",
     "infoprompt.artifact_files",

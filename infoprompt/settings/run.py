@@ -223,6 +223,13 @@ class RunConfig(Settings):
         """Name shown to people."""
         return self.run.name or Path(self.run.output_dir).name
 
+    def mirrored_below(self, place: str) -> "RunConfig":
+        """The same for one of many runs, whose mirror is the sub-path `place` of this one's, where there is one."""
+        if self.run.mirror is None:
+            return self
+        mirror = f"{self.run.mirror.rstrip('/')}/{place}"
+        return self.model_copy(update={"run": self.run.model_copy(update={"mirror": mirror})})
+
 
 _ABSENT = object()
 

@@ -1,9 +1,11 @@
 """The sections of a run's settings that have no kinds: where it writes, backbone, optimiser, evaluation, engine."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from infoprompt.credentials import shown_uri
 from infoprompt.settings.base import NonNegativeInt, PositiveInt, Settings
 
 
@@ -12,6 +14,11 @@ class RunSettings(Settings):
 
     output_dir: str = "runs/infoprompt"
     """Folder for everything the run writes; made if missing."""
+
+    mirror: str | None = None
+    """Address in an object store or another file system, such as `s3://bucket/runs/first`. What is new in the folder is
+    copied there after each resume state and at the end. `--resume auto` in an empty folder goes on from it. Each run of
+    a sweep, a study or a comparison has a place below it. docs/many_machines.md."""
 
     name: str | None = None
     """Name shown in MLflow; the folder's name if not given."""
@@ -25,6 +32,24 @@ class RunSettings(Settings):
 
     save_artifact: bool = True
     """Whether the best state is saved as an artifact at the end; the runs of a study only need their scores."""
+
+    @model_validator(mode="after")
+    def _mirror_is_an_address(self) -> "RunSettings":
+        if self.mirror is None:
+            return self
+        given = f"run.mirror is {shown_uri(self.mirror)}, but"
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S*[^/\s]\S*", self.mirror):
+            raise ValueError(
+                f"{given} it must be PROTOCOL://PLACE. Write it as s3://bucket/runs/first or file:///mnt/runs/first."
+            )
+        if shown_uri(self.mirror) != self.mirror:
+            raise ValueError(
+                f"{given} an address is saved with the run, so it must hold no user, password or key. Give them where "
+                "the protocol's client looks for them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            )
+        if re.match(r"(file|local)://[^/]", self.mirror):
+            raise ValueError(f"{given} the path must be absolute. Write it as file:///mnt/runs/first.")
+        return self
 
 
 class BackboneSettings(Settings):

@@ -120,7 +120,8 @@ class Job:
         }
         if self.phase == "search" and not study.config.track_search:
             forced["tracking.enabled"] = False
-        return study.run_config(self.cell.method, self.cell.task, self.cell.size, self.setting, self.seed, forced)
+        config = study.run_config(self.cell.method, self.cell.task, self.cell.size, self.setting, self.seed, forced)
+        return config.mirrored_below(self.folder.relative_to(study.folder).as_posix())
 
     @property
     def ended(self) -> bool:

@@ -93,7 +93,8 @@ class Sweep:
         base = self.bases.get(name_of_base)
         if base is None:
             base = read_settings(self.folder / name_of_base)
-        return compose_config([base], self.settings.overrides, {**rest, "run.compare_with": {}})
+        config = compose_config([base], self.settings.overrides, {**rest, "run.compare_with": {}})
+        return config.mirrored_below(f"trials/{name}") if name else config
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = (), home: Path | None = None) -> Sweep:

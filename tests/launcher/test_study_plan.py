@@ -180,3 +180,12 @@ def test_settings_that_go_together_are_points_of_a_grid(study_file, tmp_path):
     write(tmp_path / "wide.yaml", {"search": {"points": [0.1]}})
     with pytest.raises(ConfigError, match=r"search.points of wide.yaml is \[0.1\], but each point must name settings"):
         load_study(study_file)
+
+
+def test_each_run_of_a_study_has_a_place_of_its_own_in_the_mirror(study_file, tmp_path):
+    study = load_study(study_file, ["run.mirror=s3://bucket/study"])
+    jobs = [job for cell in cells(study) for job in [*cell.search_jobs, *cell.final_jobs]]
+    mirrors = [job.config.run.mirror for job in jobs]
+    assert len({*mirrors}) == len(jobs) > 9
+    for job, mirror in zip(jobs, mirrors, strict=True):
+        assert mirror == f"s3://bucket/study/{job.folder.relative_to(tmp_path / 'out')}"

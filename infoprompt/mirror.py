@@ -1,0 +1,405 @@
+"""A copy of a run's folder in an object store or another file system, by fsspec; a run goes on from it elsewhere.
+
+    records, figures -> checkpoints/step-N -> artifact -> result.json
+
+A thread copies, so training never waits. A folder's manifest is removed first and comes last: what is not whole has
+none, or none that fits, and is not read. There are no locks in such places, so the last start that came has the mirror.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
+
+from infoprompt.checkpoint import MANIFEST, check_manifest, read_manifest
+from infoprompt.config import ConfigError, RunConfig
+from infoprompt.files import read_object, replace_file, whole_folder
+from infoprompt.output import on_first
+from infoprompt.progress import TrainingStopped
+from infoprompt.ranks import Ranks
+from infoprompt.tracking.client import reason, within
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MIRROR_NAME = "mirror.json"
+"""Whose copy it is, at both places: the run, and the start of it that copies."""
+STATES, ARTIFACT, RESULT_NAME = "checkpoints", "artifact", "result.json"
+ELSEWHERE = ("compare", "stacks", STATES, ARTIFACT, RESULT_NAME, MIRROR_NAME)
+"""What is copied in an order of its own, by a run of its own, or not at all."""
+START_SECONDS = 60.0  # for the first answers; some clients try for minutes
+STALLED_SECONDS = 120.0  # how long the end of a run waits for the next file to arrive
+LAST_PAUSES = (0.0, 1.0, 5.0)  # before the attempts at the end
+
+
+@contextmanager
+def mirrored(config: RunConfig, ranks: Ranks, *, resume: bool) -> Iterator["Mirror | None"]:
+    """The mirror of `run.mirror` while the body runs, on the first rank; None on others, and where there is none.
+
+    Args:
+        config: the run's settings.
+        ranks: every rank calls this.
+        resume: whether to go on with a run; what the mirror has of it, and the folder has not, is fetched first.
+    Raises:
+        ConfigError: on every rank, if the mirror cannot be used, or has another run.
+    """
+    if config.run.mirror is None:
+        yield None
+        return
+    mirror = on_first(ranks, lambda: Mirror(config, resume=resume))
+    try:
+        yield mirror
+    finally:
+        if mirror is not None:
+            mirror.close()
+
+
+class Mirror:
+    """Copies one run's folder, from when it is made to `close`; one process has it."""
+
+    def __init__(self, config: RunConfig, *, resume: bool) -> None:
+        """Reach the mirror, fetch what is needed from it, and make it this start's; raises ConfigError."""
+        assert config.run.mirror is not None
+        self.address, self._folder = config.run.mirror, Path(config.run.output_dir)
+        self._store = _asked(self.address, START_SECONDS, lambda: _Store(self.address, self._folder))
+        theirs, held = _asked(self.address, START_SECONDS, lambda: (self._store.mark(), self._store.files()))
+        mine, newest = _mark(self._folder), _newest_whole(self._folder / STATES)
+        adopts = resume and not mine and newest < 0  # an empty folder goes on with whatever run the mirror has
+        goes_on = bool(theirs) and (adopts or theirs.get("run") == mine.get("run"))
+        if held - {MIRROR_NAME} and not goes_on:
+            raise ConfigError(
+                f"run.mirror is {self.address}, which has another run{_of(theirs)}. Give each run a mirror of its own, "
+                "remove what is there, or go on with that run by --resume auto in a new run.output_dir."
+            )
+        # the start that wrote both has copied nothing that the folder does not have, or has replaced
+        if resume and (newest < 0 or theirs.get("start") != mine.get("start")):
+            _asked(self.address, config.engine.timeout_seconds, lambda: self._fetch(held, newest))
+        self._mark = {
+            "run": theirs["run"] if goes_on else mine.get("run") or uuid.uuid4().hex,
+            "start": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _asked(self.address, START_SECONDS, self._claim)
+        self._copied: dict[str, Any] = {}
+        self._other: str | None = None
+        self._failed = self._saved = False
+        self._num_files = 0
+        self._wanted, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="mirror")
+        self._thread.start()
+
+    def copy_soon(self) -> None:
+        """Have the thread copy what is new; called after each resume state.
+
+        Raises:
+            TrainingStopped: another start of the run has taken the mirror over.
+        """
+        if self._other is not None:
+            raise TrainingStopped(
+                f"run.mirror is {self.address}, but {self._other} has taken it over. Nothing more is copied by this "
+                "run; its folder is whole. To go on with it here, give it another run.mirror."
+            )
+        self._saved = True
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Copy the rest, as long as files arrive, and say what was not copied. A start that saved nothing copies none.
+
+        It never raises for the mirror's sake.
+        """
+        self._ending.set()
+        self._wanted.set()
+        before = -1
+        while self._thread.is_alive() and before != self._num_files:
+            before = self._num_files
+            self._thread.join(STALLED_SECONDS)
+        left = self._left() if self._has_something and self._other is None else []
+        if left:
+            log.warning(
+                "The mirror %s does not have all of this run yet; missing are %s. They are in %s. When it answers "
+                "again, copy them by the same command with --resume auto.",
+                self.address,
+                ", ".join([*left[:5], *([f"{len(left) - 5} more"] if len(left) > 5 else [])]),
+                self._folder,
+            )
+
+    @property
+    def _has_something(self) -> bool:
+        return self._saved or (self._folder / RESULT_NAME).exists()
+
+    def _claim(self) -> None:
+        replace_file(self._folder / MIRROR_NAME, json.dumps(self._mark))
+        self._store.put(self._folder / MIRROR_NAME, MIRROR_NAME)
+
+    def _fetch(self, held: set[str], newest: int) -> None:
+        """Bring the newest whole state that is newer than the folder's, with the records that go with it."""
+        closed = sorted((name for name in held if _is_state_manifest(name)), reverse=True)
+        steps = [name for name in closed if _step(name.split("/")[1]) > newest]
+        for manifest in steps:
+            state = manifest.split("/")[1]
+            try:
+                with whole_folder(self._folder / STATES / state) as new:
+                    self._store.get(manifest, new / MANIFEST)
+                    for name in read_manifest(new):
+                        if f"{STATES}/{state}/{name}" in held:
+                            self._store.get(f"{STATES}/{state}/{name}", new / name)
+                    problem = check_manifest(new)
+                    if problem is not None:
+                        raise ValueError(problem)
+                    for name in sorted(filter(_is_loose, held)):  # before the state, which says that all is here
+                        self._store.get(name, self._folder / name)
+            except ValueError as error:
+                log.warning(
+                    "The state %s of the mirror %s is damaged (%s); it is passed over.", state, self.address, error
+                )
+                continue
+            log.info("Fetched the state %s from %s.", state, self.address)
+            return
+        if steps and newest < 0:
+            raise ConfigError(
+                f"run.mirror is {self.address}, whose run has written resume states, but none of the {len(steps)} "
+                "there can be used. Bring one back, or start anew with another run.mirror."
+            )
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            self._wanted.wait()
+            self._wanted.clear()
+            last = self._ending.is_set()
+            if last and not self._has_something:
+                return
+            for pause in LAST_PAUSES if last else (0.0,):
+                time.sleep(pause)
+                if self._attempt():
+                    break
+
+    def _attempt(self) -> bool:
+        """Whether all was copied, or nothing more is to be."""
+        if self._other is not None:
+            return True
+        try:
+            self._copy()
+        except Exception as error:  # whatever a store may do, the run goes on
+            if not self._failed:
+                log.warning(
+                    "The mirror %s does not take the run's files (%s). Training goes on; they are copied after the "
+                    "next save.",
+                    self.address,
+                    reason(error),
+                )
+            self._failed = True
+            return False
+        if self._failed and self._other is None:
+            log.info("The mirror %s has all files again.", self.address)
+        self._failed = False
+        return True
+
+    def _copy(self) -> None:
+        theirs = self._store.mark()
+        if theirs.get("start", self._mark["start"]) != self._mark["start"]:
+            self._other = f"another start{_of(theirs)}"
+            log.warning("The mirror %s was taken over by %s; nothing more is copied.", self.address, self._other)
+            return
+        if not theirs:  # emptied by somebody
+            self._copied.clear()
+            self._store.put(self._folder / MIRROR_NAME, MIRROR_NAME)
+        states = self._states()  # before the records, which so reach as far as any of them
+        for name in self._loose():
+            self._put(name)
+        for name in states:
+            self._put_whole(name)
+        if states:
+            there = self._store.files(STATES)
+            for old in {"/".join(name.split("/")[:2]) for name in there} - {*states}:
+                self._store.remove_folder(old, there)
+        self._put_whole(ARTIFACT)
+        self._put(RESULT_NAME)
+
+    def _put(self, name: str) -> None:
+        path = self._folder / name
+        signature = _signature(path)
+        if signature is None or self._copied.get(name) == signature:
+            return
+        self._store.put(path, name)
+        self._copied[name] = signature
+        self._num_files += 1
+
+    def _put_whole(self, name: str) -> None:
+        """Copy a folder that a manifest closes."""
+        folder, closing = self._folder / name, f"{name}/{MANIFEST}"
+        try:
+            manifest = (folder / MANIFEST).read_bytes()
+            if self._copied.get(name) == manifest:
+                return
+            there = self._store.read(closing)
+            if there != manifest:
+                if there is not None:
+                    self._store.remove(closing)
+                for file in read_manifest(folder):
+                    self._store.put(folder / file, f"{name}/{file}")
+                    self._num_files += 1
+                if (folder / MANIFEST).read_bytes() != manifest:
+                    raise OSError(f"{folder} was replaced while it was copied")
+                self._store.write(manifest, closing)
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+            return  # a state that is no longer kept, or no artifact
+        self._copied[name] = manifest
+
+    def _states(self) -> list[str]:
+        found = (self._folder / STATES).glob("step-*")
+        return sorted(f"{STATES}/{path.name}" for path in found if (path / MANIFEST).exists())
+
+    def _loose(self) -> list[str]:
+        files = [path for path in self._folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return sorted(filter(_is_loose, (path.relative_to(self._folder).as_posix() for path in files)))
+
+    def _left(self) -> list[str]:
+        """What the mirror lacks of the folder; folders by their name."""
+        whole = [name for name in [*self._states(), ARTIFACT] if (self._folder / name / MANIFEST).exists()]
+        left = [name for name in whole if self._copied.get(name) != (self._folder / name / MANIFEST).read_bytes()]
+        loose = [name for name in [*self._loose(), RESULT_NAME] if (self._folder / name).exists()]
+        return left + [name for name in loose if self._copied.get(name) != _signature(self._folder / name)]
+
+
+class _Store:
+    """Files below an address, by names relative to it; any call may raise."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        protocol = address.partition("://")[0]
+        # a store makes folders by itself; only on a disk must they be made
+        options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
+        try:
+            self._fs, root = url_to_fs(address.rstrip("/"), **options)
+        except ImportError as error:
+            package = known_implementations.get(protocol, {}).get("class", "fsspec.").partition(".")[0]
+            way = f"pip install {package}" if package != "fsspec" else str(error)
+            raise ConfigError(
+                f"run.mirror is {address}, but the package for {protocol}:// is not installed. Install it: {way}. Or "
+                "leave run.mirror out."
+            ) from None
+        except ValueError as error:
+            raise ConfigError(
+                f"run.mirror is {address}, but {error}. Use an address that fsspec knows, such as s3://bucket/runs."
+            ) from None
+        self._root = root.rstrip("/")
+        if options and Path(os.path.realpath(self._root)).is_relative_to(os.path.realpath(folder)):
+            raise ConfigError(
+                f"run.mirror is {address}, which lies in run.output_dir, {folder}. Give a place outside of it."
+            )
+
+    def files(self, below: str = "") -> set[str]:
+        """Names of all files, those of comparisons left out."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.find(self._path(below) if below else self._root)
+        except FileNotFoundError:
+            return set()
+        names = {str(path).removeprefix(self._root).lstrip("/") for path in found}
+        return {name for name in names if not name.startswith("compare/")}
+
+    def mark(self) -> dict[str, str]:
+        """What `MIRROR_NAME` says; empty where there is none."""
+        content = self.read(MIRROR_NAME)
+        values = {} if content is None else json.loads(content)
+        return {key: str(value) for key, value in values.items()}
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file; None if there is none."""
+        self._fs.invalidate_cache()
+        try:
+            return bytes(self._fs.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def get(self, name: str, to: Path) -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        self._fs.get_file(self._path(name), str(to))
+
+    def put(self, path: Path, name: str) -> None:
+        self._fs.put_file(str(path), self._path(name))
+
+    def write(self, content: bytes, name: str) -> None:
+        self._fs.pipe_file(self._path(name), content)
+
+    def remove(self, name: str) -> None:
+        self._fs.rm_file(self._path(name))
+
+    def remove_folder(self, folder: str, names: set[str]) -> None:
+        """Remove a folder's files, its manifest first."""
+        inside = {name for name in names if name.startswith(f"{folder}/")}
+        for name in sorted(inside, key=lambda name: (name != f"{folder}/{MANIFEST}", name)):
+            self.remove(name)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _asked(address: str, seconds: float, call: Callable[[], T]) -> T:
+    """What a store answers at the start of a run; raises ConfigError if it does not."""
+    try:
+        return within(seconds, call)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a store or its client may raise
+        raise ConfigError(
+            f"run.mirror is {address}, which cannot be used ({reason(error)}), but the run is to be copied there. "
+            "Check the address, the network, and the credentials that its client finds; or leave run.mirror out."
+        ) from None
+
+
+def _mark(folder: Path) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in read_object(folder / MIRROR_NAME).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _of(mark: dict[str, str]) -> str:
+    return f" (on {mark.get('host')}, begun {mark.get('since')})" if mark else ""
+
+
+def _newest_whole(folder: Path) -> int:
+    """Step of the newest whole state; -1 if there is none."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if check_manifest(path) is None:
+            return _step(path.name)
+    return -1
+
+
+def _is_state_manifest(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 3 and parts[0] == STATES and parts[2] == MANIFEST and _step(parts[1]) >= 0
+
+
+def _step(name: str) -> int:
+    number = name.removeprefix("step-")
+    return int(number) if name.startswith("step-") and number.isascii() and number.isdigit() else -1
+
+
+def _is_loose(name: str) -> bool:
+    """Whether a file is copied by itself: neither hidden, nor a part of what is copied as a whole."""
+    path = PurePosixPath(name)
+    return path.parts[0] not in ELSEWHERE and not any(part.startswith(".") for part in path.parts) and "\\" not in name
+
+
+def _signature(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -9,6 +9,7 @@ none, or none that fits, and is not read. There are no locks in such places, so 
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -65,6 +66,17 @@ def mirrored(config: RunConfig, ranks: Ranks, *, resume: bool) -> Iterator["Mirr
             mirror.close()
 
 
+def check_new_mirror(config: RunConfig, ranks: Ranks) -> None:
+    """Before a run starts anew, and an earlier one in its folder is moved aside: whether its mirror is free.
+
+    Raises:
+        ConfigError: on every rank, if the mirror cannot be used, or has a run.
+    """
+    address = config.run.mirror
+    if address is not None:
+        on_first(ranks, lambda: _require_own(address, *_reach(address, config)[1:], goes_on=False))
+
+
 class Mirror:
     """Copies one run's folder, from when it is made to `close`; one process has it."""
 
@@ -72,16 +84,11 @@ class Mirror:
         """Reach the mirror, fetch what is needed from it, and make it this start's; raises ConfigError."""
         assert config.run.mirror is not None
         self.address, self._folder = config.run.mirror, Path(config.run.output_dir)
-        self._store = _asked(self.address, START_SECONDS, lambda: _Store(self.address, self._folder))
-        theirs, held = _asked(self.address, START_SECONDS, lambda: (self._store.mark(), self._store.files()))
+        self._store, theirs, held = _reach(self.address, config)
         mine, newest = _mark(self._folder), _newest_whole(self._folder / STATES)
         adopts = resume and not mine and newest < 0  # an empty folder goes on with whatever run the mirror has
         goes_on = bool(theirs) and (adopts or theirs.get("run") == mine.get("run"))
-        if held - {MIRROR_NAME} and not goes_on:
-            raise ConfigError(
-                f"run.mirror is {self.address}, which has another run{_of(theirs)}. Give each run a mirror of its own, "
-                "remove what is there, or go on with that run by --resume auto in a new run.output_dir."
-            )
+        _require_own(self.address, theirs, held, goes_on=goes_on)
         # the start that wrote both has copied nothing that the folder does not have, or has replaced
         if resume and (newest < 0 or theirs.get("start") != mine.get("start")):
             _asked(self.address, config.engine.timeout_seconds, lambda: self._fetch(held, newest))
@@ -146,7 +153,7 @@ class Mirror:
     def _fetch(self, held: set[str], newest: int) -> None:
         """Bring the newest whole state that is newer than the folder's, with the records that go with it."""
         closed = sorted((name for name in held if _is_state_manifest(name)), reverse=True)
-        steps = [name for name in closed if _step(name.split("/")[1]) > newest]
+        steps = [name for name in closed if _step(name.split("/")[1]) > newest]  # names sort as steps do
         for manifest in steps:
             state = manifest.split("/")[1]
             try:
@@ -362,6 +369,24 @@ def _asked(address: str, seconds: float, call: Callable[[], T]) -> T:
         ) from None
 
 
+def _reach(address: str, config: RunConfig) -> tuple[_Store, dict[str, str], set[str]]:
+    """The store, whose mirror it is, and what it has; some clients connect as soon as they are made."""
+
+    def reach() -> tuple[_Store, dict[str, str], set[str]]:
+        store = _Store(address, Path(config.run.output_dir))
+        return store, store.mark(), store.files()
+
+    return _asked(address, START_SECONDS, reach)
+
+
+def _require_own(address: str, theirs: dict[str, str], held: set[str], *, goes_on: bool) -> None:
+    if held - {MIRROR_NAME} and not goes_on:
+        raise ConfigError(
+            f"run.mirror is {address}, which has another run{_of(theirs)}. Give each run a mirror of its own, remove "
+            "what is there, or go on with that run by --resume auto in a new run.output_dir."
+        )
+
+
 def _mark(folder: Path) -> dict[str, str]:
     try:
         return {key: str(value) for key, value in read_object(folder / MIRROR_NAME).items()}
@@ -387,8 +412,7 @@ def _is_state_manifest(name: str) -> bool:
 
 
 def _step(name: str) -> int:
-    number = name.removeprefix("step-")
-    return int(number) if name.startswith("step-") and number.isascii() and number.isdigit() else -1
+    return int(name.removeprefix("step-")) if re.fullmatch(r"step-[0-9]{8}", name) else -1
 
 
 def _is_loose(name: str) -> bool:

@@ -19,7 +19,7 @@ from infoprompt.engine.watch import watched
 from infoprompt.finite import FiniteUpdates
 from infoprompt.fitting import fit_head
 from infoprompt.metrics import why_undefined
-from infoprompt.mirror import mirrored
+from infoprompt.mirror import check_new_mirror, mirrored
 from infoprompt.nodes import check_folder, check_software
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
@@ -73,6 +73,8 @@ def run(
     with ExitStack() as around:
         around.enter_context(watched(ranks, output_dir / "stacks", config.engine.timeout_seconds))
         check_software(ranks)
+        if resume == "never":
+            check_new_mirror(config, ranks)
         around.enter_context(claimed_output_dir(output_dir, keep=resume == "auto", ranks=ranks, owner=owner))
         check_folder(ranks, output_dir, config.engine.timeout_seconds)
         mirror = around.enter_context(mirrored(config, ranks, resume=resume == "auto"))

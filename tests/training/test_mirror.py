@@ -24,9 +24,11 @@ from infoprompt.checkpoint import check_manifest, write_manifest
 from infoprompt.config import ConfigError, build_config, dump_config, override_config
 from infoprompt.mirror import Mirror
 from infoprompt.progress import TrainingStopped
+from infoprompt.stopping import Preempted, forget
 from infoprompt.train import run
 from infoprompt.training_state import copy_state
 from launcher.comparison import comparisons, train_all
+from launcher.exits import signals_heard
 from launcher.sweeps.plan import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +166,8 @@ def test_all_that_a_run_leaves_is_copied(configured, address, tmp_path):
     assert {"artifact", "checkpoints/step-00000006", "checkpoints/step-00000008"} == whole_folders(
         address, tmp_path / "read"
     )
+    given_away = b"".join(path.read_bytes() for path in (folder / "artifact").iterdir())
+    assert address.encode() not in given_away
 
 
 def test_a_run_goes_on_in_an_empty_folder_bit_for_bit(configured, address, tmp_path):
@@ -219,6 +223,18 @@ def start(processes, config, folder, *options):
     file.write_text(dump_config(config))
     script = f"import runpy; runpy.run_path({str(ROOT / 'launcher' / 'train.py')!r}, run_name='__main__')"
     return processes.start(script, [file, *options], Path.cwd(), {**os.environ}, [Path(os.devnull), log, log])
+
+
+def test_a_run_that_a_signal_ends_has_copied_its_state_before_it_leaves(configured, memory, tmp_path):
+    def told(progress, scores):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with pytest.raises(Preempted), signals_heard():
+            run(override_config(configured("one", memory), ["checkpoint.every_steps=8"]), report=told)
+    finally:
+        forget()
+    assert {name.split("/")[1] for name in names(memory) if name.startswith("checkpoints/")} == {"step-00000005"}
 
 
 # ---- what is not whole
@@ -334,6 +350,18 @@ def test_a_mirror_whose_states_are_all_damaged_is_refused_by_name(configured, me
         store.pipe_file(f"/place/first/checkpoints/step-{step:08d}/trained.safetensors", b"other")
     with pytest.raises(ConfigError, match=r"run.mirror is memory://place/first, whose .* none of the 2 there can be"):
         run(configured("another", memory), resume="auto")
+
+
+def test_no_name_in_a_mirror_leads_out_of_the_folder(configured, memory, tmp_path):
+    run(configured("one", memory))
+    store = MemoryFileSystem.store
+    manifest = store["/place/first/checkpoints/step-00000008/manifest.json"]
+    for name in ("../outside", "artifacts/../../outside", ".lock", "checkpoints/step-..%2f/manifest.json"):
+        store[f"/place/first/{name}"] = manifest
+    folder = tmp_path / "below" / "another"
+    run(override_config(configured("another", memory), [f"run.output_dir={folder}"]), resume="auto")
+    assert (folder / "result.json").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("outside", ".lock") or "%2f" in path.name]
 
 
 # ---- which of two is newer
@@ -502,7 +530,7 @@ def test_an_address_that_cannot_be_one_or_has_a_password_is_refused_when_it_is_r
 # ---- two runs, one mirror
 
 
-def test_a_mirror_with_another_run_is_refused_and_left_as_it_is(configured, memory):
+def test_a_mirror_with_another_run_is_refused_and_left_as_it_is(configured, memory, tmp_path):
     run(configured("one", memory))
     before = contents(memory)
     for resume in ("never", "auto"):
@@ -512,6 +540,8 @@ def test_a_mirror_with_another_run_is_refused_and_left_as_it_is(configured, memo
         told = refusal(folder, resume=resume)
         assert told.startswith("run.mirror is memory://place/first, which has another run (on ")
         assert "Give each run a mirror of its own" in told
+    assert refusal(configured("one", memory)) == told
+    assert sorted(path.name for path in tmp_path.glob("one*")) == ["one"]  # not moved aside
     assert contents(memory) == before
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -351,6 +351,8 @@ class _Store:
         inside = {name for name in names if name.startswith(f"{folder}/")}
         for name in sorted(inside, key=lambda name: (name != f"{folder}/{MANIFEST}", name)):
             self.remove(name)
+        with suppress(OSError):  # a store has no folders
+            self._fs.rmdir(self._path(folder))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -166,6 +166,9 @@ def test_all_that_a_run_leaves_is_copied(configured, address, tmp_path):
     assert {"artifact", "checkpoints/step-00000006", "checkpoints/step-00000008"} == whole_folders(
         address, tmp_path / "read"
     )
+    if address.startswith("file:"):
+        kept = sorted(path.name for path in (tmp_path / "mirror" / "checkpoints").iterdir())
+        assert kept == ["step-00000006", "step-00000008"]
     given_away = b"".join(path.read_bytes() for path in (folder / "artifact").iterdir())
     assert address.encode() not in given_away
 

@@ -29,6 +29,7 @@ def loading_arguments(settings: BackboneSettings, device: torch.device | str) ->
     """
     if settings.quantization == "none":
         return {}
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of what it lacks, and of a cast at every pass
     try:
         import bitsandbytes  # noqa: F401 - what transformers would miss only while it loads
         from transformers import BitsAndBytesConfig
@@ -37,7 +38,6 @@ def loading_arguments(settings: BackboneSettings, device: torch.device | str) ->
             f"backbone.quantization is {settings.quantization}, but bitsandbytes, which does it, is not installed. Run "
             "`pip install 'infoprompt[quantization]'`, or set it to none."
         ) from None
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of a cast at every pass
     form = {
         "int8": {"load_in_8bit": True},
         "nf4": {

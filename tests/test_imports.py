@@ -44,6 +44,7 @@ ORDER = [
     "infoprompt.tracking",
     "infoprompt.figures",
     "infoprompt.checkpoint",
+    "infoprompt.mirror_store",
     "infoprompt.mirror",
     "infoprompt.mlmodel",
     "infoprompt.example",

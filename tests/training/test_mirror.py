@@ -401,11 +401,11 @@ def broken(monkeypatch):
     def refuse(self, path, name):
         raise ConnectionError("the network is away")
 
-    monkeypatch.setattr(mirrors._Store, "put", refuse)
+    monkeypatch.setattr(mirrors.Store, "put", refuse)
 
 
 def test_an_outage_in_the_middle_is_told_and_made_up_for(configured, memory, tmp_path, caplog, monkeypatch):
-    put, tries = mirrors._Store.put, []
+    put, tries = mirrors.Store.put, []
 
     def away_for_a_while(self, path, name):
         if name != "mirror.json":
@@ -419,7 +419,7 @@ def test_an_outage_in_the_middle_is_told_and_made_up_for(configured, memory, tmp
         while not tries and time.monotonic() < end:
             time.sleep(0.01)
 
-    monkeypatch.setattr(mirrors._Store, "put", away_for_a_while)
+    monkeypatch.setattr(mirrors.Store, "put", away_for_a_while)
     caplog.set_level("INFO")
     run(configured("run", memory), report=wait)
     assert caplog.text.count("does not take the run's files (ConnectionError: the network is away)") == 1
@@ -451,7 +451,7 @@ def test_a_run_whose_mirror_stays_away_ends_well_and_says_what_is_missing(
 
 def test_a_mirror_that_hangs_keeps_no_run_from_its_end(configured, memory, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(mirrors, "STALLED_SECONDS", 0.2)
-    put, answered = mirrors._Store.put, threading.Event()
+    put, answered = mirrors.Store.put, threading.Event()
 
     def hang(self, path, name):
         if name == "mirror.json":
@@ -459,7 +459,7 @@ def test_a_mirror_that_hangs_keeps_no_run_from_its_end(configured, memory, tmp_p
         else:
             answered.wait(60)
 
-    monkeypatch.setattr(mirrors._Store, "put", hang)
+    monkeypatch.setattr(mirrors.Store, "put", hang)
     run(configured("run", memory))
     (copying,) = [thread for thread in threading.enumerate() if thread.name == "mirror"]
     answered.set()

@@ -119,7 +119,7 @@ def test_large_tasks_that_take_more_than_they_may_fail_the_proof(worse, code, mo
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are asked of Linux")
 def test_an_update_on_long_rows_is_measured(tmp_path):
-    long_rows.make_backbone(tmp_path, 1, 512)
-    found = {form: long_rows.one(str(tmp_path), "prompt_tuning", form, 512) for form in ("sdpa", "eager")}
+    long_rows.make_backbone(tmp_path, 1, 1024)
+    found = {form: long_rows.measure(tmp_path, "prompt_tuning", form, 1024) for form in ("sdpa", "eager")}
     assert found["eager"]["growth"] > found["sdpa"]["growth"] > 0
     assert found["sdpa"]["seconds"] > 0

@@ -45,7 +45,7 @@ class Pace:
     def text(self, done: int, what: str = "") -> str:
         """Such as `12 of 48 runs, about 3 min left`, where the last words are known only once something is done."""
         here = done - self._before
-        left = f", about {_duration(self.seconds / here * (self._total - done))} left" if here > 0 else ""
+        left = f", about {duration(self.seconds / here * (self._total - done))} left" if here > 0 else ""
         return f"{done:,} of {self._total:,}{what and f' {what}'}{left if done < self._total else ''}"
 
 
@@ -127,7 +127,8 @@ def _console() -> Console:
     return Console(stderr=True, markup=False, emoji=False)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `12 min`, `1.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

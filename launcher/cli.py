@@ -16,7 +16,7 @@ from launcher.commands.many_runs import app as many_runs
 from launcher.commands.options import WITH_OVERRIDES, Config, Debug, Json, Overrides, Quiet, prepare
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
-from launcher.overrides import split_overrides
+from launcher.overrides import config_of, split_overrides
 
 app = typer.Typer(
     name="infoprompt",
@@ -43,7 +43,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 @guarded
 def train(
     context: typer.Context,
-    config: Config,
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file; none takes what fits the rows of data.train.", show_default=False)
+    ] = None,
     overrides: Overrides = None,
     json_output: Json = False,
     resume: Annotated[
@@ -53,7 +55,11 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a prompt, then the runs it is compared with, and show their scores."""
+    """Train a prompt, then the runs it is compared with, and show their scores.
+
+    Without a YAML file, as in `infoprompt train data.train=train.csv`, a rule takes the method that fits such rows. It
+    says which and why; what is given behind the command wins.
+    """
     from infoprompt.tracking.environment import RECIPE_VARIABLE
     from launcher.comparison import read_rows_of, train_all
     from launcher.processes import Output, prepare_environment, train_in_processes
@@ -61,12 +67,21 @@ def train(
     from launcher.resume import check_new_run
 
     configure_logging(quiet=quiet, debug=debug)
-    checked = load_config(config, split_overrides([*(overrides or []), *context.args]))
+    recipe, words = config_of(config, [*(overrides or []), *context.args])
+    chosen = None
+    if recipe is None:
+        from launcher.choosing.recommended import choose, time_line
+
+        chosen = choose(split_overrides(words))
+    checked = chosen.config if chosen else load_config(recipe or "", split_overrides(words))
     check_new_run(Path(checked.run.output_dir), resume)
-    os.environ[RECIPE_VARIABLE] = config.stem
-    console(json_output).print(describe(checked, processes))
+    os.environ[RECIPE_VARIABLE] = chosen.name if chosen else (recipe or Path()).stem
+    screen = console(json_output)
+    screen.print("\n".join([*(chosen.lines if chosen else []), describe(checked, processes)]))
     prepare_environment(processes)
-    splits = read_rows_of(checked)
+    splits = chosen.splits if chosen else read_rows_of(checked)
+    if chosen and processes == 1:
+        screen.print(time_line(chosen))
     if processes == 1:
         outcome = train_all(checked, resume=resume, show_progress=not quiet, splits=splits)
     else:

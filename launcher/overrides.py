@@ -1,6 +1,7 @@
 """Overrides as people type them behind a command."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from infoprompt.config import ConfigError
 from infoprompt.credentials import shown_uri
@@ -28,3 +29,10 @@ def split_overrides(arguments: Sequence[str]) -> list[str]:
                 "section.key=value, such as optim.lr=3e-3."
             )
     return overrides
+
+
+def config_of(first: Path | None, words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config, if the first word names one and is no override, and the words that are overrides."""
+    if first is None or ("=" in str(first) and not first.exists()):
+        return None, [*([str(first)] if first is not None else []), *words]
+    return first, [*words]

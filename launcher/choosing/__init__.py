@@ -1,0 +1,1 @@
+"""`infoprompt compare`, and what `infoprompt train` takes where no config is named."""

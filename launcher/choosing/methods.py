@@ -1,0 +1,120 @@
+"""The methods that rows of one's own are compared by, in the order of what they cost.
+
+Each is the recipe of its name in `configs/recipes`, which an installed package does not have; a test holds them equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from infoprompt.data.rows import Kind
+from infoprompt.data.task import KINDS as KIND_NAMES
+
+Trained = Literal["nothing", "head", "body"]
+
+_PLAIN: Mapping[str, Any] = {
+    "objective": {"preset": "analytic", "head_weight": 0, "representation_weight": 0},
+    "prompt": {"kind": "none"},
+}
+_CLASSES: frozenset[Kind] = frozenset({"single", "pair", "relation", "span"})
+_ALL: frozenset[Kind] = frozenset(KIND_NAMES)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its settings and what it tries."""
+
+    name: str
+    trained: Trained
+    """What updates change: nothing, the head on kept states, or something that each update passes the backbone for."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Nested settings, beside those of a run without prompt and without information terms."""
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """As `search` of a recipe."""
+    kinds: frozenset[Kind] = _ALL
+    """Kinds of task that it can be trained on."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Nested settings, without the grid."""
+        return {key: {**_PLAIN.get(key, {}), **self.changes.get(key, {})} for key in (*_PLAIN, *self.changes)}
+
+    @property
+    def middle(self) -> dict[str, Any]:
+        """The grid's middle setting: what is taken where there is no time to choose."""
+        return self.tries(1)[0]
+
+    def tries(self, most: int) -> list[dict[str, Any]]:
+        """At most so many settings of the grid, from its middle outwards, in the grid's order."""
+        (values,) = self.grid.values() or ([],)
+        (key,) = self.grid or ("",)
+        points = [dict(value) if key == "points" else {key: value} for value in values] or [{}]
+        middle = len(points) // 2 if key != "points" else len(points) - 1
+        nearest = sorted(range(len(points)), key=lambda place: abs(place - middle))[:most]
+        return [points[place] for place in sorted(nearest)]
+
+
+def _rates(*rates: float) -> dict[str, list[float]]:
+    return {"optim.lr": [*rates]}
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method("majority", "nothing", {"head": {"fit": "majority"}}, kinds=_CLASSES),
+        Method("nearest_label", "nothing", {"head": {"fit": "start"}}, kinds=_CLASSES),
+        Method("logistic_regression", "nothing", {"head": {"fit": "logistic_regression"}}, kinds=_CLASSES),
+        Method("head_only", "head", grid=_rates(1e-3, 3e-3, 1e-2)),
+        Method(
+            "label_information",
+            "head",
+            {
+                "data": {"unlabelled": "rest"},
+                "objective": {"label_form": "plain"},
+                "optim": {"lr": 1e-2},
+                "evaluation": {"state": "last"},
+            },
+            {
+                "points": [
+                    {"objective.label_form": "off", "optim.lr": 1e-3},
+                    {"objective.label_form": "off", "optim.lr": 3e-3},
+                    {"objective.label_form": "off", "optim.lr": 1e-2},
+                    {"objective.label_form": "plain", "optim.lr": 1e-2},
+                    {"objective.label_form": "guarded", "optim.lr": 1e-2},
+                ]
+            },
+            _CLASSES,
+        ),
+        Method(
+            "adaption_prompt", "body", {"prompt": {"kind": "adaption_prompt", "length": 64}}, _rates(2e-3, 5e-3, 1e-2)
+        ),
+        Method("prefix", "body", {"prompt": {"kind": "prefix", "length": 8}}, _rates(1e-3, 3e-3, 1e-2)),
+        Method(
+            "prompt_tuning",
+            "body",
+            {"prompt": {"kind": "static", "template": "front", "length": 8, "init": "vocabulary"}},
+            _rates(1e-3, 3e-3, 1e-2),
+        ),
+        Method("lora", "body", {"backbone": {"lora_rank": 8}}, _rates(5e-4, 1e-3, 2e-3)),
+        Method(
+            "contrastive",
+            "body",
+            {
+                "objective": {"task": "contrastive"},
+                "backbone": {"frozen": False, "dtype": "float32"},
+                "head": {"fit": "logistic_regression"},
+                "data": {"batch_size": 32},
+                "optim": {"lr": 2e-5, "epochs": 80, "warmup_percent": 10, "decay_percent": 90},
+                "evaluation": {"state": "last"},
+            },
+            _rates(2e-5, 5e-5, 1e-4),
+            _CLASSES,
+        ),
+        Method(
+            "full_fine_tuning",
+            "body",
+            {"backbone": {"frozen": False, "dtype": "float32"}},
+            _rates(2e-5, 5e-5, 1e-4),
+        ),
+    )
+}

@@ -33,6 +33,15 @@ from launcher.sweeps.plan import load_sweep
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
+TRAINS = f"import runpy; runpy.run_path({str(ROOT / 'launcher' / 'train.py')!r}, run_name='__main__')"
+# A state may be pruned before a slow store has it; the newest stay while the run waits after its first evaluation.
+NEVER_ENDS = f"""
+import sys, time
+from pathlib import Path
+from infoprompt.config import load_config
+from infoprompt.train import run
+run(load_config(Path(sys.argv[1])), report=lambda progress, scores: time.sleep({2 * SECONDS}))
+"""
 CHANGES = ["optim.max_steps=8", "checkpoint.every_steps=3", "evaluation.every_steps=4", "run.mirror={mirror}"]
 
 
@@ -195,14 +204,15 @@ def test_a_run_goes_on_in_an_empty_folder_bit_for_bit(configured, address, tmp_p
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 def test_a_killed_run_goes_on_from_an_s3_server_in_an_empty_folder(configured, s3, tmp_path, processes):
-    changes = ["checkpoint.every_steps=1", "optim.epochs=10", "optim.max_steps=150", "evaluation.every_steps=50"]
+    changes = ["checkpoint.every_steps=1", "optim.max_steps=40", "evaluation.every_steps=20"]
     config = override_config(configured("killed", s3), changes)
     run(override_config(config, ["run.mirror=null", f"run.output_dir={tmp_path / 'whole'}"]))
-    killed = start(processes, config, tmp_path / "killed")
+    killed = start(processes, config, tmp_path / "killed", script=NEVER_ENDS)
     end = time.monotonic() + SECONDS
     while not any(name.endswith("manifest.json") for name in names(s3)):
         assert killed.poll() is None, (tmp_path / "killed.log").read_text()
         assert time.monotonic() < end
+        time.sleep(0.05)  # the server has one thread's time to give
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait(timeout=SECONDS)
     assert not (tmp_path / "killed" / "result.json").exists()
@@ -213,6 +223,7 @@ def test_a_killed_run_goes_on_from_an_s3_server_in_an_empty_folder(configured, s
         tmp_path / "another",
         "--resume",
         "auto",
+        script=TRAINS,
     )
     assert again.wait(timeout=SECONDS) == 0, (tmp_path / "another.log").read_text()
     assert "Fetched the state" in (tmp_path / "another.log").read_text()
@@ -221,10 +232,9 @@ def test_a_killed_run_goes_on_from_an_s3_server_in_an_empty_folder(configured, s
     assert b"hidden-word" not in written
 
 
-def start(processes, config, folder, *options):
+def start(processes, config, folder, *options, script):
     file, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
     file.write_text(dump_config(config))
-    script = f"import runpy; runpy.run_path({str(ROOT / 'launcher' / 'train.py')!r}, run_name='__main__')"
     return processes.start(script, [file, *options], Path.cwd(), {**os.environ}, [Path(os.devnull), log, log])
 
 
@@ -482,7 +492,7 @@ def test_a_mirror_that_cannot_be_reached_is_refused_before_anything_is_trained(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
-        monkeypatch.setattr(mirrors, "START_SECONDS", 10)
+        monkeypatch.setattr(mirrors, "START_SECONDS", 1)
         told = refusal(configured("run", "s3://bucket/first"))
     assert told.startswith("run.mirror is s3://bucket/first, which cannot be used (")
     assert "Check the address, the network, and the credentials" in told

@@ -63,8 +63,9 @@ def _commit_tags() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
+    command = ("git", "--no-optional-locks", *arguments)  # one that is cut would leave its lock in the repository
     try:
-        done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""  # no git, or a repository too slow to ask
     return done.stdout.strip() if done.returncode == 0 else ""

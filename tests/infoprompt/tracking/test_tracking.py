@@ -535,3 +535,16 @@ def test_the_commit_is_known_without_a_repository_if_the_launcher_passed_it(
     assert git_commit() is None
     monkeypatch.setenv(COMMIT_VARIABLE, "abc123")
     assert git_commit() == "abc123"
+
+
+def test_asking_for_the_commit_writes_nothing_to_the_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
+    (tmp_path / "file").write_text("text")
+    author = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    for command in (["init", "-q"], ["add", "file"], [*author, "commit", "-qm", "Begin"]):
+        subprocess.run(["git", *command], check=True)
+    os.utime(tmp_path / "file", (0, 0))  # git would note in its index that the file is the same
+    index = (tmp_path / ".git/index").read_bytes()
+    assert len(git_commit()) == 40
+    assert (tmp_path / ".git/index").read_bytes() == index

@@ -1,6 +1,6 @@
 """Seconds of a run beside training, with the backbone read anew and kept from the run before.
 
-    python tests/proofs/kept_backbone.py [--runs 7] [--layers 24]
+    python tests/proofs/kept_backbone.py [--runs 7] [--layers 24] [--width 1024]
 
 The backbone is a BERT of 24 layers and width 1024 (303 M parameters, bfloat16) with random weights.
 
@@ -25,11 +25,11 @@ from infoprompt.model.backbone import cache
 from infoprompt.train import run
 
 
-def make_backbone(folder: Path, layers: int) -> None:
+def make_backbone(folder: Path, layers: int, width: int) -> None:
     """A large model of random weights with MiniLM's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(backbone_source("minilm"))
-    size = {"hidden_size": 1024, "num_hidden_layers": layers, "num_attention_heads": 16, "intermediate_size": 4096}
-    model = BertModel(BertConfig(vocab_size=len(tokenizer), **size), add_pooling_layer=False)
+    size = {"num_hidden_layers": layers, "num_attention_heads": 16, "intermediate_size": 4 * width}
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=width, **size), add_pooling_layer=False)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -60,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--width", type=int, default=1024)
     options = parser.parse_args(arguments)
     seconds: dict[str, list[float]] = {"read anew": [], "kept": []}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        make_backbone(place / "backbone", options.layers)
+        make_backbone(place / "backbone", options.layers, options.width)
         for number in range(options.runs + 1):
             cache.forget()
             for name, taken in seconds.items():

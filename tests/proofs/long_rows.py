@@ -76,11 +76,19 @@ def one(backbone: str, method: str, form: str, length: int) -> dict[str, float]:
 
 def measure(backbone: Path, method: str, form: str, length: int) -> dict[str, float]:
     """The same in a process of its own."""
-    given = (str(backbone), method, form, length)
-    code = f"import json; from tests.proofs import long_rows as m; print('FOUND', json.dumps(m.one(*{given!r})))"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program(backbone, method, form, length)]
+    return found_in(subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False))
+
+
+def program(backbone: Path, method: str, form: str, length: int) -> str:
+    """Python code that prints what `one` finds."""
+    given = (str(backbone), method, form, length)
+    return f"import json; from tests.proofs import long_rows as m; print('FOUND', json.dumps(m.one(*{given!r})))"
+
+
+def found_in(done: "subprocess.CompletedProcess[str]") -> dict[str, float]:
+    """What a process with that code has printed."""
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise SystemExit(1)

@@ -1,6 +1,7 @@
 """The proofs still run, at a size of seconds; `make proofs` runs them whole. The one on Ray is among Ray's tests."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.proofs.fault_sweep import NUM_EVALUATIONS, NUM_TRIALS, STEPS, SweepRu
 
 
 def test_a_backbone_is_timed_read_anew_and_kept(capsys):
-    code = kept_backbone.main(["--runs", "1", "--layers", "1"])
+    code = kept_backbone.main(["--runs", "1", "--layers", "1", "--width", "64"])
     lines = capsys.readouterr().out.splitlines()
     anew, kept = (float(line.split("median ")[1].split()[0]) for line in lines[-2:])
     assert code in ((0, 1) if anew == kept else (int(kept > anew),))  # they are rounded
@@ -118,8 +119,10 @@ def test_large_tasks_that_take_more_than_they_may_fail_the_proof(worse, code, mo
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are asked of Linux")
-def test_an_update_on_long_rows_is_measured(tmp_path):
+def test_an_update_on_long_rows_is_measured(processes, tmp_path):
     long_rows.make_backbone(tmp_path, 1, 1024)
-    found = {form: long_rows.measure(tmp_path, "prompt_tuning", form, 1024) for form in ("sdpa", "eager")}
+    codes = {form: long_rows.program(tmp_path, "prompt_tuning", form, 1024) for form in ("sdpa", "eager")}
+    done = {form: processes.run([], long_rows.ROOT, os.environ, python=code) for form, code in codes.items()}
+    found = {form: long_rows.found_in(one) for form, one in done.items()}
     assert found["eager"]["growth"] > found["sdpa"]["growth"] > 0
     assert found["sdpa"]["seconds"] > 0

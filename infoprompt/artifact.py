@@ -65,7 +65,7 @@ class Artifact:
         self.config = config.model_copy(update={"head": head})
         self.task = task
         self.card = card
-        self._template = make_template(config, model.backbone)
+        self._template = make_template(config, model.backbone, task)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, backbone: str | None = None, device: str = "auto") -> "Artifact":
@@ -108,7 +108,7 @@ class Artifact:
         state = _read_trained(folder)
         config = predicting_config(card)
         _check_size(config, state, folder)
-        make_template(config, backbone)  # refuses more vectors than the backbone has positions, before they are made
+        make_template(config, backbone, task)  # refuses too many vectors for the backbone before they are made
         model = build_member(config, backbone, task)
         model.to(next(backbone.parameters()).device)
         _load_trained(model, state, folder)
@@ -247,7 +247,9 @@ def data_of_training(folder: Path, config: RunConfig) -> DataSettings | None:
         run = load_config(folder.absolute().parent / "config.yaml")
     except ConfigError:
         return None
-    return run.data if shared_values(run)["data"] == shared_values(config)["data"] else None
+    # the artifact has words and demonstrations spelled out
+    known, own = ({**shared_values(of)["data"], "template": None, "demonstrations": 0} for of in (run, config))
+    return run.data if known == own else None
 
 
 def _read_trained(folder: Path) -> dict[str, Tensor]:

@@ -124,7 +124,9 @@ def _write_results(
     try:
         if result.artifact:
             artifact, fingerprint = Path(result.artifact), setup.fingerprint
-            save_artifact(artifact, state.best_state, config, setup.task, fingerprint=fingerprint, scores=scores)
+            save_artifact(
+                artifact, state.best_state, setup.spelled_out, setup.task, fingerprint=fingerprint, scores=scores
+            )
         replace_file(output_dir / "history.json", json.dumps([finite(row) for row in state.history]))
         tracker.log({f"test/{name}": value for name, value in result.test.items()}, result.steps)
         tracker.log({f"best/dev_{name}": value for name, value in state.best_scores.items()}, result.steps)

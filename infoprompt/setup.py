@@ -17,10 +17,12 @@ from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.given_predictions import given_predictions
 from infoprompt.data.loader import Pool, TrainLoader
 from infoprompt.data.pairs import PairDraw
+from infoprompt.data.pattern import without_content
 from infoprompt.data.rows import Example
 from infoprompt.data.split_rows import write_skipped
 from infoprompt.data.splits import Splits, load_splits
 from infoprompt.data.tasks import Task
+from infoprompt.data.template import Template
 from infoprompt.data.unlabelled import check_number
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
@@ -43,13 +45,15 @@ from infoprompt.objective.encoding import Encoding
 from infoprompt.objective.noise import noise_of
 from infoprompt.output import on_first
 from infoprompt.ranks import Ranks
-from infoprompt.settings.head import ClassVectorSettings, LinearSettings
+from infoprompt.settings.head import ClassVectorSettings, LinearSettings, VerbaliserSettings
 from infoprompt.warm_start import warm_started
 
 log = logging.getLogger(__name__)
 
 SHARES_ROWS = 2048
 """Enough to know a class's share to one per cent."""
+LEAST_SHARE = 1e-6
+"""Of a class, for its logarithm."""
 EVEN = 0.8
 """Share of the classes that texts must at least spread over to look even; EXPERIMENTS 2026-11-29 has what skew does."""
 
@@ -66,6 +70,7 @@ class Setup:
     dev: EncodedDataset
     test: EncodedDataset
     fingerprint: str
+    template: Template
     class_weight_C: Tensor | None = None
     """See `data.class_weights`."""
     given: Mapping[str, list[int]] | None = None
@@ -120,16 +125,27 @@ class Setup:
             return ""
         return str(source) if source in ("rest", "transductive") else "file"
 
+    @property
+    def spelled_out(self) -> RunConfig:
+        """The config with the words around a text, and the demonstrations, in place of what says where they are."""
+        if self.template.pattern is None:
+            return self.config
+        data = self.template.pattern.spelled_out(self.config.data)
+        return self.config.model_copy(update={"data": data})
+
     def class_shares(self) -> Tensor:
         """Mean prediction for the texts without labels, at most the first `SHARES_ROWS`, [C]; all ranks take part."""
         assert self.train.pool is not None
-        pool, size, ranks = self.train.pool, self.config.evaluation.batch_size, self.ranks
-        kept = pool.kept[:SHARES_ROWS]
+        return self.mean_prediction(self.train.pool.rows, self.train.pool.kept[:SHARES_ROWS])
+
+    def mean_prediction(self, texts: EncodedDataset, kept: np.ndarray) -> Tensor:
+        """Mean probability of each class over some texts, [C]; all ranks take part."""
+        size, ranks = self.config.evaluation.batch_size, self.ranks
         filled = np.append(kept, np.full(-len(kept) % (size * ranks.world_size), -1))
         total_C = torch.zeros(self.task.num_classes)
         for rows in filled.reshape(-1, ranks.world_size, size)[:, ranks.rank]:
             known = torch.from_numpy(rows >= 0)
-            encoding = self.infer(pool.rows.batch(rows))
+            encoding = self.infer(texts.batch(rows))
             total_C = total_C + encoding.logits_BC.float().cpu().softmax(1)[known].sum(0)
         parts: list[Tensor] = ranks.gather_objects(total_C)
         return torch.stack(parts).sum(0) / len(kept)
@@ -176,7 +192,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     given = _given(config, task, splits, ranks)
     accumulation = accumulation_steps(config.data, ranks.world_size)
     backbone, fingerprint = _backbone(config, ranks)
-    template = make_template(config, backbone)
+    template = make_template(config, backbone, task, splits.train)
     member = build_member(config, backbone, task)
     engine = build_engine(SharedModel([member]), [config], ranks)
 
@@ -210,16 +226,21 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         rows["dev"],
         rows["test"],
         fingerprint,
+        template,
         class_weights(config.data, task, rows["training"]),
         given,
     )
     batch_size = config.evaluation.batch_size
-    plain = _Plain(setup, rows, key, encode([Example(text=text) for text in task.label_texts], "label"))
+    labels = [Example(text=text) for text in task.label_texts]
+    plain = _Plain(
+        setup, rows, key, EncodedDataset.encode(labels, task.labels, template.without_words(), "label", task.scale)
+    )
     kept = None
     if pool is not None and config.data.unlabelled_filter:
         kept = _without_strangers(setup, pool.kept, plain)
         setup = setup.of(rows, kept)
     start_head(setup, member.head, plain)
+    calibrate(setup, splits, rows["training"])
     first_layer = 0 if member.prompt is None else member.prompt.first_layer
     if first_layer and not partitions_weights(config):
         lower = with_lower_states(
@@ -234,7 +255,8 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
         rows = dict(zip(rows, lower, strict=True))
     if not needs_unprompted_states(config, task, training=True):
         return setup.of(rows)
-    filled = {name: plain.states_of(name, part) for name, part in rows.items()}
+    unread = {"training"} if config.head_fit == "start" else set()  # nothing is trained on these rows
+    filled = {name: part if name in unread else plain.states_of(name, part) for name, part in rows.items()}
     if config.mixes_rows:
         filled = {name: with_other_states(part) for name, part in filled.items()}
     return setup.of(filled)
@@ -371,6 +393,28 @@ def start_head(setup: Setup, head: Head, plain: _Plain) -> None:
         vectors = named.get("head.linear.weight", trained.get("head.linear.weight", trained.get("head.vectors_CE")))
         assert vectors is not None
         setup.member.start_anchor.start(vectors.to(setup.ranks.device), len(setup.train.rows))
+
+
+def calibrate(setup: Setup, splits: Splits, training: EncodedDataset) -> None:
+    """Set the bias of a head that is the model's own as `head.calibration` says; every rank calls it.
+
+        b_c = -log(mean over texts x of p(c | x))
+
+    Source: Zhao et al. 2021, arXiv:2102.09690, for texts without content; over unlabelled texts as in batch
+    calibration, Zhou et al. 2023, arXiv:2309.17249.
+    """
+    settings, task = setup.config.head, setup.task
+    if not isinstance(settings, VerbaliserSettings) or settings.calibration == "none":
+        return
+    rows, given = training, list(splits.unlabelled.texts[:SHARES_ROWS])
+    if settings.calibration == "contextual":
+        given = without_content(splits.train[0])
+    if given:
+        rows = EncodedDataset.encode(given, task.labels, setup.template, "calibrating", task.scale)
+    mean_C = setup.mean_prediction(rows, np.arange(min(len(rows), SHARES_ROWS)))
+    trained = setup.engine.trained_state()
+    bias_C = -mean_C.clamp(min=LEAST_SHARE).log()
+    setup.engine.load_trained_state({**trained, "head.bias_C": bias_C - bias_C.mean()})
 
 
 def _scored_by(metric: str | None, task: Task) -> Task:

@@ -208,7 +208,7 @@ def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
     The rate's course is that of the first time, and so are the texts without labels. No resume state is written
     meanwhile.
     """
-    config = first.config
+    config = first.spelled_out  # the demonstrations are those of the first time
     log.info("Training once more, on %d training and held-out rows.", len(splits.train) + len(splits.validation))
     together = collect_examples(itertools.chain(splits.train, splits.validation))
     rows = replace(splits, train=together, validation=[], notes=(), skipped=())

@@ -13,7 +13,7 @@ from infoprompt.config import ConfigError, FewShotSettings
 Keys = Sequence[Hashable] | np.ndarray
 
 # Which of a seed's streams of random numbers a choice reads.
-_TRAINING, _HELD_OUT = 1, 2
+_TRAINING, _HELD_OUT, _DEMONSTRATIONS = 1, 2, 4
 
 
 def is_few_shot(settings: FewShotSettings) -> bool:
@@ -40,6 +40,24 @@ def sample_few_shot(
     if not is_few_shot(settings):
         return list(range(len(labels)))
     return _draw(labels, range(len(labels)), settings, np.random.default_rng([seed, _TRAINING]))
+
+
+def draw_demonstrations(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Draw rows from all classes alike: one of each class, in random order, then a second one, and so on.
+
+    Args:
+        labels: class index of each row.
+        count: rows to draw, or fewer where there are no more.
+        seed: the same seed gives the same rows.
+    Returns:
+        Row indices, in the order drawn.
+    """
+    taken: Counter[int] = Counter()
+    turns: list[tuple[int, int, int]] = []
+    for row in np.random.default_rng([seed, _DEMONSTRATIONS]).permutation(len(labels)):
+        turns.append((taken[labels[row]], len(turns), int(row)))
+        taken[labels[row]] += 1
+    return [row for _, _, row in sorted(turns)[:count]]
 
 
 def hold_out_sample(

@@ -39,6 +39,8 @@ class Source:
     """Published label to ours, where they differ."""
     form: str | None = None
     """A function in `forms.FORMS` that makes our rows of a published row."""
+    template: str | None = None
+    """What `data.template: task` stands for, where it is not the kind's."""
     tests: tuple[str, ...] = ()
     """Of a diagnostic task, which has no training rows: the tasks whose prompts it tests, the best one first."""
     merged: Mapping[str, str] = field(default_factory=dict)

@@ -102,10 +102,21 @@ _STARS = {
     "very positive": "great",
 }
 
+_REVIEW = "Review: {text}\nSentiment:"
+_FOLLOWS = "{text_a}\nQuestion: {text_b} True, yes or no?\nAnswer:"
+_FOLLOWS_MAYBE = "{text_a}\nQuestion: {text_b} True, yes, no or maybe?\nAnswer:"
+_SAME = "First: {text_a}\nSecond: {text_b}\nDo both mean the same, yes or no?\nAnswer:"
+
 _ROWS = (
     # Shipped with the package
     _row("semeval2010_task8", _RELATIONS, "relation", "semeval2010_macro_f1 accuracy"),
-    _row("banking77", {label: words_of(label) for label in _INTENTS}, "single", "accuracy macro_f1"),
+    _row(
+        "banking77",
+        {label: words_of(label) for label in _INTENTS},
+        "single",
+        "accuracy macro_f1",
+        template="Customer: {text}\nTopic:",
+    ),
     # GLUE (Wang et al. 2018)
     _row(
         "sst2",
@@ -115,6 +126,7 @@ _ROWS = (
         hub="nyu-mll/glue@sst2",
         columns={"text": "sentence"},
         labels={"0": "negative", "1": "positive"},
+        template=_REVIEW,
     ),
     _row(
         "cola",
@@ -124,6 +136,7 @@ _ROWS = (
         hub="nyu-mll/glue@cola",
         columns={"text": "sentence"},
         labels={"0": "unacceptable", "1": "acceptable"},
+        template="Sentence: {text}\nThe grammar is",
     ),
     _row(
         "mrpc",
@@ -134,6 +147,7 @@ _ROWS = (
         hub_test="test",
         columns={"text": ("sentence1", "#1 String"), "pair": ("sentence2", "#2 String"), "label": "Quality"},
         labels={"0": "not_equivalent", "1": "equivalent"},
+        template=_SAME,
     ),
     _row(
         "qqp",
@@ -143,6 +157,7 @@ _ROWS = (
         hub="nyu-mll/glue@qqp",
         columns={"text": "question1", "pair": "question2", "label": "is_duplicate"},
         labels={"0": "not_duplicate", "1": "duplicate"},
+        template=_SAME,
     ),
     _row(
         "stsb",
@@ -161,9 +176,16 @@ _ROWS = (
         hub="nyu-mll/glue@mnli",
         hub_validation="validation_matched",
         columns={"text": ("premise", "sentence1"), "pair": ("hypothesis", "sentence2"), "label": "gold_label"},
+        template=_FOLLOWS_MAYBE,
     ),
     _row(
-        "qnli", _ENTAILED, "pair", "accuracy", hub="nyu-mll/glue@qnli", columns={"text": "question", "pair": "sentence"}
+        "qnli",
+        _ENTAILED,
+        "pair",
+        "accuracy",
+        hub="nyu-mll/glue@qnli",
+        columns={"text": "question", "pair": "sentence"},
+        template="Question: {text_a}\nText: {text_b}\nDoes the text answer the question, yes or no?\nAnswer:",
     ),
     _row(
         "rte",
@@ -172,6 +194,7 @@ _ROWS = (
         "accuracy",
         hub="nyu-mll/glue@rte",
         columns={"text": ("sentence1", "premise"), "pair": ("sentence2", "hypothesis")},
+        template=_FOLLOWS,
     ),
     _row(
         "wnli",
@@ -181,6 +204,7 @@ _ROWS = (
         hub="nyu-mll/glue@wnli",
         columns=_FIRST_SECOND,
         labels={"0": "not_entailment", "1": "entailment"},
+        template=_FOLLOWS,
     ),
     # SuperGLUE (Wang et al. 2019), which has RTE too
     _row(
@@ -191,6 +215,7 @@ _ROWS = (
         hub="aps/super_glue@boolq",
         columns={"text": "passage", "pair": "question"},
         labels=_BOOLS,
+        template="{text_a}\nQuestion: {text_b}?\nAnswer:",
     ),
     _row(
         "cb",
@@ -199,6 +224,7 @@ _ROWS = (
         "accuracy macro_f1",
         hub="aps/super_glue@cb",
         columns={"text": "premise", "pair": "hypothesis"},
+        template=_FOLLOWS_MAYBE,
     ),
     _row(
         "copa",
@@ -207,6 +233,7 @@ _ROWS = (
         "accuracy",
         hub="aps/super_glue@copa",
         form="copa",
+        template="{text} {choice}",
     ),
     _row("multirc", _BINARY, "pair", "f1 accuracy", hub="aps/super_glue@multirc", labels=_BOOLS, form="multirc"),
     _row("record", _BINARY, "answer", "answer_f1 exact_match", hub="aps/super_glue@record", form="record"),
@@ -248,7 +275,7 @@ _ROWS = (
         columns={"text": "premise", "pair": "hypothesis"},
     ),
     # Others
-    _row("sick", _NLI, "pair", "accuracy"),
+    _row("sick", _NLI, "pair", "accuracy", template=_FOLLOWS_MAYBE),
     _row(
         "ag_news",
         {"World": "world", "Sports": "sports", "Business": "business", "Sci/Tech": "technology"},
@@ -257,6 +284,7 @@ _ROWS = (
         hub="fancyzhx/ag_news",
         hub_validation=None,
         hub_test="test",
+        template="News: {text}\nTopic:",
     ),
     _row(
         "mr",
@@ -266,6 +294,7 @@ _ROWS = (
         hub="cornell-movie-review-data/rotten_tomatoes",
         hub_test="test",
         labels={"neg": "negative", "pos": "positive"},
+        template=_REVIEW,
     ),
     _row(
         "sst5",
@@ -275,6 +304,7 @@ _ROWS = (
         hub="SetFit/sst5",
         hub_test="test",
         labels={str(number): label for number, label in enumerate(_STARS)},
+        template=_REVIEW,
     ),
     # Entities: every word tagged, or one given span at a time (InfoPrompt's setting)
     _row("wnut17", _bio(_WNUT), "tags", "entity_f1 accuracy"),

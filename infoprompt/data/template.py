@@ -10,19 +10,27 @@ Templates of the WARP family (Hambardzumyan et al. 2021; InfoPrompt's released c
 The mask token stands there only if its state is read (`head.pooling: mask`). `front` puts all vectors after `<s>`;
 `before` puts them before it, each with a position of its own, as PEFT does.
 A tokenizer without special tokens (GPT-2, Llama) has none of `<s>` and `</s>`; a line break stands between its texts.
+With words around the text (`data.template`, see `pattern.py`) all texts stand in one:
+
+    words     <s> P words P <mask> P words P </s>
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.encoded import EncodedText
+from infoprompt.data.marked import marked, span_text, starts_of_words
+from infoprompt.data.pattern import Filled, Pattern
 from infoprompt.data.problems import shown
-from infoprompt.data.rows import Example, Span
+from infoprompt.data.rows import Example
 from infoprompt.data.tokens import TextError, Tokens, tokenize
+
+log = logging.getLogger(__name__)
 
 NUM_SLOTS = 4
 AT_ONCE = 1000  # examples that are tokenized in one call
@@ -43,6 +51,8 @@ class Template:
     max_length: int
     num_embeddings: int | None = None
     """Rows of the backbone's embedding table; unknown if None."""
+    pattern: Pattern | None = None
+    """The words around the text; None for the layouts above."""
 
     def __hash__(self) -> int:
         return hash((id(self.tokenizer), self.num_vectors, self.placement, self.use_mask, self.max_length))
@@ -57,6 +67,7 @@ class Template:
         use_mask: bool,
         max_length: int,
         num_embeddings: int | None = None,
+        pattern: Pattern | None = None,
     ) -> "Template":
         """Learn the special tokens' layout from how the tokenizer joins a pair.
 
@@ -67,6 +78,7 @@ class Template:
             use_mask: whether a mask token is part of the input.
             max_length: positions per example, prompt included.
             num_embeddings: rows of the backbone's embedding table, which no token may lie behind.
+            pattern: the words around the text, if there are any.
         Raises:
             ConfigError: the tokenizer has no mask token where one is needed, or nothing is left for text.
         """
@@ -76,17 +88,52 @@ class Template:
                 "head.pooling=last."
             )
         prefix, middle, suffix, second_segment = _special_tokens(tokenizer)
+        if pattern is not None and prefix and pattern.opening[: len(prefix)] == prefix:
+            pattern = replace(pattern, opening=pattern.opening[len(prefix) :])
         template = cls(
             *(tokenizer, prefix, middle, suffix, second_segment),
             *(num_vectors, placement, use_mask, max_length, num_embeddings),
+            pattern=pattern,
         )
         template._check_embedded([*prefix, *middle, *suffix, *template._mask], "The input's layout")
-        if template._room(2) < 8:
+        if pattern is not None:
+            template._check_pattern(pattern)
+        elif template._room(2) < 8:
             raise ConfigError(
                 f"prompt.length is {num_vectors}, but of {max_length} positions (backbone.max_length) that leaves "
                 f"{template._room(2)} for text, and at least 8 are needed. Use a shorter prompt or a longer max_length."
             )
         return template
+
+    def without_words(self) -> "Template":
+        """The same for texts that no words stand around."""
+        return replace(self, pattern=None)
+
+    def _check_pattern(self, pattern: Pattern) -> None:
+        if pattern.names_mask and not self.use_mask:
+            raise ConfigError(
+                f"data.template is {pattern.template!r}, but head.pooling reads no mask token. Leave {{mask}} out, or "
+                "set head.pooling to mask where the backbone has one."
+            )
+        sides = pattern.fill(dict.fromkeys(pattern.fields, ""))
+        words = [token for tokens in tokenize(self.tokenizer, [side.text for side in sides]) for token in tokens.ids]
+        taken = [*pattern.opening, *words, *pattern.closing]
+        shown = [token for demonstration in pattern.demonstrations for token in demonstration.ids]
+        self._check_embedded([*taken, *shown], "data.template")
+        room = self._room(1) - len(taken)
+        if room < 8:
+            raise ConfigError(
+                f"data.template takes {len(taken)} tokens and the prompt {self.num_vectors}, but of {self.max_length} "
+                f"positions (backbone.max_length) that leaves {max(room, 0)} for text, and at least 8 are needed. Use "
+                "a shorter template or prompt, or a longer max_length."
+            )
+        fitting = pattern.before({}, room - 8)
+        if len(fitting) < len(shown):
+            log.warning(
+                "The demonstrations take %d tokens, and at most %d fit before a text (backbone.max_length is %d). As "
+                "many stand there as fit.",
+                *(len(shown), len(fitting), self.max_length),
+            )
 
     # Both are asked for with every input, and a tokenizer takes its time to answer.
     @cached_property
@@ -113,7 +160,9 @@ class Template:
             yield from self._encode_some(examples[start : start + AT_ONCE])
 
     def _encode_some(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
-        inputs = [_inputs(example) for example in examples]
+        inputs = [
+            _inputs(example) if self.pattern is None else _in_words(self.pattern, example) for example in examples
+        ]
         texts = [
             (text, example)
             for example, parts in zip(examples, inputs, strict=True)
@@ -148,6 +197,8 @@ class Template:
         return self.encode([example])[0][0]
 
     def _lay_out(self, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
+        if self.pattern is not None:
+            return self._lay_words_out(self.pattern, part, tokens)
         fitted = _fit([text.ids for text in tokens], self._room(len(tokens)))
         ids, slots, segments, starts = self._assemble(fitted, part.layout)
 
@@ -167,6 +218,27 @@ class Template:
             truncated=any(len(kept) < len(text.ids) for kept, text in zip(fitted, tokens, strict=True)),
             words=tuple(place for place in words if place is not None),
             entities=(found[0], found[1]) if found else None,
+            slots_counted=self.placement == "before",
+        )
+
+    def _lay_words_out(self, pattern: Pattern, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
+        sides = [side.pieces(found) for side, found in zip(part.sides, tokens, strict=True)]
+        given = [ids for side in sides for ids, filled_in in side if filled_in]
+        words = sum(len(ids) for side in sides for ids, filled_in in side if not filled_in)
+        room = self._room(1) - len(pattern.opening) - len(pattern.closing) - words
+        fitted = _fit(given, room)
+        left = iter(fitted)
+        joined = [[token for ids, filled_in in side for token in (next(left) if filled_in else ids)] for side in sides]
+        shown = pattern.before(part.values, room - sum(map(len, fitted)))
+        joined[0] = [*pattern.opening, *shown, *joined[0]]
+        joined[-1] = [*joined[-1], *pattern.closing]
+        ids, slots, segments, starts = self._assemble([*joined, []][:2], "words")
+        return EncodedText(
+            ids,
+            slots,
+            segments,
+            mask_index=starts.get("mask", 0),
+            truncated=sum(map(len, fitted)) < sum(map(len, given)),
             slots_counted=self.placement == "before",
         )
 
@@ -215,6 +287,7 @@ _LAYOUTS: dict[str, list[tuple[str, int, int]]] = {
         ("text 1", 1, 1),
         ("suffix", 0, 1),
     ],
+    "words": [("prefix", 1, 0), ("text 0", 1, 0), ("mask", 1, 0), ("text 1", 1, 0), ("suffix", 0, 0)],
     "relation": [
         ("prefix", 1, 0),
         ("text 0", 1, 0),
@@ -244,21 +317,34 @@ class _Input(NamedTuple):
     """Where the words to tag start in the first text, in characters."""
     entities: Sequence[int] = ()
     """Where the markers stand that open a relation's entities, in characters of the first text."""
+    sides: Sequence[Filled] = ()
+    """The texts, where words stand around them, with what was filled in."""
+    values: Mapping[str, str] = {}
+    """What that was."""
+
+
+def _in_words(pattern: Pattern, example: Example) -> list[_Input]:
+    found = []
+    for choice in example.choices or (None,):
+        values = pattern.values(example, choice)
+        sides = pattern.fill(values)
+        found.append(_Input("words", [side.text for side in sides], sides=sides, values=values))
+    return found
 
 
 def _inputs(example: Example) -> list[_Input]:
     if example.choices is not None:
         return [_Input("pair", [example.text, choice]) for choice in example.choices]
     if example.head is not None and example.tail is not None:
-        text, places = _marked(example.text, [(example.head, "@"), (example.tail, "#")])
-        named = [_part(example, example.head), _part(example, example.tail)]
+        text, places = marked(example.text, [(example.head, "@"), (example.tail, "#")])
+        named = [span_text(example, example.head), span_text(example, example.tail)]
         return [_Input("relation", [text, *named], entities=places)]
     if example.span is not None:
-        text, _ = _marked(example.text, [(example.span, "@")])
-        return [_Input("span", [text, _part(example, example.span)])]
+        text, _ = marked(example.text, [(example.span, "@")])
+        return [_Input("span", [text, span_text(example, example.span)])]
     if example.pair is not None:
         return [_Input("pair", [example.text, example.pair])]
-    return [_Input("single", [example.text], words=_starts(example.words or ()))]
+    return [_Input("single", [example.text], words=starts_of_words(example.words or ()))]
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
@@ -278,41 +364,9 @@ def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], t
     return tuple(ids[:first]), tuple(middle), tuple(ids[second + size :]), second_segment
 
 
-def _marked(text: str, spans: Sequence[tuple[Span, str]]) -> tuple[str, list[int]]:
-    """The text with its spans between markers, single blanks alone, and where each span's first marker stands."""
-    pieces: list[str] = []
-    opened: dict[str, int] = {}
-    # Markers of one place: what closes comes before what opens, and the inner span stays inside the outer one.
-    events = [(span.start, 1, -span.end, marker) for span, marker in spans]
-    events += [(span.end, 0, -span.start, marker) for span, marker in spans]
-    position = 0
-    for place, opens, _, marker in sorted(events):
-        pieces += text[position:place].split()
-        if opens:
-            opened[marker] = len(pieces)
-        pieces.append(marker)
-        position = place
-    pieces += text[position:].split()
-    starts = _starts(pieces)
-    return " ".join(pieces), [starts[opened[marker]] for _, marker in spans]
-
-
-def _starts(words: Sequence[str]) -> list[int]:
-    """Where each word starts, in characters, with one blank between them."""
-    starts, position = [], 0
-    for word in words:
-        starts.append(position)
-        position += len(word) + 1
-    return starts
-
-
 def _name(text: str, example: Example) -> str:
     """What an error calls a text."""
     return example.where or f"The text {shown(text)}"
-
-
-def _part(example: Example, span: Span) -> str:
-    return example.text[span.start : span.end]
 
 
 def _find(ids: list[int], part: list[int], start: int) -> int:

@@ -130,7 +130,10 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
             "once and would grow stale. Set backbone.frozen=true without LoRA, or use another prompt.kind and "
             "objective.representation_weight=0."
         )
-    if kind == "none" and trained_by is None and of_head.lm_head:
+    if not config.updates or kind != "none" or trained_by is not None:
+        return
+    if of_head.lm_head:
         raise ConfigError(
-            f"prompt.kind is none and head.kind is {head.kind}, so there is nothing to train. Use another of the two."
+            f"prompt.kind is none and head.kind is {head.kind}, so there is nothing to train. Use another of the two, "
+            "or ask the model as it is by head.fit=start."
         )

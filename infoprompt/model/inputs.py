@@ -1,20 +1,44 @@
 """What a run's config makes of its texts: the layout of the input, and whether plain texts are read too."""
 
+from collections.abc import Sequence
+
 from infoprompt.config import ConfigError, RunConfig
+from infoprompt.data.pattern import Pattern
+from infoprompt.data.rows import Example
 from infoprompt.data.task import Task
 from infoprompt.data.template import Template
 from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.build import prompt_slots, reads_unprompted
+from infoprompt.model.heads.kind import head_kind
 from infoprompt.settings.prompt import InputPromptSettings
 
 
-def make_template(config: RunConfig, backbone: Backbone) -> Template:
-    """The input layout that a config asks for on a backbone; raises ConfigError where it has too few positions."""
+def make_template(
+    config: RunConfig, backbone: Backbone, task: Task | None = None, rows: Sequence[Example] = ()
+) -> Template:
+    """The input layout that a config asks for on a backbone.
+
+    Args:
+        config: of the run.
+        backbone: what reads the input.
+        task: whose words stand around a text; none do if not given.
+        rows: training rows, of which demonstrations are drawn.
+    Raises:
+        ConfigError: the backbone has too few positions, or the words do not fit the task.
+    """
     asked = config.backbone.max_length
     if asked is not None and asked > backbone.max_length:
         raise ConfigError(
             f"backbone.max_length is {asked}, but {backbone.name!r} reads at most {backbone.max_length} positions. "
             f"Use {backbone.max_length} or less, or leave it out for the model's own limit."
+        )
+    pattern = None
+    if task is not None:
+        pattern = Pattern.of(config.data, task, backbone.tokenizer, rows, config.data_seed)
+    if pattern is not None and config.head.pooling == "entities":
+        raise ConfigError(
+            "head.pooling is entities, but data.template is given, and behind its words no marker is looked for. Use "
+            "another head.pooling, or leave data.template out."
         )
     return Template.probe(
         backbone.tokenizer,
@@ -23,6 +47,7 @@ def make_template(config: RunConfig, backbone: Backbone) -> Template:
         use_mask=config.head.pooling_of(backbone.kind) == "mask",
         max_length=asked or backbone.max_length,
         num_embeddings=backbone.num_embeddings,
+        pattern=pattern,
     )
 
 
@@ -33,4 +58,5 @@ def needs_unprompted_states(config: RunConfig, task: Task, training: bool) -> bo
         return False
     contrasted = objective.representation_weight > 0 and objective.representation_negatives != "batch"
     in_loss = training and (contrasted or objective.kl_weight > 0)
-    return reads_unprompted(config) or in_loss or (config.prompt.kind == "none" and task.kind != "tags")
+    kept = config.prompt.kind == "none" and task.kind != "tags" and not head_kind(config.head.kind).passes_itself
+    return reads_unprompted(config) or in_loss or kept

@@ -111,6 +111,11 @@ def _check_expressible(artifact: Artifact) -> None:
             f"In training {trained_by}, so the backbone was changed, which is no part of PEFT's folder for a prompt. "
             "Train with backbone.frozen=true and without LoRA."
         )
+    if artifact.config.data.template is not None:
+        raise ConfigError(
+            "data.template puts words around a text, which PEFT's folder has no place for. Use the artifact itself, or "
+            "train without data.template."
+        )
     if not isinstance(prompt, StaticPrompt | PrefixPrompt):
         raise ConfigError(
             f"prompt.kind is {settings.kind}, which PEFT cannot express: it keeps one prompt for all examples, either "

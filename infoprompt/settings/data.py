@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
-from infoprompt.settings.base import AnyInt, PositiveInt, Settings
+from infoprompt.settings.base import AnyInt, NonNegativeInt, PositiveInt, Settings
+from infoprompt.settings.template import check_demonstrations, parts_of
 
 
 class FewShotSettings(Settings):
@@ -68,6 +69,20 @@ class DataSettings(Settings):
 
     label_texts: dict[str, str] = Field(default={})
     """Label to the words that describe it; made from the label's name if not given."""
+
+    template: str | None = None
+    """Words around the text, such as `Review: {text} Sentiment:`; the text alone if not given. Fields are {text}; of
+    pairs {text_a} and {text_b}; {choice}; {span}; {head} and {tail}. {mask} is the mask token, which stands behind the
+    words if it is not named. `task`: those of the known task, or of the kind of your own rows. Where the whole is too
+    long, the text is cut, and never these words."""
+
+    chat: bool = False
+    """Whether the words stand in a user's message of the tokenizer's chat template, and the label is the answer."""
+
+    demonstrations: NonNegativeInt | list[dict[str, str]] = 0
+    """Labelled rows that stand before the text, with the same words (in-context learning). A number: so many training
+    rows, drawn by the data's seed, from all classes alike. Or the rows, as `{text: a fine film, label: positive}`. Of
+    those that do not fit with a text as many as do; a text is never among its own. The artifact has these rows."""
 
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """How much a row counts in the task's loss, by its class (of tags, a word): all alike, `balanced`, or a weight for
@@ -137,6 +152,21 @@ class DataSettings(Settings):
                 "Leave it out to have it found."
             )
         return delimiter
+
+    @model_validator(mode="after")
+    def _words_stand_around_something(self) -> "DataSettings":
+        if self.template is None:
+            for name in ("chat", "demonstrations"):
+                if value := getattr(self, name):
+                    raise ValueError(
+                        f"data.{name} is {str(value).lower()}, but data.template is not given, so no words stand "
+                        "around a text. Give data.template, or set it to task."
+                    )
+        elif self.template != "task":
+            parts_of(self.template)
+        if not isinstance(self.demonstrations, int):
+            check_demonstrations(self.demonstrations)
+        return self
 
     @field_validator("class_weights", mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, PositiveFloat, Tag, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, PositiveFloat, Tag, ValidationInfo, field_validator
 
 from infoprompt.settings.base import NonNegativeInt, Settings, files_of
 from infoprompt.settings.kinds import OWN, kind_of, known_kind
@@ -75,16 +75,38 @@ class VariationalSettings(ClassVectorSettings):
     kind: Literal["variational"] = "variational"
 
 
-class LabelWordsSettings(HeadSettings):
+class VerbaliserSettings(HeadSettings):
+    """A head that is the model's own."""
+
+    words: dict[str, list[str]] = Field(default={})
+    """Class to the words that stand for it, such as `{positive: [great, good], negative: [bad]}`. A class's probability
+    is the mean of its words'. Classes that are not named have their `data.label_texts`."""
+
+    calibration: Literal["none", "contextual", "prior"] = "none"
+    """What is taken off each class's log probability, as a bias (trained on where a prompt is trained). `contextual`:
+    what texts without content have, `N/A`, `[MASK]` and none (Zhao et al. 2021). `prior`: the mean over the texts of
+    `data.unlabelled`, or else of the training rows."""
+
+    fit: Literal["gradient", "start"] = "gradient"
+    """`start`: nothing is trained, and the model is asked as it is. `gradient`: the rest of the run is trained."""
+
+
+class LabelWordsSettings(VerbaliserSettings):
     """The model's own scores of the label words."""
 
     kind: Literal["label_words"] = "label_words"
 
 
-class TextSettings(HeadSettings):
+class TextSettings(VerbaliserSettings):
     """The model's own probability of the label texts."""
 
     kind: Literal["text"] = "text"
+
+    length_normalization: bool = False
+    """Whether a text's log probability is divided by its number of tokens."""
+
+    end_token: bool = True
+    """Whether the model's end token behind the text counts too, where there is one."""
 
 
 class OwnHeadSettings(ClassVectorSettings):

@@ -10,7 +10,7 @@ from infoprompt.nested import copy_nested, get_nested, set_nested
 from infoprompt.presets import PRESETS, with_both_caps
 from infoprompt.settings.base import NonNegativeInt, SettingName, Settings
 from infoprompt.settings.data import DataSettings
-from infoprompt.settings.head import AnyHead, LinearSettings
+from infoprompt.settings.head import AnyHead, LinearSettings, VerbaliserSettings
 from infoprompt.settings.kinds import of_kind, sections_with_kinds
 from infoprompt.settings.objective import ObjectiveSettings, without_unread
 from infoprompt.settings.prompt import AnyPrompt, InstanceSettings
@@ -158,6 +158,16 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _calibrates_by_words(self) -> "RunConfig":
+        contextual = isinstance(self.head, VerbaliserSettings) and self.head.calibration == "contextual"
+        if contextual and self.data.template is None:
+            raise ValueError(
+                "head.calibration is contextual, but data.template is not given, so of a text without content nothing "
+                "is left. Give data.template, or set head.calibration to prior."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _contrasts_pairs(self) -> "RunConfig":
         if self.objective.task == "cross_entropy":
             return self
@@ -191,7 +201,7 @@ class RunConfig(Settings):
     @property
     def head_fit(self) -> str:
         """How the head is found."""
-        return self.head.fit if isinstance(self.head, LinearSettings) else "gradient"
+        return self.head.fit if isinstance(self.head, LinearSettings | VerbaliserSettings) else "gradient"
 
     @property
     def trains_body(self) -> bool:

@@ -105,7 +105,7 @@ def encoded(method: str, splits: Splits, wanted: Wanted) -> tuple[EncodedDataset
     config = config_of(method, wanted)
     device = torch.device(wanted.device)
     backbone, _ = kept_backbone(config.backbone, device, needs=backbone_needs(config), lm_head=False)
-    template = make_template(config, backbone)
+    template = make_template(config, backbone, splits.task, splits.train)
     return EncodedDataset.encode(splits.train, splits.task.labels, template, "training"), backbone
 
 

@@ -125,7 +125,7 @@ def _pool(
     rows = train
     if splits is not None and splits.unlabelled.texts and not isinstance(backbone.tokenizer, Words):
         texts = splits.unlabelled.texts[:: -(-len(splits.unlabelled.texts) // MOST_ROWS)]
-        template = make_template(config, backbone)
+        template = make_template(config, backbone, task, splits.train)
         rows = EncodedDataset.encode(texts, task.labels, template, "unlabelled", task.scale)
     return Pool(rows, config.data.unlabelled_batch, 0, np.arange(len(rows)))
 
@@ -136,7 +136,7 @@ def _encoded(
     if splits is None or isinstance(backbone.tokenizer, Words):
         rows = _stated_rows(config, task, backbone)
         return rows, rows, f"every input taken as {rows.lengths_M.max()} positions"
-    template = make_template(config, backbone)
+    template = make_template(config, backbone, task, splits.train)
 
     def encode(examples: Sequence[Example], name: str) -> EncodedDataset:
         spread = [*examples[:: -(-len(examples) // MOST_ROWS) or 1]]

@@ -105,6 +105,8 @@ class HeadKind:
     """What the backbone's family must offer: `label_words`, `label_texts`."""
     lm_head: bool = False
     """Whether it reads the model's own language-model head, which is loaded then; nothing of its own is trained."""
+    passes_itself: bool = False
+    """Whether the head is one that `passes_itself`."""
     latent: bool = False
     """Whether it reads the Gaussian latent of the pooled state."""
     reads_labels: Callable[[RunConfig, Task], bool] = _never

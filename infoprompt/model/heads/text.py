@@ -1,49 +1,47 @@
 """The model's own probability of the whole label text behind the input; not trained.
 
-Shapes: B examples, C classes, D hidden width, E embedding width, L positions, V vocabulary.
+Shapes: B examples, C classes, D hidden width, E embedding width, L positions, V vocabulary, W label texts.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.model.heads.kind import Head, HeadContext, HeadKind
-from infoprompt.model.heads.label_tokens import label_token_ids
+from infoprompt.model.heads.kind import HeadContext, HeadKind
+from infoprompt.model.heads.label_tokens import VerbaliserHead, verbaliser
 from infoprompt.model.prompts.kind import DeepPrompt
+from infoprompt.settings.head import TextSettings
 
 if TYPE_CHECKING:
     from infoprompt.model.backbone.backbone import Backbone
 
 
-class TextHead(Head):
+class TextHead(VerbaliserHead):
     """Log probabilities of the whole label texts, by the model itself."""
 
     passes_itself: ClassVar[bool] = True
 
-    def __init__(self, token_ids: Sequence[Sequence[int]], vectors_CE: Tensor) -> None:
-        super().__init__()
-        self.token_ids = [list(ids) for ids in token_ids]
-        self.register_buffer("vectors_CE", vectors_CE, False)
-        self.vectors_CE: Tensor
+    def __init__(self, *given: Any, length_normalization: bool = False, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.length_normalization = length_normalization
 
     def score_pass(
         self, backbone: "Backbone", inputs_BLE: Tensor, batch: Batch, deep: DeepPrompt | None
     ) -> tuple[Tensor, Tensor]:
         """See `Head`."""
-        return backbone.score_texts(inputs_BLE, batch, self.token_ids, deep)
-
-    def class_vectors(self) -> Tensor:
-        """See `Head`; mean word embedding of each label's tokens, [C, E], frozen."""
-        return self.vectors_CE
+        scores_BW, states_BLD = backbone.score_texts(inputs_BLE, batch, self.token_ids, deep)
+        if self.length_normalization:
+            scores_BW = scores_BW / scores_BW.new_tensor([len(ids) for ids in self.token_ids])
+        return self.of_classes(scores_BW), states_BLD
 
 
 def _build(config: RunConfig, context: HeadContext) -> TextHead:
-    vocabulary = context.vocabulary
-    ids = label_token_ids(vocabulary.tokenizer, context.task.label_texts, end=True)
-    return TextHead(ids, vocabulary.mean_embeddings(ids))
+    settings = config.head
+    assert isinstance(settings, TextSettings)
+    given = verbaliser(config, context, settings.end_token)
+    return TextHead(**given, length_normalization=settings.length_normalization)
 
 
-KIND = HeadKind(_build, needs=frozenset({"label_texts"}), lm_head=True)
+KIND = HeadKind(_build, needs=frozenset({"label_texts"}), lm_head=True, passes_itself=True)

@@ -1,5 +1,7 @@
 """From a state to scores, for every kind of head."""
 
+import math
+
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -30,6 +32,39 @@ def test_class_vectors_of_label_words_are_given_and_nothing_is_trained(kind):
     assert torch.equal(head.class_vectors(), VECTORS)
     assert not list(head.parameters())
     assert not head.state_dict()  # made anew from the backbone, never kept
+
+
+def test_a_class_of_several_words_has_the_mean_of_their_probabilities():
+    head = LabelWordsHead([[1], [2, 3], [4]], VECTORS, words=[2, 1])
+    log_probabilities = torch.tensor([[0.1, 0.3, 0.5, 0.2]]).log()
+    expected = [0.5 * (0.1 + math.sqrt(0.3 * 0.5)), 0.2]  # over a word's tokens the mean is of the logarithms
+    assert head.gather(log_probabilities).exp().tolist()[0] == pytest.approx(expected)
+
+
+def test_a_bias_is_trained_and_added_to_the_scores():
+    head = LabelWordsHead(IDS, VECTORS, bias=True)
+    scores = torch.tensor([[1.0, 3.0, 7.0]])
+    assert head.gather(scores).tolist() == [[2.0, 7.0]]
+    head.bias_C.data = torch.tensor([1.0, -1.0])
+    assert head.gather(scores).tolist() == [[3.0, 6.0]]
+    assert [name for name, _ in head.named_parameters()] == ["bias_C"]
+
+
+def test_length_normalization_divides_by_the_number_of_tokens():
+    class Backbone:
+        def score_texts(self, inputs, batch, ids, deep):
+            return torch.tensor([[-4.0, -3.0]]), None
+
+    given = (Backbone(), None, None, None)
+    assert TextHead(IDS, VECTORS).score_pass(*given)[0].tolist() == [[-4.0, -3.0]]
+    assert TextHead(IDS, VECTORS, length_normalization=True).score_pass(*given)[0].tolist() == [[-2.0, -3.0]]
+
+
+def test_a_label_that_begins_a_line_has_no_blank_before_it():
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["a good a bad\ngood\nbad"] * 3, vocab_size=280, min_frequency=1, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+    assert [tokenizer.decode(ids) for ids in label_token_ids(tokenizer, ["good", "bad"], alone=True)] == ["good", "bad"]
 
 
 def test_a_linear_head_scores_words_one_by_one():

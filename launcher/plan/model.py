@@ -71,7 +71,9 @@ def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: b
             attn_implementation=attention_form(settings, found, family, "cpu" if on_cpu else "cuda"),
             **({"add_pooling_layer": False} if family.pooler and not lm_head else {}),
         )
-        if family.kind == "encoder-decoder" and not lm_head:
+        if lm_head:
+            model.tie_weights()  # which making the values would have done
+        elif family.kind == "encoder-decoder":
             model = model.get_encoder()
     backbone = Backbone(
         model,

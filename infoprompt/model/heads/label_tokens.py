@@ -1,6 +1,6 @@
 """The words of labels, as the heads read them that are the model's own.
 
-Shapes: B examples, C classes, W words, E embedding width.
+Shapes: B examples, C classes, S words, E embedding width.
 """
 
 import math
@@ -38,14 +38,14 @@ class VerbaliserHead(Head):
         self.register_buffer("vectors_CE", vectors_CE, False)
         self.vectors_CE: Tensor
 
-    def of_classes(self, scores_BW: Tensor) -> Tensor:
+    def of_classes(self, scores_BS: Tensor) -> Tensor:
         """Scores of the classes, [B, C], from log probabilities or logits of their words.
 
         s_c = log(mean over the words w of c of exp(s_w)) + b_c
         """
-        scores_BC = scores_BW
-        if len(self.words) < scores_BW.shape[1]:
-            parts = scores_BW.split(self.words, dim=1)
+        scores_BC = scores_BS
+        if len(self.words) < scores_BS.shape[1]:
+            parts = scores_BS.split(self.words, dim=1)
             scores_BC = torch.stack([part.logsumexp(1) - math.log(part.shape[1]) for part in parts], dim=1)
         return scores_BC if self.bias_C is None else scores_BC + self.bias_C
 

@@ -1,6 +1,6 @@
 """The model's own scores of the label words at the mask, or at a decoder's next token; not trained.
 
-Shapes: B examples, C classes, E embedding width, W words of the classes, T their tokens.
+Shapes: B examples, C classes, E embedding width, S words of the classes, T tokens of these.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ class LabelWordsHead(VerbaliserHead):
 
     def gather(self, scores_BT: Tensor) -> Tensor:
         """Label scores, [B, C], from the scores of `flat_ids`, [B, T]."""
-        scores_BW = torch.stack([part.mean(1) for part in scores_BT.split(self.sizes, dim=1)], dim=1)
-        return self.of_classes(scores_BW)
+        scores_BS = torch.stack([part.mean(1) for part in scores_BT.split(self.sizes, dim=1)], dim=1)
+        return self.of_classes(scores_BS)
 
 
 def _build(config: RunConfig, context: HeadContext) -> LabelWordsHead:

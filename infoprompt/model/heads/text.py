@@ -1,6 +1,6 @@
 """The model's own probability of the whole label text behind the input; not trained.
 
-Shapes: B examples, C classes, D hidden width, E embedding width, L positions, V vocabulary, W label texts.
+Shapes: B examples, C classes, D hidden width, E embedding width, L positions, V vocabulary, S words
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,10 +31,10 @@ class TextHead(VerbaliserHead):
         self, backbone: "Backbone", inputs_BLE: Tensor, batch: Batch, deep: DeepPrompt | None
     ) -> tuple[Tensor, Tensor]:
         """See `Head`."""
-        scores_BW, states_BLD = backbone.score_texts(inputs_BLE, batch, self.token_ids, deep)
+        scores_BS, states_BLD = backbone.score_texts(inputs_BLE, batch, self.token_ids, deep)
         if self.length_normalization:
-            scores_BW = scores_BW / scores_BW.new_tensor([len(ids) for ids in self.token_ids])
-        return self.of_classes(scores_BW), states_BLD
+            scores_BS = scores_BS / scores_BS.new_tensor([len(ids) for ids in self.token_ids])
+        return self.of_classes(scores_BS), states_BLD
 
 
 def _build(config: RunConfig, context: HeadContext) -> TextHead:

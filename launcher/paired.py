@@ -1,5 +1,7 @@
 """Comparing two methods or trials over the seeds that both have, for studies and sweeps."""
 
+import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,3 +39,33 @@ def bounds_of(test: Callable[..., Any], *arguments: Any, level: float, **named: 
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = test(*arguments, **named).confidence_interval(level)
     return float(low), float(high)
+
+
+def resampled_error(values: Sequence[float], held_out_share: float) -> float | None:
+    """Standard error of a mean of differences over repeated splits of the same rows; None for fewer than two.
+
+        s * sqrt(1 / n + held-out rows / training rows)
+
+    Splits share rows, so their scores are not independent, and s / sqrt(n) would be too small.
+    Source: Nadeau and Bengio 2003, Inference for the Generalization Error, section 3 (the corrected resampled t-test).
+
+    Args:
+        values: a difference for each split.
+        held_out_share: held-out rows over training rows of a split.
+    """
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) * math.sqrt(1 / len(values) + held_out_share)
+
+
+def resampled_interval(
+    values: Sequence[float], held_out_share: float, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """The mean +- t(n - 1) times `resampled_error`; None for fewer than two, or where all differ by the same."""
+    error = resampled_error(values, held_out_share)
+    if error is None or max(values) - min(values) < ROUNDING <= abs(values[0]):
+        return None
+    from scipy.stats import t
+
+    mean, reach = statistics.fmean(values), float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return mean - reach, mean + reach

@@ -32,6 +32,7 @@ SHORT_STUDY = [
     "optim.max_steps=3",
     "evaluation.every_steps=3",
 ]
+SHORT_COMPARISON = ["--minutes", "1.5", "optim.max_steps=2"]
 SHORT_BENCHMARK = ["--size", "tiny", "--seconds", "0", "--without", "compile"]
 SHORT_STEPS = "--lengths sst2 --batch 2 --rounds 1 --steps 1".split()
 
@@ -85,6 +86,7 @@ def test_every_command_runs_as_written(run):
             continue
         words = shlex.split(command) + (SHORT if command.startswith(SHORTENED) else [])
         words += SHORT_STUDY if command.startswith("infoprompt study") else []
+        words += SHORT_COMPARISON if command.startswith("infoprompt compare") else []
         words += SHORT_STEPS if command.startswith("infoprompt bench step") else []
         words += SHORT_BENCHMARK if "kernels.benchmark" in command else []
         launched = command.startswith(("deepspeed", "torchrun"))

@@ -28,7 +28,7 @@ class Estimate:
     evaluation: float
     """Of the held-out rows."""
     row: float
-    """Of a row, when evaluating."""
+    """Of a row, when evaluating: of a held-out one, whose states may be kept."""
 
     def run(self, updates: int, evaluations: int = 1, further_rows: int = 0) -> float:
         """Seconds of a run."""
@@ -87,8 +87,8 @@ def probe(config: RunConfig, splits: "Splits", clock: Callable[[], float] = time
         shutil.rmtree(changes["run.output_dir"], ignore_errors=True)
     total = clock() - begin
     rows = max(1, len(splits.validation))
-    if len(ends) < 3:  # no updates: the time to evaluate is part of the whole
-        return Estimate(total, 0.0, 0.0, total / (rows + len(splits.train)))
+    if len(ends) < 3:  # there is no update
+        return Estimate(total, 0.0, 0.0, 0.0)
     longer, shorter = ends[1] - ends[0], ends[2] - ends[1]
     update = max(longer - shorter, 0.0) or longer / 4
     evaluation = max(shorter - update, 0.0)

@@ -6,13 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from infoprompt.config import ConfigError
+from infoprompt.config import ConfigError, is_data_file
 from launcher.commands.options import WITH_OVERRIDES, Debug, Json, Overrides, Quiet
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
 from launcher.overrides import split_overrides
 
 app = typer.Typer()
+
+
+def absolute_source(source: str) -> str:
+    """A file's absolute path; a hub split as it is."""
+    is_file = is_data_file(source) or source.lower().endswith(".txt")
+    return str(Path(source).expanduser().absolute()) if is_file else source
 
 
 @app.command(context_settings=WITH_OVERRIDES)
@@ -59,6 +65,42 @@ def study(
     changes += [f"workers={workers}"] if workers else []
     only = {"task": task or [], "size": size or [], "method": method or []}
     start_study(file, changes, only=only, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+@guarded
+def compare(
+    context: typer.Context,
+    data: Annotated[str, typer.Argument(help="Labelled rows, as data.train.", show_default=False)],
+    overrides: Overrides = None,
+    test: Annotated[str | None, typer.Option(help="Labelled rows that are read once, at the end.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="Texts without labels: rows, or .txt with one a line.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time that it may take; what fits is planned first.")] = 30,
+    backbone: Annotated[str, typer.Option(help="As backbone.name.")] = "minilm",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write, and to go on in; runs/compare/NAME if not given."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure, show the plan, and train nothing.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find out what works on rows of your own: which method, by how much, at what cost, and how to train it.
+
+    Methods are trained the cheapest first, with several seeds and the same rule for held-out rows. Started again, it
+    goes on with what is not done.
+    """
+    from launcher.choosing.asked import Asked
+    from launcher.choosing.compare import compare
+
+    changes = tuple(split_overrides([*(overrides or []), *context.args]))
+    stem = Path(data).name.partition(".")[0] or "rows"
+    folder = (output or Path("runs") / "compare" / stem).expanduser().absolute()
+    sources = [None if source is None else absolute_source(source) for source in (data, test, unlabelled)]
+    asked = Asked(str(sources[0]), sources[1], sources[2], backbone, changes, minutes, workers)
+    compare(asked, folder, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
 
 
 @app.command()

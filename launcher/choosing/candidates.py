@@ -1,0 +1,145 @@
+"""Which methods fit the rows, what each would take, and which of them fit the time."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infoprompt.config import RunConfig
+from infoprompt.data.task import KINDS
+from infoprompt.data.unlabelled import LEAST_ROWS
+from launcher.choosing.methods import METHODS, Method
+from launcher.choosing.probe import Estimate
+from launcher.choosing.rows import Facts
+from launcher.choosing.schedule import updates
+
+OPTIONS = ((10, 3), (5, 3), (5, 1), (3, 1))
+"""Seeds, and settings tried of a method whose updates pass the backbone; the first that fits the time is taken."""
+KEPT_BACK = 0.15
+"""Share of the time that is not planned: estimates are of a few updates, and processes take time to start."""
+START_SECONDS = 15.0
+"""For a worker's imports."""
+CURVE_SIZES = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method in the plan."""
+
+    name: str
+    seeds: int
+    tries: int
+    """Settings tried."""
+    search_seeds: int
+    """Seeds that each setting is tried with; all seeds where a run takes a moment."""
+    updates: int
+    run_seconds: float
+    """Estimated, of one run."""
+
+    @property
+    def runs(self) -> int:
+        """Runs on held-out rows: the search, and what its choice still lacks of the seeds."""
+        return self.tries * self.search_seeds + self.seeds - self.search_seeds
+
+    @property
+    def seconds(self) -> float:
+        """Estimated, of all its runs."""
+        return self.runs * self.run_seconds
+
+    @property
+    def method(self) -> Method:
+        """Its settings."""
+        return METHODS[self.name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, in the order in which it is trained."""
+
+    candidates: Sequence[Candidate]
+    left_out: Mapping[str, str]
+    """Method to the reason."""
+    num_seeds: int
+    seconds: float
+    """Estimated, of everything: held-out rows, the learning curve, and the test."""
+    test_seconds: float
+    """Kept for the test rows at the end."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, values: Mapping[str, Any]) -> "Plan":
+        """Read it back."""
+        return cls(**{**values, "candidates": [Candidate(**one) for one in values["candidates"]]})
+
+
+def misfits(facts: Facts, config: RunConfig) -> dict[str, str]:
+    """Each method that does not fit the kind of rows or the backbone, with the reason."""
+    reasons = {}
+    for name, method in METHODS.items():
+        if facts.kind not in method.kinds:
+            reasons[name] = f"it is not for {KINDS[facts.kind]}"
+        elif name == "lora" and importlib.util.find_spec("peft") is None:
+            reasons[name] = "it needs infoprompt[peft]"
+        elif name == "label_information" and config.data.unlabelled is None:
+            reasons[name] = "no texts without labels are given (--unlabelled)"
+        elif name == "label_information" and facts.num_unlabelled < LEAST_ROWS:
+            reasons[name] = f"{facts.num_unlabelled} texts without labels are too few, {LEAST_ROWS} are needed"
+        elif method.trained == "body" and config.backbone.quantization != "none" and "backbone" in method.changes:
+            reasons[name] = "the backbone is quantised, and stays as it is"
+    return reasons
+
+
+def make_plan(
+    facts: Facts, estimates: Mapping[str, Estimate], left_out: Mapping[str, str], num_train: int, seconds: float
+) -> Plan:
+    """The most seeds and tries with which all methods fit the time; else the cheapest methods that do.
+
+    Args:
+        facts: of the rows.
+        estimates: of each method that fits the rows.
+        left_out: the others.
+        num_train: rows that a run trains on.
+        seconds: what is left of the time given.
+    """
+    usable = max(0.0, seconds * (1 - KEPT_BACK) - START_SECONDS)
+    reasons = dict(left_out)
+    for num_seeds, tries in OPTIONS:
+        found = _planned(facts, estimates, num_train, num_seeds, tries)
+        total, tested = _total(found, estimates, facts, num_seeds)
+        if total <= usable:
+            return Plan(found, reasons, num_seeds, total, tested)
+    while len(found) > 1 and total > usable:
+        dropped = found.pop()
+        reasons[dropped.name] = f"its {dropped.runs} runs take about {dropped.seconds / 60:.0f} min"
+        total, tested = _total(found, estimates, facts, num_seeds)
+    return Plan(found, reasons, num_seeds, total, tested)
+
+
+def _planned(
+    facts: Facts, estimates: Mapping[str, Estimate], num_train: int, num_seeds: int, tries: int
+) -> list[Candidate]:
+    found = []
+    for name, estimate in estimates.items():
+        method, total = METHODS[name], updates(METHODS[name], num_train)
+        quick = method.trained != "body"
+        settings = len(method.tries(10 if quick else tries))
+        seeds = num_seeds if quick else 1
+        found.append(Candidate(name, num_seeds, settings, seeds, total, estimate.run(total)))
+    order = list(METHODS)
+    return sorted(found, key=lambda one: (one.seconds if one.method.trained == "body" else 0.0, order.index(one.name)))
+
+
+def _total(
+    found: Sequence[Candidate], estimates: Mapping[str, Estimate], facts: Facts, num_seeds: int
+) -> tuple[float, float]:
+    """Seconds of everything, and of the test in it: of the dearest method and of another one."""
+    tested = 0.0
+    if facts.num_test:
+        costs = [estimates[one.name].run(one.updates, 1, facts.num_test) for one in found]
+        tested = num_seeds * (max(costs) + min(costs))
+    quick = [one.run_seconds for one in found if one.method.trained != "body"]
+    curve = CURVE_SIZES * num_seeds * max(quick, default=0.0)
+    return sum(one.seconds for one in found) + curve + tested, tested

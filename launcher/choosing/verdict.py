@@ -1,0 +1,197 @@
+"""What a comparison says in the end: the method, how sure, what it costs, what would help more."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from launcher.paired import interval, paired_differences, resampled_error, resampled_interval
+
+GAIN = 0.005
+"""Least gain of a doubling of the labels that is spoken of."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method with its scores on held-out rows."""
+
+    name: str
+    scores: Mapping[int, float]
+    """By seed."""
+    run_seconds: float
+    """Measured, of a run."""
+    row_seconds: float | None = None
+    """Of a row, when predicting."""
+    trained_parameters: int | None = None
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.scores.values())
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation; 0 for one seed."""
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A method minus another one, seed by seed."""
+
+    method: str
+    other: str
+    mean: float
+    low: float | None
+    """Of the 95 % interval; None where it cannot be told."""
+    high: float | None
+    seeds: int
+
+    @property
+    def sure(self) -> Literal["above", "below", "no"]:
+        """Where zero lies."""
+        if self.low is None or self.high is None:
+            return "no"
+        return "above" if self.low > 0 else "below" if self.high < 0 else "no"
+
+    def text(self) -> str:
+        """`lora is 4.1 points above head_only, interval 1.2 to 7.0, 5 seeds`."""
+        side = "above" if self.mean >= 0 else "below"
+        return f"{self.method} is {abs(self.mean) * 100:.1f} points {side} {self.other}, {self.interval_text()}"
+
+    def interval_text(self) -> str:
+        """`interval 1.2 to 7.0, 5 seeds`."""
+        if self.low is None or self.high is None:
+            return f"no interval, {self.seeds} seeds"
+        sign = 1 if self.mean >= 0 else -1
+        low, high = sorted((sign * self.low * 100, sign * self.high * 100))
+        return f"interval {low:.1f} to {high:.1f}, {self.seeds} seeds"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that is taken, beside the others."""
+
+    best: Scored
+    top: Scored
+    """The one with the highest mean, which may be another."""
+    gaps: Sequence[Gap]
+    """From the one that is taken to every other method, the cheapest first."""
+    reference: str | None
+    """What it is compared with on test rows: the best of those that cost less, or of all others."""
+
+    @property
+    def level(self) -> list[str]:
+        """Methods that it is not surely above, the cheapest first."""
+        return [gap.other for gap in self.gaps if gap.sure != "above"]
+
+
+def choose_best(methods: Sequence[Scored], held_out_share: float, recommended: str | None = None) -> Choice:
+    """The method with the highest mean on held-out rows, the cheapest of equals.
+
+    What the evidence of other tasks recommends for such rows is taken in its place if it is within one standard error.
+    Few rows part few methods, and the highest of ten noisy means is mostly luck.
+
+    Args:
+        methods: the cheapest first, each with the same seeds.
+        held_out_share: held-out rows over training rows.
+        recommended: name of a method; it need not be among them.
+    """
+    top = best = max(methods, key=lambda one: one.mean)
+    for one in methods:
+        differences = paired_differences(top.scores, one.scores)
+        error = resampled_error(differences, held_out_share)
+        if one.name == recommended and error is not None and statistics.fmean(differences) <= error:
+            best = one
+    gaps = [gap_between(best, other, held_out_share) for other in methods if other is not best]
+    cheaper = list(methods[: methods.index(best)]) or [one for one in methods if one is not best]
+    real = [one for one in cheaper if one.name != "majority"] or cheaper
+    reference = max(real, key=lambda one: one.mean).name if real else None
+    return Choice(best, top, gaps, reference)
+
+
+def gap_between(method: Scored, other: Scored, held_out_share: float | None) -> Gap:
+    """The paired difference; without a share its interval is Student's, of scores on rows that no seed changes."""
+    values = paired_differences(method.scores, other.scores)
+    found = interval(values) if held_out_share is None else resampled_interval(values, held_out_share)
+    low, high = found or (None, None)
+    return Gap(method.name, other.name, statistics.fmean(values) if values else 0.0, low, high, len(values))
+
+
+def choice_lines(choice: Choice, metric: str) -> list[str]:
+    """Which method, and how sure."""
+    best, top = choice.best, choice.top
+    lines = [
+        f"{top.name} has the best {metric} on held-out rows: {top.mean:.4f} ± {top.deviation:.4f} over "
+        f"{len(top.scores)} seeds."
+    ]
+    if best is not top:
+        lines.append(
+            f"{best.name} ({best.mean:.4f} ± {best.deviation:.4f}) is within one standard error of it, and other tasks "
+            "favour it for such rows: it is taken."
+        )
+    of = {gap.other: gap for gap in choice.gaps}
+    if choice.level:
+        simplest = choice.level[0]
+        lines.append(f"{best.name} is not surely above {simplest}: {of[simplest].text()}.")
+        if len(choice.level) > 1:
+            lines.append(f"Neither is it surely above {', '.join(choice.level[1:])}.")
+    elif choice.gaps:
+        lines.append(f"{best.name} is surely above every other method.")
+    if choice.reference and choice.reference != next(iter(choice.level), None):
+        lines.append(f"{of[choice.reference].text()}.")
+    return lines
+
+
+def cost_line(best: Scored, cheaper: Scored | None) -> str:
+    """What training and predicting take."""
+    line = f"A run of {best.name} takes {taken(best.run_seconds)} here"
+    if best.trained_parameters:
+        line += f" and trains {best.trained_parameters:,} parameters"
+    if best.row_seconds:
+        line += f"; a row takes {best.row_seconds * 1000:.1f} ms to predict"
+    if cheaper is not None:
+        line += f". {cheaper.name} takes {taken(cheaper.run_seconds)}"
+    return f"{line}."
+
+
+def taken(seconds: float) -> str:
+    """Seconds for people: `about 40 s`, `under a second`."""
+    from infoprompt.bar import duration
+
+    return "under a second" if seconds < 1 else f"about {duration(seconds)}"
+
+
+def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]]) -> list[str]:
+    """What more labels would bring, by scores at rising numbers of training rows."""
+    done = [(rows, scores) for rows, scores in curve if scores and rows]
+    if len(done) < 2:
+        return []
+    shown = ", ".join(f"{statistics.fmean(scores.values()):.3f} with {rows:,}" for rows, scores in done)
+    (few, before), (many, after) = done[-2:]
+    values = paired_differences(after, before)
+    if not values:
+        return []
+    mean, found = statistics.fmean(values), interval(values)
+    told = f"interval {found[0] * 100:.1f} to {found[1] * 100:.1f}" if found else "no interval"
+    gain = f"From {few:,} to {many:,} it gained {mean * 100:.1f} points ({told})"
+    if mean < GAIN:
+        verdict = "more labels of this kind would bring little."
+    elif found and found[0] > 0:
+        verdict = "more labels help."
+    else:
+        verdict = "more labels would probably help."
+    return [f"Labels: {name} has {shown} training rows.", f"{gain}: {verdict}"]
+
+
+def as_json(choice: Choice, methods: Sequence[Scored]) -> dict[str, Any]:
+    """As plain values."""
+    return {
+        "method": choice.best.name,
+        "reference": choice.reference,
+        "level": choice.level,
+        "gaps": [{**asdict(gap), "sure": gap.sure} for gap in choice.gaps],
+        "methods": {
+            one.name: {"mean": one.mean, "deviation": one.deviation, "scores": dict(one.scores)} for one in methods
+        },
+    }

@@ -1,0 +1,487 @@
+"""`infoprompt compare`: every kind of rows, the time it is given, going on, and what it says."""
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from infoprompt.config import ConfigError, dump_config, load_config
+from infoprompt.train import RunResult, run
+from launcher.choosing.asked import Asked
+from launcher.choosing.candidates import Plan, make_plan, misfits
+from launcher.choosing.compare import compare
+from launcher.choosing.deadline import Clock, OutOfTime, at_most
+from launcher.choosing.methods import METHODS
+from launcher.choosing.probe import Estimate, probe
+from launcher.choosing.rows import Facts, facts_of, read_by
+from launcher.choosing.running import ComparisonFailed
+from launcher.choosing.verdict import Gap, Scored, choice_lines, choose_best, curve_lines, gap_between
+from launcher.studies.worker import Order, Worker, _train
+
+WORDS = "film movie car tree bank card money water".split()
+SHORT = ("optim.max_steps=2", "data.unlabelled_filter=false", "data.unlabelled_batch=16")
+ALL_BUT_TEXTS = [name for name in METHODS if name != "label_information"]
+BY_GRADIENT = [name for name in ALL_BUT_TEXTS if "regression" in METHODS[name].kinds]
+
+
+class HereWorker(Worker):
+    """Trains in this process, at once; keeps the orders that it was given."""
+
+    orders: list[Order]
+    train: Callable[[Order], str | None]
+
+    def __init__(self) -> None:
+        self._connection, self._theirs = Pipe()
+
+    def start(self, order: Order) -> None:
+        self.orders.append(order)
+        self._theirs.send(type(self).train(order))
+
+    def stop(self) -> None:
+        self._theirs.close()
+
+    def join(self) -> None:
+        self._connection.close()
+
+
+def really(order: Order) -> str | None:
+    return _train(order.config.model_dump(mode="json"), order.parent_run_id, order.tags)
+
+
+def pretended(order: Order) -> str | None:
+    """Leaves what a run leaves; LoRA is the best, and every score follows from method and seed."""
+    config, method = order.config, order.tags["study.method"]
+    score = {"majority": 0.3, "lora": 0.8}.get(method, 0.6) + 0.01 * config.seed
+    metric = {"accuracy": score, "pearson": score, "entity_f1": score, "macro_f1": score}
+    main = config.evaluation.metric or order.tags.get("metric", "accuracy")
+    rows = {"train": config.data.few_shot.per_class or config.data.few_shot.total or 48, "dev": 16, "test": 0}
+    test = metric if config.evaluation.test else {}
+    folder = Path(config.run.output_dir)
+    result = RunResult(test, metric, 4, 4, 2, 1.0, 10, 10, 1.0, 32, main, "", str(folder), None, rows=rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "history.json").write_text("[]")
+    (folder / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}))
+    return None
+
+
+@pytest.fixture
+def workers(monkeypatch) -> type[HereWorker]:
+    """Has runs trained by `HereWorker`, with two seeds and one setting of each method."""
+    monkeypatch.setattr("launcher.studies.loop.Worker", HereWorker)
+    monkeypatch.setattr("launcher.choosing.candidates.OPTIONS", ((2, 1),))
+    monkeypatch.setattr(HereWorker, "orders", [], raising=False)
+    monkeypatch.setattr(HereWorker, "train", staticmethod(really), raising=False)
+    return HereWorker
+
+
+@pytest.fixture
+def pretending(workers, monkeypatch) -> type[HereWorker]:
+    """Has runs only pretend to train."""
+    monkeypatch.setattr(HereWorker, "train", staticmethod(pretended))
+    return workers
+
+
+@pytest.fixture
+def estimated(monkeypatch) -> list[str]:
+    """Every run is said to take a second; the methods that were measured."""
+    measured = []
+
+    def pretended_probe(config, splits):
+        measured.append(Path(config.run.output_dir).name)
+        return Estimate(1.0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr("launcher.choosing.compare.probe", pretended_probe)
+    return measured
+
+
+def rows_of(kind: str, count: int) -> list[dict]:
+    picks, rows = random.Random(kind), []
+    for index in range(count):
+        text = " ".join(picks.choices(WORDS, k=5)) + f" {index}"
+        label = ("good", "bad")[index % 2]
+        rows.append(
+            {
+                "single": {"text": f"{text} {label}", "label": label},
+                "pair": {"text_a": text, "text_b": f"the {label} one", "label": label},
+                "choice": {"text": text, "choices": [f"a {word} one" for word in ("good", "bad")], "label": index % 2},
+                "tags": {"tokens": [*text.split(), label], "tags": ["O"] * len(text.split()) + [f"B-{label}"]},
+                "regression": {"text": text, "value": index % 5},
+                "skewed": {"text": f"{text} {label}", "label": "rare" if index % 10 == 0 else "common"},
+                "many": {"text": f"{WORDS[index % 8]} {index // 32} {text}", "label": f"class {index % 32}"},
+            }[kind]
+        )
+    return rows
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def asked(tmp_path, tiny_bert) -> Callable[..., Asked]:
+    """What a comparison of rows of a kind is asked for."""
+
+    def of(kind: str = "single", count: int = 64, **changes) -> Asked:
+        train = write(tmp_path / f"{kind}.jsonl", rows_of(kind, count))
+        known = {
+            "train": train,
+            "test": None,
+            "unlabelled": None,
+            "backbone": tiny_bert,
+            "overrides": SHORT,
+            "minutes": 30,
+            "workers": 1,
+        }
+        return Asked(**{**known, **changes})
+
+    return of
+
+
+def outcome(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "metric", "compared"),
+    [
+        ("pair", 40, "accuracy", ALL_BUT_TEXTS),
+        ("choice", 40, "accuracy", BY_GRADIENT),
+        ("tags", 40, "entity_f1", BY_GRADIENT),
+        ("regression", 40, "pearson", BY_GRADIENT),
+        ("skewed", 60, "macro_f1", ALL_BUT_TEXTS),
+        ("many", 128, "accuracy", ALL_BUT_TEXTS),
+    ],
+)
+def test_each_kind_of_rows_is_measured_planned_and_judged(
+    kind, count, metric, compared, asked, pretending, tmp_path, capsys
+):
+    compare(asked(kind, count), tmp_path / "out", json_output=True, quiet=True)
+    values = outcome(capsys)
+    assert values["facts"]["metric"] == metric
+    assert set(values["methods"]) == set(compared)
+    assert set(values["plan"]["left_out"]) == METHODS.keys() - set(compared)
+    assert values["method"] == "lora"
+    assert "lora has the best" in values["verdict"][0]
+    config = load_config(values["config"])
+    assert config.backbone.lora_rank == 8
+    assert config.data.train == str(tmp_path / f"{kind}.jsonl")
+    if kind in ("choice", "tags", "regression"):
+        assert values["plan"]["left_out"]["logistic_regression"].startswith("it is not for ")
+
+
+def test_64_rows_and_2000_texts_end_with_a_verdict_and_the_command(asked, workers, tmp_path, capsys):
+    lines = [
+        " ".join(random.Random(index).choices([*WORDS, "good", "bad"], k=6)) + f" {index}" for index in range(2000)
+    ]
+    (tmp_path / "more.txt").write_text("\n".join(lines))
+    test = write(tmp_path / "test.jsonl", rows_of("single", 96)[64:])
+    given = asked(unlabelled=str(tmp_path / "more.txt"), test=test)
+    compare(given, tmp_path / "out", json_output=True, quiet=True)
+    values = outcome(capsys)
+    assert set(values["methods"]) == METHODS.keys()
+    assert values["facts"]["num_unlabelled"] == 2000
+    finals = [order for order in workers.orders if order.tags["study.phase"] == "final"]
+    assert {order.tags["study.method"] for order in finals} == {values["method"], values["reference"]}
+    assert workers.orders[-len(finals) :] == finals
+    assert not any(order.config.evaluation.test for order in workers.orders if order not in finals)
+    assert set(values["test"]) == {values["method"], values["reference"]}
+    said = "\n".join(values["verdict"])
+    assert "On 32 test rows, read once" in said
+    assert "Texts without labels: label_information is" in said
+    rows = (tmp_path / "out/runs.csv").read_text().splitlines()
+    assert len(rows) - 1 == len(workers.orders)
+    assert values["command"] in (tmp_path / "out/verdict.md").read_text()
+    changes = ["optim.max_steps=2", "tracking.enabled=false", f"run.output_dir={tmp_path / 'trained'}"]
+    trained = run(load_config(values["config"], changes))
+    assert Path(trained.artifact).is_dir()
+
+
+def test_the_same_held_out_rule_and_the_same_seeds_hold_for_every_method(asked, pretending, tmp_path, estimated):
+    compare(asked(), tmp_path / "out", quiet=True)
+    full = [order.config for order in pretending.orders if order.config.data.few_shot.per_class is None]
+    assert {config.data.validation_share for config in full} == {0.25}
+    assert {config.evaluation.state for config in full} == {"last"}
+    seeds = {}
+    for config in full:
+        seeds.setdefault((str(config.prompt), str(config.backbone), config.head_fit, config.optim.lr), set())
+        seeds[(str(config.prompt), str(config.backbone), config.head_fit, config.optim.lr)].add(config.seed)
+    assert set(map(tuple, map(sorted, seeds.values()))) == {(0, 1)}
+
+
+def test_it_goes_on_where_it_was_stopped(asked, pretending, tmp_path, estimated, monkeypatch, capsys):
+    given, out = asked(), tmp_path / "out"
+
+    def stopped(order: Order) -> str | None:
+        if len(pretending.orders) == 6:
+            raise KeyboardInterrupt
+        return pretended(order)
+
+    monkeypatch.setattr(HereWorker, "train", staticmethod(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        compare(given, out, quiet=True)
+    first = [order.config.run.output_dir for order in pretending.orders[:5]]
+    measured = list(estimated)
+    pretending.orders.clear()
+    monkeypatch.setattr(HereWorker, "train", staticmethod(pretended))
+    compare(given, out, json_output=True, quiet=True)
+    again = [order.config.run.output_dir for order in pretending.orders]
+    assert not set(first) & set(again)
+    assert estimated == measured, "what runs take was measured again"
+    assert outcome(capsys)["method"] == "lora"
+    pretending.orders.clear()
+    compare(given, out, quiet=True)
+    assert pretending.orders == []
+
+
+def test_other_rows_in_the_same_folder_are_refused(asked, pretending, tmp_path, estimated):
+    given = asked()
+    compare(given, tmp_path / "out", quiet=True)
+    write(Path(given.train), rows_of("single", 60))
+    with pytest.raises(ConfigError, match="holds a comparison with other train"):
+        compare(given, tmp_path / "out", quiet=True)
+
+
+class Time:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("run_seconds", [1.0, 7.0])
+def test_the_time_given_is_kept_also_where_runs_take_longer_than_planned(
+    run_seconds, asked, pretending, tmp_path, estimated, monkeypatch, capsys
+):
+    hand = Time()
+    monkeypatch.setattr("launcher.choosing.compare.Clock", lambda seconds: Clock(seconds, hand))
+
+    def slow(order: Order) -> str | None:
+        hand.now += run_seconds
+        return pretended(order)
+
+    monkeypatch.setattr(HereWorker, "train", staticmethod(slow))
+    test = write(tmp_path / "test.jsonl", rows_of("single", 20))
+    compare(asked(minutes=1.5, test=test), tmp_path / "out", json_output=True, quiet=True)
+    values = outcome(capsys)
+    assert hand.now <= 90
+    assert bool(values["unfinished"]) == (run_seconds > 1)
+    assert values["verdict"]
+    if run_seconds > 1:
+        assert any(line.startswith("Not finished in the time: ") for line in values["verdict"])
+
+
+def test_too_little_time_says_so(asked, pretending, tmp_path, estimated, monkeypatch):
+    hand = Time()
+    monkeypatch.setattr("launcher.choosing.compare.Clock", lambda seconds: Clock(seconds, hand))
+
+    def endless(order: Order) -> str | None:
+        hand.now += 1000
+        return pretended(order)
+
+    monkeypatch.setattr(HereWorker, "train", staticmethod(endless))
+    with pytest.raises(ComparisonFailed, match="No method could be scored"):
+        compare(asked(minutes=0.5), tmp_path / "out", quiet=True)
+
+
+def test_a_body_that_takes_too_long_is_left():
+    start = time.monotonic()
+    with pytest.raises(OutOfTime), at_most(0.1):
+        time.sleep(10)
+    assert time.monotonic() - start < 5
+    with at_most(10):
+        pass
+
+
+def test_a_method_that_fails_is_named_and_the_others_are_judged(
+    asked, pretending, tmp_path, estimated, monkeypatch, capsys
+):
+    def failing(order: Order) -> str | None:
+        return "ValueError: no" if order.tags["study.method"] == "lora" else pretended(order)
+
+    monkeypatch.setattr(HereWorker, "train", staticmethod(failing))
+    compare(asked(), tmp_path / "out", json_output=True, quiet=True)
+    values = outcome(capsys)
+    assert values["unfinished"] == {"lora": "ValueError: no"}
+    assert "lora" not in values["methods"]
+
+
+def test_plan_alone_trains_nothing(asked, workers, tmp_path, estimated, capsys):
+    compare(asked(), tmp_path / "out", plan_only=True, json_output=True)
+    values = outcome(capsys)
+    assert [one["name"] for one in values["plan"]["candidates"]][:4] == [*METHODS][:4]
+    assert workers.orders == []
+
+
+def test_the_screen_has_the_plan_every_run_the_table_and_the_verdict(asked, pretending, tmp_path, estimated, capsys):
+    compare(asked(), tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert shown.startswith("single: 64 rows, single texts, 2 classes; scored by accuracy")
+    assert "planned: about" in shown
+    assert "left out: label_information, no texts without labels are given (--unlabelled)" in shown
+    assert shown.count("seed_0") == len(ALL_BUT_TEXTS) + 2  # head_only tries three rates
+    assert "lora has the best accuracy on held-out rows: 0.8050 ± 0.0071 over 2 seeds." in shown
+    assert "These are figures of held-out rows" in shown
+    assert "train " in shown.splitlines()[-1]
+
+
+def test_the_command_finds_its_files(tmp_path, tiny_bert, infoprompt):
+    write(tmp_path / "mine.jsonl", rows_of("single", 40))
+    done = infoprompt("compare", "mine.jsonl", "--backbone", tiny_bert, "--plan", "--quiet", "optim.max_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "planned: about" in done.stdout
+    assert (tmp_path / "runs/compare/mine/compare.json").exists()
+    done = infoprompt("compare", "absent.jsonl", "--backbone", tiny_bert)
+    assert done.returncode == 2
+    assert "absent.jsonl" in done.stderr
+
+
+FACTS = Facts("toy", "single", "accuracy", 64, 0, 0, 2, "good", 0.5, 32)
+
+
+def estimates(seconds: float) -> dict[str, Estimate]:
+    return {name: Estimate(0.5, 0, 0, 0.01) for name in ("majority", "head_only")} | {
+        name: Estimate(0.5, seconds / 160, 0, 0.01) for name in ("prefix", "lora", "full_fine_tuning")
+    }
+
+
+def test_a_plan_takes_the_most_seeds_that_fit_and_then_leaves_out_the_dearest():
+    plans = [make_plan(FACTS, estimates(20), {}, 48, 60 * minutes) for minutes in (60, 15, 7, 4)]
+    assert [plan.num_seeds for plan in plans] == [10, 5, 5, 3]
+    assert [plan.candidates[-1].tries for plan in plans] == [3, 3, 1, 1]
+    assert not any(plan.left_out for plan in plans[:3])
+    (reason,) = plans[3].left_out.values()
+    assert reason == "its 3 runs take about 1 min"
+    assert all(plan.seconds < 0.85 * 60 * minutes for plan, minutes in zip(plans, (60, 15, 7, 4), strict=True))
+    assert Plan.load(json.loads(json.dumps(plans[0].as_json()))) == plans[0]
+
+
+def test_time_for_the_test_rows_is_kept():
+    from dataclasses import replace
+
+    without, with_test = (make_plan(replace(FACTS, num_test=rows), estimates(20), {}, 48, 3600) for rows in (0, 1000))
+    assert without.test_seconds == 0
+    assert with_test.test_seconds == pytest.approx(with_test.num_seeds * (20.5 + 10 + 0.5 + 10))
+
+
+def test_methods_that_do_not_fit_are_named_with_the_reason():
+    from dataclasses import replace
+
+    config = load_config_of({"data": {"train": "x.csv"}})
+    assert misfits(FACTS, config) == {"label_information": "no texts without labels are given (--unlabelled)"}
+    tags = misfits(replace(FACTS, kind="tags"), config)
+    assert tags["contrastive"] == "it is not for tags of words"
+    few = load_config_of({"data": {"train": "x.csv", "unlabelled": "x.txt"}})
+    assert misfits(replace(FACTS, num_unlabelled=7), few) == {
+        "label_information": "7 texts without labels are too few, 200 are needed"
+    }
+
+
+def load_config_of(values: dict):
+    from infoprompt.config import compose_config
+
+    return compose_config([METHODS["head_only"].settings, values])
+
+
+def test_a_probe_tells_what_an_update_takes_and_leaves_nothing(asked, tmp_path, tiny_bert):
+    from infoprompt.data.splits import load_splits
+
+    given = asked()
+    config = load_config_of(
+        {
+            "data": given.data(),
+            "backbone": {"name": tiny_bert, "lora_rank": 8},
+            "run": {"output_dir": str(tmp_path / "probed")},
+        }
+    )
+    begin = time.perf_counter()
+    found = probe(config, load_splits(config.data, 0))
+    total = time.perf_counter() - begin
+    assert 0 < found.update < total
+    assert found.run(5, 3) == pytest.approx(total, rel=0.5)
+    assert found.run(100) > found.run(10)
+    assert not list(tmp_path.glob("probed/probe"))
+
+
+def test_texts_that_the_tokenizer_splits_badly_are_told(tmp_path, tiny_bert):
+    from infoprompt.data.splits import load_splits
+
+    rows = [{"text": f"zzzz qqqqq {index}", "label": index % 2} for index in range(20)]
+    config = load_config_of({"data": {"train": write(tmp_path / "x.jsonl", rows)}, "backbone": {"name": tiny_bert}})
+    splits = load_splits(config.data, 0)
+    found = read_by(config, splits.train)
+    assert found.split_share > 0.5
+    assert "perhaps the backbone was not made for this language" in found.lines()[-1]
+    assert facts_of(splits, config.data).lines()[0] == "x: 20 rows, single texts, 2 classes; scored by accuracy"
+
+
+def scored(name: str, *scores: float) -> Scored:
+    return Scored(name, dict(enumerate(scores)), 1.0)
+
+
+def test_the_best_mean_is_taken_and_compared_with_what_costs_less():
+    choice = choose_best([scored("majority", 0.5, 0.5), scored("head", 0.7, 0.71), scored("lora", 0.9, 0.92)], 0.3)
+    assert (choice.best.name, choice.reference) == ("lora", "head")
+    assert choice.top is choice.best
+
+
+def test_what_other_tasks_favour_is_taken_within_one_standard_error():
+    head, prompt = scored("head", 0.70, 0.60, 0.80), scored("adaption_prompt", 0.65, 0.62, 0.75)
+    choice = choose_best([head, prompt], 0.3, "adaption_prompt")
+    assert (choice.top.name, choice.best.name) == ("head", "adaption_prompt")
+    assert "is within one standard error of it" in choice_lines(choice, "accuracy")[1]
+    far = scored("adaption_prompt", 0.20, 0.22, 0.25)
+    assert choose_best([head, far], 0.3, "adaption_prompt").best.name == "head"
+
+
+def test_intervals_of_resampled_rows_are_wider_than_students():
+    from launcher.paired import interval, resampled_interval
+
+    values = [0.01, 0.03, 0.02, 0.04, 0.05]
+    narrow, wide = interval(values), resampled_interval(values, 1 / 3)
+    assert narrow is not None
+    assert wide is not None
+    # both are the mean +- t s sqrt(...): 1 / 5 becomes 1 / 5 + 1 / 3
+    assert (wide[1] - 0.03) / (narrow[1] - 0.03) == pytest.approx(((1 / 5 + 1 / 3) / (1 / 5)) ** 0.5)
+    assert resampled_interval(values, 0.0) == pytest.approx(narrow)
+    assert resampled_interval([0.1], 0.3) is None
+    assert resampled_interval([0.1, 0.1], 0.3) is None
+
+
+def test_a_gap_says_its_side_its_interval_and_its_seeds():
+    above = gap_between(scored("lora", 0.80, 0.84, 0.82), scored("head", 0.70, 0.72, 0.74), 0.0)
+    assert above.sure == "above"
+    assert above.text() == "lora is 10.0 points above head, interval 5.0 to 15.0, 3 seeds"
+    below = Gap("lora", "head", -0.02, -0.03, -0.01, 5)
+    assert below.text() == "lora is 2.0 points below head, interval 1.0 to 3.0, 5 seeds"
+    assert below.sure == "below"
+    assert Gap("lora", "head", 0.02, None, None, 1).text() == "lora is 2.0 points above head, no interval, 1 seeds"
+
+
+def test_the_curve_says_whether_more_labels_help():
+    rising = curve_lines("head", [(12, {0: 0.5, 1: 0.5}), (24, {0: 0.6, 1: 0.61}), (48, {0: 0.7, 1: 0.711})])
+    assert rising[0] == "Labels: head has 0.500 with 12, 0.605 with 24, 0.706 with 48 training rows."
+    assert rising[1].endswith(": more labels help.")
+    flat = curve_lines("head", [(24, {0: 0.6, 1: 0.61}), (48, {0: 0.6, 1: 0.612})])
+    assert flat[1].endswith("would bring little.")
+    unsure = curve_lines("head", [(24, {0: 0.6, 1: 0.7}), (48, {0: 0.7, 1: 0.72})])
+    assert unsure[1].endswith("would probably help.")
+    assert curve_lines("head", [(48, {0: 0.6})]) == []
+
+
+def test_a_verdict_without_a_clear_winner_names_what_is_level():
+    choice = choose_best([scored("majority", 0.5, 0.7), scored("head", 0.6, 0.61), scored("lora", 0.62, 0.66)], 0.3)
+    lines = choice_lines(choice, "accuracy")
+    assert lines[1].startswith("lora is not surely above majority: lora is 4.0 points above majority, interval")
+    clear = choose_best([scored("majority", 0.5, 0.5, 0.5), scored("lora", 0.9, 0.91, 0.9)], 0.3)
+    assert choice_lines(clear, "accuracy")[1] == "lora is surely above every other method."

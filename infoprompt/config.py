@@ -67,6 +67,7 @@ __all__ = [
     "flatten",
     "is_data_file",
     "load_config",
+    "names_files",
     "override_config",
     "parse_override",
     "read_settings",
@@ -175,6 +176,11 @@ def is_data_file(source: str) -> bool:
     return source.lower().endswith(DATA_SUFFIXES) or "*" in source or "?" in source or os.path.exists(source)
 
 
+def names_files(source: str) -> bool:
+    """The same of `data.unlabelled` too, which may name a file of plain texts."""
+    return is_data_file(source) or source.lower().endswith(".txt")
+
+
 class _ConfigFile(RunConfig):
     """A config file: settings, and the file that they change."""
 
@@ -244,7 +250,7 @@ def _remove(values: dict[str, Any], dotted: str) -> None:
 def _absolute_source(source: str | list[str]) -> str | list[str]:
     if isinstance(source, list):
         return [str(_absolute_source(one)) for one in source]
-    return _absolute(source) if is_data_file(source) or source.lower().endswith(".txt") else source
+    return _absolute(source) if names_files(source) else source
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from infoprompt.config import DATA_SUFFIXES, ConfigError, is_data_file
+from infoprompt.config import DATA_SUFFIXES, ConfigError, is_data_file, names_files
 
 RowSource = str | Sequence[str]
 """A file, a pattern such as `parts/train-*.csv`, a folder, a hub split; or a list of them, read one after the other."""
@@ -46,7 +46,7 @@ def files_of(source: str) -> list[Path] | None:
 
 def present(source: str) -> bool:
     """Whether a source that names files names some that are there; a hub split may be."""
-    return not is_data_file(source) or os.path.exists(source) or bool(glob.glob(source, recursive=True))
+    return not names_files(source) or os.path.exists(source) or bool(glob.glob(source, recursive=True))
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -264,6 +264,10 @@ def test_a_file_that_a_job_was_not_sent_is_named_before_anything_starts(tmp_path
         ConfigError, match=r"data\.test is data/rows\.csv, which is not in the copy .* \.rayignore names"
     ):
         check_sent(build_config({"data": {**given, "test": ["there.csv", "data/rows.csv"]}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.unlabelled is texts\.txt, which is not in the copy"):
+        check_sent(build_config({"data": {**given, "unlabelled": "texts.txt"}}), tmp_path)
+    (tmp_path / "texts.txt").touch()
+    check_sent(build_config({"data": {**given, "unlabelled": "texts.txt"}}), tmp_path)
 
 
 def test_ten_thousand_trials_are_checked_in_ten_seconds_of_computing(file):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import load_sweep
 from tests.proofs import fault_sweep, kept_backbone, large_tasks, long_rows, million_rows, wrong_pools
 from tests.proofs.fault_sweep import NUM_EVALUATIONS, NUM_TRIALS, STEPS, SweepRun
+
+
+def test_every_proof_whose_outcome_is_kept_is_one_of_make():
+    (named,) = re.findall(r"^PROOFS := (.*)$", (long_rows.ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert {file.stem for file in Path(__file__).parent.glob("*.txt")} <= set(named.split())
 
 
 def test_a_backbone_is_timed_read_anew_and_kept(capsys):

@@ -1,17 +1,36 @@
-"""The runs of a comparison, as rows of a study: those on held-out rows alone, and those of a setting that is given."""
+"""The runs of a comparison, as rows of a study; none of them reads a test row."""
 
+import shutil
 from functools import cached_property
+from pathlib import Path
 
-from infoprompt.config import FewShotSettings
+from infoprompt.config import FewShotSettings, RunConfig
 from launcher.studies.jobs import Cell, Job
 from launcher.studies.plan import Setting, Study
 
 
+class SavingJob(Job):
+    """A run that keeps what it trained, to be scored on test rows if its method is taken."""
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The checked config."""
+        config = super().config
+        return config.model_copy(update={"run": config.run.model_copy(update={"save_artifact": True})})
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of what it trained."""
+        return self.folder / "artifact"
+
+
 class HeldOutCell(Cell):
-    """A method that is tried on held-out rows alone: no run of it reads a test row.
+    """A method that is tried on held-out rows.
 
     Its settings are tried with the first seeds, and the chosen one is trained with the others too.
     """
+
+    job_kind: type[Job] = SavingJob
 
     def __init__(self, study: Study, task: str, size: FewShotSettings, method: str, search_seeds: int) -> None:
         super().__init__(study, task, size, method)
@@ -20,7 +39,7 @@ class HeldOutCell(Cell):
     @cached_property
     def search_jobs(self) -> list[Job]:
         """Every setting with the first seeds, of a single setting too."""
-        return [Job(self, "search", setting, seed) for setting in self.settings for seed in self._seeds]
+        return [self.job_kind(self, "search", setting, seed) for setting in self.settings for seed in self._seeds]
 
     @property
     def final_jobs(self) -> list[Job]:
@@ -30,7 +49,7 @@ class HeldOutCell(Cell):
         for seed in self.study.config.seeds if setting is not None else []:
             key = (str(setting), seed)
             if key not in known:
-                known[key] = self._further.setdefault(key, Job(self, "search", setting or {}, seed))
+                known[key] = self._further.setdefault(key, self.job_kind(self, "search", setting or {}, seed))
         return [job for (name, _), job in known.items() if name == str(setting)]
 
     @cached_property
@@ -42,6 +61,18 @@ class HeldOutCell(Cell):
         """Each of its runs once."""
         return list(dict.fromkeys([*self.search_jobs, *self.final_jobs]))
 
+    def saved(self) -> dict[int, Path]:
+        """Seed to the folder of what the chosen setting's run has trained."""
+        kept = {job.seed: job.artifact for job in self.final_jobs if isinstance(job, SavingJob)}
+        return {seed: folder for seed, folder in kept.items() if folder.is_dir()}
+
+    def drop_saved(self, *, all_of_them: bool) -> None:
+        """Remove what was trained: that of settings that were not chosen, or all of it."""
+        kept = set() if all_of_them else set(self.final_jobs)
+        for job in self.jobs:
+            if isinstance(job, SavingJob) and job not in kept:
+                shutil.rmtree(job.artifact, ignore_errors=True)
+
     def scores(self) -> dict[int, float]:
         """Seed to the score on held-out rows, of the chosen setting's runs that finished."""
         results = {job.seed: job.result() for job in self.final_jobs}
@@ -49,7 +80,9 @@ class HeldOutCell(Cell):
 
 
 class GivenCell(HeldOutCell):
-    """A method with one setting that was chosen before: on held-out rows at another size, or on the test rows."""
+    """A method with one setting that was chosen before, at another size."""
+
+    job_kind = Job
 
     def __init__(self, study: Study, task: str, size: FewShotSettings, method: str, setting: Setting) -> None:
         super().__init__(study, task, size, method, len(study.config.seeds))
@@ -59,24 +92,3 @@ class GivenCell(HeldOutCell):
     def settings(self) -> tuple[Setting, ...]:
         """The one."""
         return (self._setting,)
-
-
-class FinalCell(GivenCell):
-    """The runs that read the test rows, a run for each seed."""
-
-    @cached_property
-    def search_jobs(self) -> list[Job]:
-        """None: the setting is chosen."""
-        return []
-
-    @property
-    def chosen(self) -> Setting:
-        """The one."""
-        return self._setting
-
-    @property
-    def final_jobs(self) -> list[Job]:
-        """Always the same objects."""
-        if "" not in self._final_jobs:
-            self._final_jobs[""] = [Job(self, "final", self._setting, seed) for seed in self.study.config.seeds]
-        return self._final_jobs[""]

@@ -99,7 +99,8 @@ def _look(asked: Asked) -> Rows:
             raise
         config = compose_config([plain, base, size], asked.overrides)
         splits = load_splits(config.data, 0)
-    return Rows(replace(facts, num_unlabelled=len(splits.unlabelled.used)), base, splits, config)
+    metric = config.evaluation.metric or facts.metric
+    return Rows(replace(facts, num_unlabelled=len(splits.unlabelled.used), metric=metric), base, splits, config)
 
 
 def _measure(

@@ -1,16 +1,18 @@
 """The runs of a comparison that is planned, and what they say."""
 
+import json
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import FewShotSettings
+from infoprompt.data.splits import dialect_of
 from launcher.choosing.asked import Asked, Rows
 from launcher.choosing.candidates import Candidate, Plan
-from launcher.choosing.cells import FinalCell, GivenCell, HeldOutCell
+from launcher.choosing.cells import GivenCell, HeldOutCell
 from launcher.choosing.deadline import Clock, OutOfTime, at_most
 from launcher.choosing.methods import METHODS
 from launcher.choosing.probe import Estimate
@@ -32,7 +34,7 @@ from launcher.choosing.verdict import (
 from launcher.report import relative, tool
 from launcher.studies.jobs import Cell, Job
 from launcher.studies.plan import Study, show_setting
-from launcher.studies.results import RunRow, run_rows, write_csv
+from launcher.studies.results import RunRow, run_row, write_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +43,8 @@ LEAST_SCORED = 2
 """Seeds that a method needs to be chosen."""
 MARGIN_SECONDS = 10.0
 """Before the end of the time, for workers to end and tables to be written."""
+END_SECONDS = 2.0
+"""Of it, for the tables."""
 LEAST_FOR_CURVE = 16
 """Rows from which on a part of them says something."""
 
@@ -93,18 +97,17 @@ class Comparison:
             self.folder, self.study, choice.best.name, of_name[choice.best.name].chosen or {}, self.rows.facts.num_rows
         )
         command = f"{tool('infoprompt')} train {shlex.quote(relative(str(chosen)))}"
-        tests = {name: _test_scores(cell) for name, cell in tested.items()}
-        table = [self._row(one, of_name[one.name], tests) for one in scored]
-        self.screen.print(result_table(table, metric, tested=bool(tests)), soft_wrap=False)
+        table = [self._row(one, of_name[one.name], tested) for one in scored]
+        self.screen.print(result_table(table, metric, tested=bool(tested)), soft_wrap=False)
         self.screen.print("\n".join([*lines, f"To train it and save it: {command}"]))
-        self._write([*cells, *smaller, *tested.values()], lines, command)
+        self._write([*cells, *smaller], tested, lines, command)
         return {
             **as_json(choice, scored),
             "verdict": lines,
             "command": command,
             "config": str(chosen),
             "setting": of_name[choice.best.name].chosen,
-            "test": tests,
+            "test": tested,
             "curve": {"method": curve_method, "sizes": [{"rows": rows, "scores": scores} for rows, scores in curve]},
             "unfinished": unfinished,
             "seconds": round(self.clock.used, 1),
@@ -118,7 +121,7 @@ class Comparison:
         return len(self.rows.splits.validation) / len(self.rows.splits.train)
 
     def _train(
-        self, cells: Sequence[Cell], kept_seconds: float, changed: Callable[[Sequence[Job], Job | None], None]
+        self, cells: Sequence[HeldOutCell], kept_seconds: float, changed: Callable[[Sequence[Job], Job | None], None]
     ) -> None:
         """Train cells in their order, as far as the time goes that is not kept for later."""
         from launcher.studies.loop import forget_failures, train_study
@@ -132,6 +135,8 @@ class Comparison:
 
         def watched(running: Sequence[Job], ended: Job | None) -> None:
             changed(running, ended)
+            if ended and isinstance(ended.cell, HeldOutCell) and _complete(ended.cell):
+                ended.cell.drop_saved(all_of_them=False)
             if ended and next_seconds() > self.clock.left - kept_seconds - MARGIN_SECONDS:
                 raise OutOfTime
 
@@ -178,37 +183,51 @@ class Comparison:
         self._train(smaller, self.plan.test_seconds, lambda running, ended: None)
         return smaller
 
-    def _test(self, choice: Choice, cells: Mapping[str, HeldOutCell]) -> dict[str, FinalCell]:
-        """Read the test rows, once: by the best method and by the one it is compared with."""
+    def _test(self, choice: Choice, cells: Mapping[str, HeldOutCell]) -> dict[str, dict[int, float]]:
+        """Read the test rows, once: what the best method and the one it is compared with have trained, by seed."""
         if not self.rows.facts.num_test:
             return {}
-        names = [choice.best.name, *([choice.reference] if choice.reference else [])]
-        tested = {
-            name: FinalCell(self.study, cell.task, cell.size, name, cell.chosen or {})
-            for name in names
-            if (cell := cells[name])
-        }
-        if not self.quiet:
-            self.screen.print(f"test rows: {' and '.join(tested)}")
-        self._train(list(tested.values()), 0.0, lambda running, ended: None)
-        return {name: cell for name, cell in tested.items() if _test_scores(cell)}
+        path, names = self.folder / "test.json", [choice.best.name, *filter(None, [choice.reference])]
+        kept: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not kept.keys() >= set(names):
+            if not self.quiet:
+                self.screen.print(f"test rows: {' and '.join(names)}")
+            try:
+                with at_most(max(0.0, self.clock.left - END_SECONDS)):
+                    kept = {name: self._test_scores(cells[name]) for name in names}
+            except OutOfTime:
+                return {}
+            path.write_text(json.dumps(kept), encoding="utf-8")
+        for cell in cells.values():
+            cell.drop_saved(all_of_them=True)
+        return {name: {int(seed): score for seed, score in kept[name].items()} for name in names if kept[name]}
 
-    def _test_lines(self, choice: Choice, tested: Mapping[str, FinalCell]) -> list[str]:
+    def _test_scores(self, cell: HeldOutCell) -> dict[str, float]:
+        from infoprompt.artifact import Artifact
+        from infoprompt.evaluate import evaluate_artifact
+
+        data, found = self.rows.config.data, {}
+        for seed, folder in cell.saved().items():
+            loaded = Artifact.from_pretrained(folder, backbone=self.asked.backbone)
+            scores = evaluate_artifact(loaded, data.test or "", data.columns, dialect=dialect_of(data))
+            found[str(seed)] = scores[self.rows.facts.metric]
+        return found
+
+    def _test_lines(self, choice: Choice, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
         if not self.rows.facts.num_test:
             return [
                 "These are figures of held-out rows, which also chose the method, so the best one's is a little high. "
                 "Give --test for rows that choose nothing."
             ]
-        if choice.best.name not in tested:
-            return ["There was no time left for the test rows. Give more --minutes and start it again."]
-        scores = {name: _test_scores(cell) for name, cell in tested.items()}
+        if choice.best.name not in scores:
+            return ["There was no time left for the test rows. Start it again, and it reads them."]
         told = [
             f"{name} {statistics.fmean(found.values()):.4f}" + (f" ± {_deviation(found):.4f}" if len(found) > 1 else "")
             for name, found in scores.items()
         ]
         lines = [f"On {self.rows.facts.num_test:,} test rows, read once: {', '.join(told)}."]
-        if choice.reference in scores:
-            ours, theirs = (Scored(name, scores[name], 0.0) for name in (choice.best.name, choice.reference))
+        if (other := choice.reference) and other in scores:
+            ours, theirs = (Scored(name, scores[name], 0.0) for name in (choice.best.name, other))
             gap = gap_between(ours, theirs, None)
             word = {"above": "confirm it", "below": "do not confirm it", "no": "do not tell the two apart"}[gap.sure]
             lines.append(f"They {word}: {gap.text()}.")
@@ -233,9 +252,22 @@ class Comparison:
         shown = (f"{one.mean:.4f}", f"{one.deviation:.4f}", str(len(one.scores)), taken(one.run_seconds))
         return [one.name, show_setting(cell.chosen or {}), *shown, *test]
 
-    def _write(self, cells: Sequence[Cell], lines: Sequence[str], command: str) -> None:
-        unique = {(row.size, row.method, row.phase, row.setting, row.seed): row for row in run_rows(cells)}
-        write_csv(self.folder / "runs.csv", list(unique.values()), RunRow)
+    def _write(
+        self,
+        cells: Sequence[HeldOutCell],
+        tested: Mapping[str, Mapping[int, float]],
+        lines: Sequence[str],
+        command: str,
+    ) -> None:
+        rows = []
+        for cell in cells:
+            jobs = [job for job in cell.jobs if job.ended]
+            chosen, scores = json.dumps(cell.chosen), tested.get(cell.method, {})
+            of_all = not isinstance(cell, GivenCell)
+            for row in (run_row(job) for job in jobs):
+                known = scores.get(row.seed) if of_all and row.setting == chosen else None
+                rows.append(replace(row, test=known))
+        write_csv(self.folder / "runs.csv", rows, RunRow)
         text = [f"# {self.rows.facts.name}", *lines, f"    {command}"]
         (self.folder / "verdict.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
@@ -267,11 +299,6 @@ def _few_shot(facts: Facts, count: int) -> FewShotSettings:
 def _train_rows(cell: HeldOutCell) -> int:
     results = [result for job in cell.final_jobs if (result := job.result())]
     return int(results[0]["rows"]["train"]) if results else 0
-
-
-def _test_scores(cell: FinalCell) -> dict[int, float]:
-    results = {job.seed: job.result() for job in cell.final_jobs}
-    return {seed: result["test"][result["metric"]] for seed, result in results.items() if result}
 
 
 def _deviation(scores: Mapping[int, float]) -> float:

@@ -105,7 +105,7 @@ class TableRow:
 
 def run_rows(cells: Iterable[Cell]) -> list[RunRow]:
     """Every run that has begun or is known to be due."""
-    return [_run_row(job) for cell in cells for job in (*cell.search_jobs, *cell.final_jobs)]
+    return [run_row(job) for cell in cells for job in (*cell.search_jobs, *cell.final_jobs)]
 
 
 def table_rows(cells: Sequence[Cell]) -> list[TableRow]:
@@ -139,7 +139,8 @@ def test_score(job: Job) -> float | None:
     return result["test"].get(result["metric"]) if result else None
 
 
-def _run_row(job: Job) -> RunRow:
+def run_row(job: Job) -> RunRow:
+    """A run, whether it finished, failed or is due."""
     task, size, method = job.cell.place
     result, failure = job.result(), job.failure()
     state = "finished" if result else "failed" if failure else "missing"
@@ -168,7 +169,7 @@ def _run_row(job: Job) -> RunRow:
 
 def _table_row(cell: Cell, baseline: Cell) -> TableRow:
     task, size, method = cell.place
-    rows = [_run_row(job) for job in cell.final_jobs]
+    rows = [run_row(job) for job in cell.final_jobs]
     done = [row for row in rows if row.state == "finished"]
     scores = _scores(cell)
     of_test = spread(list(scores.values()))

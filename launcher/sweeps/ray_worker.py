@@ -108,7 +108,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     os.environ.update(work.environment)
     configure_logging(quiet=True, debug=False, rank=context.get_world_rank())
-    _warm_up()
+    if work.train is train_one:
+        _warm_up()
     member = _Member(work, group, context.get_world_rank(), context.get_world_size())
     with member.heartbeats():
         while (answer := member.next()) != "leave":
@@ -134,7 +135,7 @@ def note_sigterm() -> None:
 
 
 def _warm_up() -> None:
-    """Import what every run needs, while the group would wait anyway."""
+    """Import what `train_one` needs, while the group would wait anyway."""
     import infoprompt.train  # noqa: F401
 
 

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from preloaded import COMMAND, Forked, Preloaded
 from project_copy import copied_project
 
 from launcher.processes import held_port
 from launcher.sweeps.plan import load_sweep
+from launcher.sweeps.ray_worker import Work, train_one
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,11 +37,12 @@ from launcher.sweeps.view import View
 
 def main():
     def train(config, parent_run_id, tags, report):
-        import os, signal, time
+        import os, signal, sys, time
         from infoprompt.stopping import Preempted, noting, told
         import torch, torch.distributed as dist
         from infoprompt.progress import Progress
 
+        assert "infoprompt.train" not in sys.modules, "what this function does not need takes seconds to import"
         total = torch.ones(1)
         dist.all_reduce(total)
         assert total.item() == 2, "not both workers are in the group"
@@ -78,6 +81,11 @@ def main():
 
 main()
 """
+
+
+def test_what_the_real_function_needs_is_imported_before_work_comes():
+    sent = ray.cloudpickle.loads(ray.cloudpickle.dumps(Work(None, {}, train_one)))
+    assert sent.train is train_one  # by which a worker knows it
 
 
 def last_json(text: str) -> dict:
@@ -408,8 +416,6 @@ def test_the_proof_of_a_thousand_trials_runs_with_six(runs_in_mlflow, tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_sweep_that_stands_still_says_what_it_waits_for(tiny_sweep, monkeypatch):
-    import ray
-
     from launcher.sweeps.ray_driver import _why_stalled
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})

@@ -126,6 +126,12 @@ class DataSettings(Settings):
             raise ValueError(f"data.{info.field_name} is {source!r}, but must name a file. Give one, or leave it out.")
         return source
 
+    @field_validator("template")
+    @classmethod
+    def _breaks_lines(cls, template: str | None) -> str | None:
+        """A line break may be typed as it is in a shell."""
+        return None if template is None else template.replace("\\n", "\n")
+
     @field_validator("encoding")
     @classmethod
     def _encoding_known(cls, encoding: str | None) -> str | None:

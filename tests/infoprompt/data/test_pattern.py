@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
-from infoprompt.config import ConfigError, build_config
+from infoprompt.config import ConfigError, build_config, override_config
 from infoprompt.data.few_shot import draw_demonstrations
 from infoprompt.data.pattern import Pattern, without_content
 from infoprompt.data.rows import Example, Span
@@ -187,6 +187,11 @@ def test_a_row_without_what_the_words_name_is_refused_by_name(tokenizers):
     template = laid_out(tokenizers("bert"), {"template": "{text_a} {text_b}"}, replace(FILM, kind="regression"))
     with pytest.raises(ConfigError, match=r"names \{text_b\}, but line 3 of a.csv has none"):
         template(Example(text="a", where="line 3 of a.csv"))
+
+
+def test_a_line_break_may_be_typed_as_two_characters():
+    typed = override_config(build_config({"data": {"train": "a.csv"}}), [r"data.template=Film: {text}\nIt was"])
+    assert typed.data.template == "Film: {text}\nIt was"
 
 
 def test_spelled_out_settings_say_the_same_without_the_rows(tokenizers):

@@ -11,7 +11,7 @@ from typing import get_args
 from infoprompt.config import ConfigError, DataSettings
 from infoprompt.data.places import RowSource, given_sources, source_name
 from infoprompt.data.rows import Example, Kind, labels_of
-from infoprompt.data.task import KINDS, Task, is_bio, is_whole_number, words_of
+from infoprompt.data.task import KINDS, Source, Task, is_bio, is_whole_number, words_of
 from infoprompt.data.tasks import known_task
 
 
@@ -52,7 +52,8 @@ def infer_task(examples: Sequence[Example], settings: DataSettings) -> Task:
             f"Every row of {source_name(settings.train or '')} has the label {task.labels[0]}, but a classifier "
             "needs at least 2 classes. Check data.columns.label."
         )
-    return with_label_texts(task, settings.label_texts)
+    words = (task.source or Source()).template_words if settings.template == "task" else {}
+    return with_label_texts(task, {**words, **settings.label_texts})
 
 
 def kind_of(settings: DataSettings) -> Kind | None:

@@ -41,6 +41,8 @@ class Source:
     """A function in `forms.FORMS` that makes our rows of a published row."""
     template: str | None = None
     """What `data.template: task` stands for, where it is not the kind's."""
+    template_words: Mapping[str, str] = field(default_factory=dict)
+    """Class to the words that stand for it with this template, where these are not `label_texts`."""
     tests: tuple[str, ...] = ()
     """Of a diagnostic task, which has no training rows: the tasks whose prompts it tests, the best one first."""
     merged: Mapping[str, str] = field(default_factory=dict)

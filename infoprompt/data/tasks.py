@@ -103,6 +103,7 @@ _STARS = {
 }
 
 _REVIEW = "Review: {text}\nSentiment:"
+_POLARITY = {"negative": "negative", "positive": "positive"}
 _FOLLOWS = "{text_a}\nQuestion: {text_b} True, yes or no?\nAnswer:"
 _FOLLOWS_MAYBE = "{text_a}\nQuestion: {text_b} True, yes, no or maybe?\nAnswer:"
 _SAME = "First: {text_a}\nSecond: {text_b}\nDo both mean the same, yes or no?\nAnswer:"
@@ -127,6 +128,7 @@ _ROWS = (
         columns={"text": "sentence"},
         labels={"0": "negative", "1": "positive"},
         template=_REVIEW,
+        template_words=_POLARITY,
     ),
     _row(
         "cola",
@@ -295,6 +297,7 @@ _ROWS = (
         hub_test="test",
         labels={"neg": "negative", "pos": "positive"},
         template=_REVIEW,
+        template_words=_POLARITY,
     ),
     _row(
         "sst5",

@@ -73,8 +73,8 @@ class DataSettings(Settings):
     template: str | None = None
     """Words around the text, such as `Review: {text} Sentiment:`; the text alone if not given. Fields are {text}; of
     pairs {text_a} and {text_b}; {choice}; {span}; {head} and {tail}. {mask} is the mask token, which stands behind the
-    words if it is not named. `task`: those of the known task, or of the kind of your own rows. Where the whole is too
-    long, the text is cut, and never these words."""
+    words if it is not named. `task`: those of the known task, with label words that go with them, or of the kind of
+    your own rows. Where the whole is too long, the text is cut, and never these words."""
 
     chat: bool = False
     """Whether the words stand in a user's message of the tokenizer's chat template, and the label is the answer."""

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from infoprompt.config import ConfigError, build_config, override_config
 from infoprompt.data.few_shot import draw_demonstrations
+from infoprompt.data.infer import infer_task
 from infoprompt.data.pattern import Pattern, without_content
 from infoprompt.data.rows import Example, Span
 from infoprompt.data.task import Task
@@ -201,3 +202,13 @@ def test_spelled_out_settings_say_the_same_without_the_rows(tokenizers):
     first = Pattern.of(settings, FILM, tokenizer, rows, seed=5)
     assert Pattern.of(first.spelled_out(settings), FILM, tokenizer) == first
     assert len(first.demonstrations) == 3
+
+
+def test_a_tasks_own_template_brings_the_words_that_go_with_it():
+    rows = [Example(text="a", label=label) for label in ("negative", "positive")]
+    texts = {}
+    for template in (None, "task", "{text}"):
+        texts[template] = infer_task(rows, DataSettings(task="sst2", template=template)).label_texts
+    assert texts == {None: ("terrible", "great"), "task": ("negative", "positive"), "{text}": ("terrible", "great")}
+    given = infer_task(rows, DataSettings(task="sst2", template="task", label_texts={"positive": "fine"}))
+    assert given.label_texts == ("negative", "fine")

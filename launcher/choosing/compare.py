@@ -129,7 +129,9 @@ def _measure(
             left_out[name] = f"it does not fit: {error}"
     plain = [one.row for name, one in estimates.items() if METHODS[name].trained == "body" and one.row]
     for name, one in estimates.items():  # others read kept states of held-out rows, and have none of test rows
-        if METHODS[name].trained != "body":
+        if METHODS[name].asks:
+            estimates[name] = replace(one, row=one.start / len(rows.splits.validation))
+        elif METHODS[name].trained != "body":
             estimates[name] = replace(one, row=min(plain, default=0.0))
     if not estimates:
         raise ComparisonFailed(f"No method could be tried. {'; '.join(left_out_lines(left_out))}")

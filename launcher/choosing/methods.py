@@ -17,6 +17,8 @@ _PLAIN: Mapping[str, Any] = {
     "prompt": {"kind": "none"},
 }
 _CLASSES: frozenset[Kind] = frozenset({"single", "pair", "relation", "span"})
+_ASKED: frozenset[Kind] = frozenset({"single", "pair", "span"})
+_WORDS: Mapping[str, Any] = {"kind": "label_words", "fit": "start", "calibration": "contextual"}
 _ALL: frozenset[Kind] = frozenset(KIND_NAMES)  # type: ignore[arg-type]
 
 
@@ -33,6 +35,11 @@ class Method:
     """As `search` of a recipe."""
     kinds: frozenset[Kind] = _ALL
     """Kinds of task that it can be trained on."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether the model is asked in words, so that no states are kept."""
+        return self.changes.get("head") is _WORDS
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,6 +71,13 @@ METHODS: Mapping[str, Method] = {
         Method("majority", "nothing", {"head": {"fit": "majority"}}, kinds=_CLASSES),
         Method("nearest_label", "nothing", {"head": {"fit": "start"}}, kinds=_CLASSES),
         Method("logistic_regression", "nothing", {"head": {"fit": "logistic_regression"}}, kinds=_CLASSES),
+        Method("zero_shot", "nothing", {"head": _WORDS, "data": {"template": "task"}}, kinds=_ASKED),
+        Method(
+            "few_shot_in_context",
+            "nothing",
+            {"head": _WORDS, "data": {"template": "task", "demonstrations": 4}},
+            kinds=_ASKED,
+        ),
         Method("head_only", "head", grid=_rates(1e-3, 3e-3, 1e-2)),
         Method(
             "label_information",

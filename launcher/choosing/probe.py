@@ -1,21 +1,21 @@
 """What a run takes, measured by a few of its updates."""
 
+import json
 import logging
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import RunConfig, override_config
-from infoprompt.progress import Decision, Progress
 
 if TYPE_CHECKING:
     from infoprompt.data.splits import Splits
 
-UPDATES = 5
-"""Of a probe: evaluations follow the second, the fourth and the fifth of them."""
+UPDATES, EVALUATE_EVERY = 6, 3
+"""Of a probe."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,12 @@ class Estimate:
         return asdict(self)
 
 
-def probe(config: RunConfig, splits: "Splits", clock: Callable[[], float] = time.perf_counter) -> Estimate:
+def probe(config: RunConfig, splits: "Splits") -> Estimate:
     """Train a few updates in this process, and tell what each part takes.
 
     Args:
         config: of the run; it writes below its own output folder, and nothing is kept but states in the cache.
         splits: its rows.
-        clock: seconds.
     Raises:
         ConfigError: the run's settings do not fit the backbone or the rows.
     """
@@ -60,37 +59,47 @@ def probe(config: RunConfig, splits: "Splits", clock: Callable[[], float] = time
         "run.compare_with": {},
         "evaluation.test": False,
         "evaluation.patience": None,
-        "evaluation.every_steps": 2,
+        "evaluation.every_steps": EVALUATE_EVERY,
         "checkpoint.enabled": False,
         "tracking.enabled": False,
+        "tracking.every_steps": 1,
         "engine.kind": "plain",
         "optim.max_steps": UPDATES,
         "optim.epochs": UPDATES,
     }
     if config.objective.label_form != "off":
         changes["objective.label_start"] = 0.0
-    ends: list[float] = []
-
-    def report(progress: Progress, scores: Mapping[str, float]) -> Decision:
-        ends.append(clock())
-        return "go"
-
     told = logging.getLogger("infoprompt")
     level = told.level
     told.setLevel(logging.ERROR)  # the run itself says these things again
-    begin = clock()
+    folder = Path(changes["run.output_dir"])
+    begin = time.perf_counter()
     try:
-        run(override_config(config, [], changes), report=report, splits=splits)
+        run(override_config(config, [], changes), splits=splits)
+        total = time.perf_counter() - begin
+        updates, evaluations = _measured(folder / "metrics.jsonl")
     finally:
         told.setLevel(level)
         stop_ranks()
-        shutil.rmtree(changes["run.output_dir"], ignore_errors=True)
-    total = clock() - begin
-    rows = max(1, len(splits.validation))
-    if len(ends) < 3:  # there is no update
+        shutil.rmtree(folder, ignore_errors=True)
+    if not updates:
         return Estimate(total, 0.0, 0.0, 0.0)
-    longer, shorter = ends[1] - ends[0], ends[2] - ends[1]
-    update = max(longer - shorter, 0.0) or longer / 4
-    evaluation = max(shorter - update, 0.0)
-    start = max(total - UPDATES * update - 3 * evaluation, 0.0)
-    return Estimate(start, update, evaluation, evaluation / rows)
+    update, evaluation = statistics.median(updates), statistics.median(evaluations)
+    start = max(total - UPDATES * update - len(evaluations) * evaluation, 0.0)
+    # a head that is fitted passes the training rows, too, before each evaluation
+    passed = len(splits.validation) + (len(splits.train) if config.head_fit == "logistic_regression" else 0)
+    return Estimate(start, update, evaluation, evaluation / passed)
+
+
+def _measured(path: Path) -> tuple[list[float], list[float]]:
+    """Seconds of updates and of evaluations, by the times of a run's records; the first update is left out."""
+    updates: list[float] = []
+    evaluations: list[float] = []
+    before: float | None = None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        kinds = {name.partition("/")[0] for name in record["metrics"]}
+        if before is not None and kinds & {"train", "dev"}:
+            (evaluations if "dev" in kinds else updates).append(record["time"] - before)
+        before = record["time"]
+    return updates, evaluations

@@ -28,6 +28,7 @@ from launcher.studies.worker import Order, Worker, _train
 WORDS = "film movie car tree bank card money water".split()
 SHORT = ("optim.max_steps=2", "data.unlabelled_filter=false", "data.unlabelled_batch=16")
 ALL_BUT_TEXTS = [name for name in METHODS if name != "label_information"]
+PAIRS = [name for name in ALL_BUT_TEXTS if "pair" in METHODS[name].kinds]
 BY_GRADIENT = [name for name in ALL_BUT_TEXTS if "regression" in METHODS[name].kinds]
 
 

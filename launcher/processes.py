@@ -1,5 +1,6 @@
 """Runs in this process, or in several on this machine that are started, watched and ended together."""
 
+import gc
 import json
 import os
 import shlex
@@ -74,7 +75,8 @@ def train_in_processes(config: RunConfig, num_processes: int, resume: Resume, ou
 
 
 def prepare_environment(local_world_size: int) -> None:
-    """Set what must stand in the environment before torch, tokenizers and compilers are loaded; keeps what is set."""
+    """Set what must be set before torch, tokenizers and compilers are loaded; keeps what the environment has."""
+    collect_seldom()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // local_world_size)))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a fork after tokenising can freeze otherwise
@@ -82,6 +84,11 @@ def prepare_environment(local_world_size: int) -> None:
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != own:
         os.environ["PATH"] = os.pathsep.join([own, path])
+
+
+def collect_seldom() -> None:
+    """Have Python look for garbage every 20,000 new objects, not 700, which takes a fifth of the time of imports."""
+    gc.set_threshold(20_000)
 
 
 def end_with_parent() -> None:

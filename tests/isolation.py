@@ -4,6 +4,7 @@ Warnings' filters need nothing here: pytest puts them back around each part of a
 """
 
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -130,11 +131,13 @@ def _set_handlers(values: list[Any]) -> None:
 
 
 def _interpreter() -> list[Any]:
-    return [[*sys.path], [*sys.argv], sys.excepthook, threading.excepthook, logging.root.manager.disable]
+    hooks = [sys.excepthook, threading.excepthook]
+    return [[*sys.path], [*sys.argv], *hooks, logging.root.manager.disable, gc.get_threshold()]
 
 
 def _set_interpreter(values: list[Any]) -> None:
-    sys.path[:], sys.argv[:], sys.excepthook, threading.excepthook, logging.root.manager.disable = values
+    sys.path[:], sys.argv[:], sys.excepthook, threading.excepthook, logging.root.manager.disable, thresholds = values
+    gc.set_threshold(*thresholds)
 
 
 def _modules() -> tuple[tuple[str, ...], tuple[ModuleType, ...]]:

@@ -19,6 +19,7 @@ from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped
 from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
+from launcher.processes import collect_seldom
 from launcher.report import configure_logging
 from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.events import News
@@ -136,6 +137,7 @@ def note_sigterm() -> None:
 
 def _warm_up() -> None:
     """Import what `train_one` needs, while the group would wait anyway."""
+    collect_seldom()
     import infoprompt.train  # noqa: F401
 
 

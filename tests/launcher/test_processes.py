@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -57,6 +58,15 @@ def test_this_interpreters_programs_come_first_and_once(monkeypatch):
     prepare_environment(1)
     prepare_environment(1)
     assert os.environ["PATH"].split(":") == [str(Path(sys.executable).parent), "/usr/bin"]
+
+
+def test_what_imports_make_is_not_searched_for_garbage_again_and_again():
+    prepare_environment(1)
+    gc.collect()
+    before = [generation["collections"] for generation in gc.get_stats()]
+    kept = [[] for _ in range(10_000)]
+    assert len(kept) == 10_000
+    assert [generation["collections"] for generation in gc.get_stats()] == before
 
 
 def test_each_rank_knows_its_place(tmp_path):

@@ -14,7 +14,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -149,12 +149,15 @@ def _path(template: Template, examples: Sequence[Example]) -> Path | None:
     tokenizer = template.tokenizer
     if not isinstance(examples, MappedRows) or not examples.key or not tokenizer.is_fast:
         return None
-    layout = {field.name: getattr(template, field.name) for field in fields(template) if field.name != "tokenizer"}
+    layout = {name: value for name, value in vars(template).items() if name in _LAYOUT}
+    if template.pattern is not None:
+        layout["pattern"] = asdict(template.pattern)
     special = [template.pad_id, tokenizer.mask_token_id, tokenizer.unk_token_id, sorted(special_tokens(tokenizer))]
     made_of = [FORMAT, examples.key, tokenizer.backend_tokenizer.to_str(), special, layout]
     return cache_dir() / "tokens" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}.safetensors"
 
 
+_LAYOUT = {field.name for field in fields(Template)} - {"tokenizer", "pattern"}
 _RAGGED = ("input_ids", "slots", "segments", "words")
 _FLAT = {"mask_index_M": 1, "truncated_M": 1, "entity_M2": 2, "slots_counted": 1}
 """Dimensions of each."""

@@ -198,6 +198,12 @@ def test_what_peft_cannot_express_is_refused_by_name(prompt, message, tiny_bert,
     assert not (tmp_path / "peft").exists()
 
 
+def test_words_around_a_text_are_refused(tiny_bert, make_artifact, tmp_path):
+    artifact = make_artifact(tiny_bert, prompt=BEFORE, data={"template": "film: {text}"})
+    with pytest.raises(ConfigError, match=r"data\.template puts words around a text"):
+        export_to_peft(artifact, tmp_path / "peft")
+
+
 @pytest.mark.parametrize("family", ["t5", "modernbert", "albert"])
 def test_a_prefix_that_peft_cannot_place_is_refused(family, tiny_backbones, make_artifact, tmp_path):
     artifact = make_artifact(tiny_backbones[family], prompt=PREFIX)

@@ -132,6 +132,7 @@ def test_the_recipe_shows_rows_of_its_seed(toy_settings, toy_data, tiny_bert, tm
         (["data.template=null", "head.calibration=contextual"], "of a text without content nothing is left"),
         (["head.words={best: [great]}"], "head.words names best, which is not a label"),
         (["head.words={good: []}"], "head.words of good is empty"),
+        (["head={kind: linear, pooling: entities, fit: start}"], "head.pooling is entities, but data.template"),
         (["head.fit=gradient"], "there is nothing to train. .* head.fit=start"),
     ],
 )

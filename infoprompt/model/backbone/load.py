@@ -227,7 +227,8 @@ def _check_complete(name: str, model: Any, missing: list[str], lm_head: bool) ->
     if lm_head and (len(of_head) == len(missing) or missing == ["lm_head.weight"]):
         raise ConfigError(
             f"backbone.name is {name!r}, whose file has no language-model head ({', '.join(missing[:3])} are missing), "
-            "so it cannot score words or texts itself. Use head.kind=linear, or the file of the pretrained model."
+            "so it cannot score words or texts itself. Use head.kind=linear, the file of the pretrained model, "
+            "or a backbone that has one, such as smollm2."
         )
     raise ConfigError(
         f"backbone.name is {name!r}, whose file lacks {len(missing)} weights of the model "

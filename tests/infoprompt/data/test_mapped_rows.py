@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from infoprompt.cache_folder import cache_dir
-from infoprompt.config import ConfigError, build_config
+from infoprompt.config import ConfigError, DataSettings, build_config
 from infoprompt.data import kept_splits, mapped_rows, splits, tokenized
 from infoprompt.data.dataset import EncodedDataset
 from infoprompt.data.few_shot import hold_out_share
 from infoprompt.data.loader import TrainLoader
 from infoprompt.data.mapped_rows import MappedRows, changed, chosen
+from infoprompt.data.pattern import Pattern
 from infoprompt.data.rows import Candidate, Example, Span, collect_examples, labels_of
 from infoprompt.data.splits import load_splits
 from infoprompt.model.backbone.load import load_backbone
@@ -254,16 +255,23 @@ def test_each_kind_of_input_is_the_same_in_parallel(kind, template, monkeypatch)
 def test_tokens_of_another_template_are_not_taken(template, tmp_path, monkeypatch):
     map_all(monkeypatch)
     found = train_rows(tmp_path)
+    words = [
+        replace(template, pattern=Pattern.of(DataSettings(template=words), found.task, template.tokenizer))
+        for words in ("good {text}", "good film {text}")
+    ]
     lengths = [
         tokenized.tokenized(each, found.train, "x").input_ids.lengths_M
         for each in (
             template,
             replace(template, num_vectors=template.num_vectors + 2),
             replace(template, use_mask=not template.use_mask),
+            *words,
         )
     ]
     assert (lengths[1] == lengths[0] + 2).all()
     assert (abs(lengths[2] - lengths[0]) == 1).all()
+    assert (lengths[3] == lengths[0] + 1).all()
+    assert (lengths[4] == lengths[0] + 2).all()
 
 
 def test_a_text_that_cannot_be_tokenized_is_named_by_the_process_that_met_it(template, monkeypatch):

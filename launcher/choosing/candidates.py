@@ -20,6 +20,8 @@ KEPT_BACK = 0.15
 START_SECONDS = 15.0
 """For a worker's imports."""
 CURVE_SIZES = 2
+TEST_SHARE = 0.25
+"""Of the time, for test rows: where all seeds would take more, fewer are scored on them."""
 LOAD_SECONDS = 1.0
 """To load what a run has trained."""
 
@@ -66,6 +68,8 @@ class Plan:
     """Estimated, of everything: held-out rows, the learning curve, and the test."""
     test_seconds: float
     """Kept for the test rows at the end."""
+    test_seeds: int
+    """Runs of a method that are scored on them."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -95,9 +99,14 @@ def misfits(facts: Facts, config: RunConfig) -> dict[str, str]:
 
 
 def make_plan(
-    facts: Facts, estimates: Mapping[str, Estimate], left_out: Mapping[str, str], num_train: int, seconds: float
+    facts: Facts,
+    estimates: Mapping[str, Estimate],
+    left_out: Mapping[str, str],
+    num_train: int,
+    seconds: float,
+    recommended: str | None = None,
 ) -> Plan:
-    """The most seeds and tries with which all methods fit the time; else the cheapest methods that do.
+    """The most seeds and tries with which all methods fit the time; else the recommended one and the cheapest that do.
 
     Args:
         facts: of the rows.
@@ -105,19 +114,23 @@ def make_plan(
         left_out: the others.
         num_train: rows that a run trains on.
         seconds: what is left of the time given.
+        recommended: a method that is left out last.
     """
     usable = max(0.0, seconds * (1 - KEPT_BACK) - START_SECONDS)
     reasons = dict(left_out)
     for num_seeds, tries in OPTIONS:
         found = _planned(facts, estimates, num_train, num_seeds, tries)
-        total, tested = _total(found, estimates, facts, num_seeds)
+        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
         if total <= usable:
-            return Plan(found, reasons, num_seeds, total, tested)
+            return Plan(found, reasons, num_seeds, total, tested, seeds)
     while len(found) > 1 and total > usable:
-        dropped = found.pop()
+        others = [one for one in found if one.name != recommended]
+        alone = _total([one for one in found if one.name == recommended], estimates, facts, num_seeds, usable)[0]
+        dropped = found[-1] if alone > usable else others[-1]
+        found.remove(dropped)
         reasons[dropped.name] = f"its {dropped.runs} runs take about {dropped.seconds / 60:.0f} min"
-        total, tested = _total(found, estimates, facts, num_seeds)
-    return Plan(found, reasons, num_seeds, total, tested)
+        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
+    return Plan(found, reasons, num_seeds, total, tested, seeds)
 
 
 def _planned(
@@ -135,11 +148,13 @@ def _planned(
 
 
 def _total(
-    found: Sequence[Candidate], estimates: Mapping[str, Estimate], facts: Facts, num_seeds: int
-) -> tuple[float, float]:
-    """Seconds of everything, and of the test in it: two methods with all seeds."""
+    found: Sequence[Candidate], estimates: Mapping[str, Estimate], facts: Facts, num_seeds: int, usable: float
+) -> tuple[float, float, int]:
+    """Seconds of everything and of the test in it: two methods, with the seeds that a part of the time allows."""
     dearest = max((estimates[one.name].row for one in found), default=0.0)
-    tested = 2 * num_seeds * (LOAD_SECONDS + facts.num_test * dearest) if facts.num_test else 0.0
+    one_test = 2 * (LOAD_SECONDS + facts.num_test * dearest)
+    seeds = max(1, min(num_seeds, int(usable * TEST_SHARE / one_test)))
+    tested = seeds * one_test if facts.num_test else 0.0
     quick = [one.run_seconds for one in found if one.method.trained != "body"]
     curve = CURVE_SIZES * num_seeds * max(quick, default=0.0)
-    return sum(one.seconds for one in found) + curve + tested, tested
+    return sum(one.seconds for one in found) + curve + tested, tested, seeds

@@ -14,6 +14,7 @@ from launcher.choosing.candidates import Plan, make_plan, misfits
 from launcher.choosing.deadline import Clock
 from launcher.choosing.methods import METHODS
 from launcher.choosing.probe import Estimate, probe
+from launcher.choosing.recommended import recommend
 from launcher.choosing.rows import facts_of, read_by
 from launcher.choosing.running import Comparison, ComparisonFailed
 from launcher.choosing.screen import left_out_lines, plan_table
@@ -149,4 +150,5 @@ def _plan(
     """The plan of an earlier start with the same time, which its runs belong to; else a new one."""
     if kept and kept["minutes"] == asked.minutes:
         return Plan.load(kept["plan"])
-    return make_plan(rows.facts, estimates, left_out, len(rows.splits.train), clock.left)
+    advice = recommend(rows.facts, asked.backbone)
+    return make_plan(rows.facts, estimates, left_out, len(rows.splits.train), clock.left, advice.method.name)

@@ -206,8 +206,9 @@ class Comparison:
         from infoprompt.artifact import Artifact
         from infoprompt.evaluate import evaluate_artifact
 
-        data, found = self.rows.config.data, {}
-        for seed, folder in cell.saved().items():
+        data = self.rows.config.data
+        found: dict[str, float] = {}
+        for seed, folder in list(cell.saved().items())[: self.plan.test_seeds]:
             loaded = Artifact.from_pretrained(folder, backbone=self.asked.backbone)
             scores = evaluate_artifact(loaded, data.test or "", data.columns, dialect=dialect_of(data))
             found[str(seed)] = scores[self.rows.facts.metric]

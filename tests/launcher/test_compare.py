@@ -376,11 +376,27 @@ def test_a_plan_takes_the_most_seeds_that_fit_and_then_leaves_out_the_dearest():
     assert Plan.load(json.loads(json.dumps(plans[0].as_json()))) == plans[0]
 
 
+def test_the_recommended_method_is_left_out_last():
+    names = ["majority", "head_only", "prefix", "lora", "full_fine_tuning"]
+    for recommended, minutes, kept in (
+        ("full_fine_tuning", 4, ["majority", "head_only", "prefix", "full_fine_tuning"]),
+        ("full_fine_tuning", 2.5, ["majority", "head_only", "full_fine_tuning"]),
+        ("full_fine_tuning", 1, ["majority", "head_only"]),
+        (None, 4, names[:-1]),
+    ):
+        plan = make_plan(FACTS, estimates(20), {}, 48, 60 * minutes, recommended)
+        assert [one.name for one in plan.candidates] == kept
+        assert set(plan.left_out) == set(names) - set(kept)
+
+
 def test_time_for_the_test_rows_is_kept():
     without, with_test = (make_plan(replace(FACTS, num_test=rows), estimates(20), {}, 48, 3600) for rows in (0, 1000))
     assert without.test_seconds == 0
     assert with_test.test_seconds == pytest.approx(2 * with_test.num_seeds * (1 + 10))
     assert with_test.seconds == pytest.approx(without.seconds + with_test.test_seconds)
+    many = make_plan(replace(FACTS, num_test=10_000), estimates(20), {}, 48, 3600)
+    # 202 s a seed, of a quarter of 3,045 s
+    assert (many.test_seeds, many.test_seconds) == (3, pytest.approx(3 * 202))
 
 
 def test_methods_that_do_not_fit_are_named_with_the_reason():

@@ -71,6 +71,8 @@ def test_fewer_tries_are_the_middle_of_the_grid():
         ({}, "adaption_prompt"),
         ({"num_unlabelled": 2000}, "label_information"),
         ({"num_unlabelled": 300}, "adaption_prompt"),
+        ({"num_unlabelled": 2000, "num_classes": 2, "largest_share": 0.5}, "adaption_prompt"),
+        ({"num_unlabelled": 2000, "largest_share": 0.7}, "adaption_prompt"),
         ({"num_unlabelled": 2000, "num_rows": 4000}, "adaption_prompt"),
         ({"kind": "relation", "num_unlabelled": 2000}, "full_fine_tuning"),
         ({"kind": "regression", "num_classes": 0}, "full_fine_tuning"),
@@ -82,6 +84,11 @@ def test_the_rule_takes_what_the_evidence_supports(changes, method):
     advice = recommend(facts(**changes), "minilm")
     assert advice.method.name == method
     assert "EXPERIMENTS 2026-11-" in advice.reason
+
+
+def test_the_rate_of_all_weights_follows_the_number_of_classes():
+    rates = [recommend(facts(kind="pair", num_classes=count), "minilm").changes["optim.lr"] for count in (2, 6, 19)]
+    assert rates == [2e-5, 5e-5, 1e-4]
 
 
 def test_a_large_backbone_is_changed_by_lora():

@@ -58,7 +58,8 @@ def pytest_unconfigure():
 def _weight(test: pytest.Item) -> int:
     """About how many seconds a test takes beyond the ordinary."""
     seconds = {"ray": 60, "slow": 30, "distributed": 20}
-    return max((seconds[mark.name] for mark in test.iter_markers() if mark.name in seconds), default=0)
+    ordinary = 2 if {"training", "golden"} & {*test.path.parts} else 0  # each trains
+    return max((seconds[mark.name] for mark in test.iter_markers() if mark.name in seconds), default=ordinary)
 
 
 @pytest.fixture(scope="module", autouse=True)

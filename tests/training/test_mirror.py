@@ -201,7 +201,6 @@ def test_a_run_goes_on_in_an_empty_folder_bit_for_bit(configured, address, tmp_p
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 def test_a_killed_run_goes_on_from_an_s3_server_in_an_empty_folder(configured, s3, tmp_path, processes):
     changes = ["checkpoint.every_steps=1", "optim.max_steps=40", "evaluation.every_steps=20"]

@@ -101,11 +101,23 @@ def evaluate_artifact(
     """
     if task is not None and task != artifact.config.data.task:
         return _scores_on(known_task(task), artifact, source, columns, batch_size, dialect)
+    return evaluate_rows(artifact, source, columns, batch_size, dialect).scores
+
+
+def evaluate_rows(
+    artifact: Artifact,
+    source: RowSource,
+    columns: Mapping[str, str],
+    batch_size: int = 64,
+    dialect: Dialect = FOUND_OUT,
+) -> Evaluation:
+    """As `evaluate_artifact` on the artifact's own task, with labels and predictions of each row."""
     own = artifact.task
     adapt = adapter(TASKS.get(artifact.config.data.task or ""))
     examples = _read(own, source, columns, adapt, dialect)
     rows = artifact.encode(examples)
-    return score(own, *compared(rows, own, artifact.predicted(rows, batch_size)))
+    labels, predicted_M = compared(rows, own, artifact.predicted(rows, batch_size))
+    return Evaluation(score(own, labels, predicted_M), labels, predicted_M)
 
 
 def _scores_on(

@@ -118,11 +118,11 @@ def make_plan(
     """
     usable = max(0.0, seconds * (1 - KEPT_BACK) - START_SECONDS)
     reasons = dict(left_out)
-    for num_seeds, tries in OPTIONS:
-        found = _planned(facts, estimates, num_train, num_seeds, tries)
-        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
-        if total <= usable:
-            return Plan(found, reasons, num_seeds, total, tested, seeds)
+    if plan := _whole(facts, estimates, reasons, num_train, usable):
+        return plan
+    num_seeds, tries = OPTIONS[-1]
+    found = _planned(facts, estimates, num_train, num_seeds, tries)
+    total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
     while len(found) > 1 and total > usable:
         others = [one for one in found if one.name != recommended]
         alone = _total([one for one in found if one.name == recommended], estimates, facts, num_seeds, usable)[0]
@@ -130,7 +130,20 @@ def make_plan(
         found.remove(dropped)
         reasons[dropped.name] = f"its {dropped.runs} runs take about {dropped.seconds / 60:.0f} min"
         total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
-    return Plan(found, reasons, num_seeds, total, tested, seeds)
+    rest = {one.name: estimates[one.name] for one in found}  # which may have time for more seeds
+    return _whole(facts, rest, reasons, num_train, usable) or Plan(found, reasons, num_seeds, total, tested, seeds)
+
+
+def _whole(
+    facts: Facts, estimates: Mapping[str, Estimate], left_out: Mapping[str, str], num_train: int, usable: float
+) -> Plan | None:
+    """The most seeds and tries with which all of these methods fit the time, if any do."""
+    for num_seeds, tries in OPTIONS:
+        found = _planned(facts, estimates, num_train, num_seeds, tries)
+        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
+        if total <= usable:
+            return Plan(found, left_out, num_seeds, total, tested, seeds)
+    return None
 
 
 def _planned(

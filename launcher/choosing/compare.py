@@ -1,5 +1,6 @@
 """`infoprompt compare`: what works on rows of one's own, by how much, and what it costs."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,7 @@ def _measure(
             estimates[name] = probe(config, rows.splits)
         except ConfigError as error:
             left_out[name] = f"it does not fit: {error}"
+    shutil.rmtree(folder / "probe", ignore_errors=True)
     plain = [one.row for name, one in estimates.items() if METHODS[name].trained == "body" and one.row]
     for name, one in estimates.items():  # others read kept states of held-out rows, and have none of test rows
         if METHODS[name].asks:

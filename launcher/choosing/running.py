@@ -22,10 +22,12 @@ from launcher.choosing.screen import LiveTable, result_table
 from launcher.choosing.study_files import write_chosen
 from launcher.choosing.verdict import (
     Choice,
+    OnTestRows,
     Scored,
     as_json,
     choice_lines,
     choose_best,
+    confirmation,
     cost_line,
     curve_lines,
     gap_between,
@@ -107,7 +109,7 @@ class Comparison:
             "command": command,
             "config": str(chosen),
             "setting": of_name[choice.best.name].chosen,
-            "test": tested,
+            "test": {name: dict(one.scores) for name, one in tested.items()},
             "curve": {"method": curve_method, "sizes": [{"rows": rows, "scores": scores} for rows, scores in curve]},
             "unfinished": unfinished,
             "seconds": round(self.clock.used, 1),
@@ -183,55 +185,52 @@ class Comparison:
         self._train(smaller, self.plan.test_seconds, lambda running, ended: None)
         return smaller
 
-    def _test(self, choice: Choice, cells: Mapping[str, HeldOutCell]) -> dict[str, dict[int, float]]:
-        """Read the test rows, once: what the best method and the one it is compared with have trained, by seed."""
+    def _test(self, choice: Choice, cells: Mapping[str, HeldOutCell]) -> dict[str, OnTestRows]:
+        """Read the test rows, once: by what the best method and the one it is compared with have trained."""
         if not self.rows.facts.num_test:
             return {}
         path, names = self.folder / "test.json", [choice.best.name, *filter(None, [choice.reference])]
-        kept: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not kept.keys() >= set(names):
             if not self.quiet:
                 self.screen.print(f"test rows: {' and '.join(names)}")
             try:
                 with at_most(max(0.0, self.clock.left - END_SECONDS)):
-                    kept = {name: self._test_scores(cells[name]) for name in names}
+                    kept = {name: self._tested(cells[name]) for name in names}
             except OutOfTime:
                 return {}
             path.write_text(json.dumps(kept), encoding="utf-8")
         for cell in cells.values():
             cell.drop_saved(all_of_them=True)
-        return {name: {int(seed): score for seed, score in kept[name].items()} for name in names if kept[name]}
+        return {name: OnTestRows.of(kept[name]) for name in names if kept[name]["scores"]}
 
-    def _test_scores(self, cell: HeldOutCell) -> dict[str, float]:
+    def _tested(self, cell: HeldOutCell) -> dict[str, Any]:
         from infoprompt.artifact import Artifact
-        from infoprompt.evaluate import evaluate_artifact
+        from infoprompt.evaluate import evaluate_rows
 
-        data = self.rows.config.data
-        found: dict[str, float] = {}
+        data, metric = self.rows.config.data, self.rows.facts.metric
+        scores: dict[int, float] = {}
+        right: dict[int, list[bool]] = {}
         for seed, folder in list(cell.saved().items())[: self.plan.test_seeds]:
             loaded = Artifact.from_pretrained(folder, backbone=self.asked.backbone)
-            scores = evaluate_artifact(loaded, data.test or "", data.columns, dialect=dialect_of(data))
-            found[str(seed)] = scores[self.rows.facts.metric]
-        return found
+            found = evaluate_rows(loaded, data.test or "", data.columns, dialect=dialect_of(data))
+            scores[seed] = found.scores[metric]
+            if metric == "accuracy" and loaded.task.classifies:
+                right[seed] = (found.labels == found.predictions).tolist()
+        return {"scores": scores, "right": right}
 
-    def _test_lines(self, choice: Choice, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
+    def _test_lines(self, choice: Choice, tested: Mapping[str, OnTestRows]) -> list[str]:
         if not self.rows.facts.num_test:
             return [
                 "These are figures of held-out rows, which also chose the method, so the best one's is a little high. "
                 "Give --test for rows that choose nothing."
             ]
-        if choice.best.name not in scores:
+        if choice.best.name not in tested:
             return ["There was no time left for the test rows. Start it again, and it reads them."]
-        told = [
-            f"{name} {statistics.fmean(found.values()):.4f}" + (f" ± {_deviation(found):.4f}" if len(found) > 1 else "")
-            for name, found in scores.items()
-        ]
-        lines = [f"On {self.rows.facts.num_test:,} test rows, read once: {', '.join(told)}."]
-        if (other := choice.reference) and other in scores:
-            ours, theirs = (Scored(name, scores[name], 0.0) for name in (choice.best.name, other))
-            gap = gap_between(ours, theirs, None)
-            word = {"above": "confirm it", "below": "do not confirm it", "no": "do not tell the two apart"}[gap.sure]
-            lines.append(f"They {word}: {gap.text()}.")
+        told = ", ".join(f"{name} {one.text()}" for name, one in tested.items())
+        lines = [f"On {self.rows.facts.num_test:,} test rows, read once: {told}."]
+        if (other := choice.reference) and other in tested:
+            lines.append(confirmation(choice.best.name, other, tested[choice.best.name], tested[other]))
         return lines
 
     def _text_lines(self, scored: Sequence[Scored]) -> list[str]:
@@ -247,23 +246,22 @@ class Comparison:
             ]
         return []
 
-    def _row(self, one: Scored, cell: HeldOutCell, tests: Mapping[str, Mapping[int, float]]) -> list[str]:
-        found = tests.get(one.name, {})
-        test = [f"{statistics.fmean(found.values()):.4f}" if found else "-"] if tests else []
+    def _row(self, one: Scored, cell: HeldOutCell, tests: Mapping[str, OnTestRows]) -> list[str]:
+        test = [f"{tests[one.name].mean:.4f}" if one.name in tests else "-"] if tests else []
         shown = (f"{one.mean:.4f}", f"{one.deviation:.4f}", str(len(one.scores)), taken(one.run_seconds))
         return [one.name, show_setting(cell.chosen or {}), *shown, *test]
 
     def _write(
         self,
         cells: Sequence[HeldOutCell],
-        tested: Mapping[str, Mapping[int, float]],
+        tested: Mapping[str, OnTestRows],
         lines: Sequence[str],
         command: str,
     ) -> None:
         rows = []
         for cell in cells:
             jobs = [job for job in cell.jobs if job.ended]
-            chosen, scores = json.dumps(cell.chosen), tested.get(cell.method, {})
+            chosen, scores = json.dumps(cell.chosen), tested[cell.method].scores if cell.method in tested else {}
             of_all = not isinstance(cell, GivenCell)
             for row in (run_row(job) for job in jobs):
                 known = scores.get(row.seed) if of_all and row.setting == chosen else None
@@ -300,7 +298,3 @@ def _few_shot(facts: Facts, count: int) -> FewShotSettings:
 def _train_rows(cell: HeldOutCell) -> int:
     results = [result for job in cell.final_jobs if (result := job.result())]
     return int(results[0]["rows"]["train"]) if results else 0
-
-
-def _deviation(scores: Mapping[int, float]) -> float:
-    return statistics.stdev(scores.values())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from launcher.paired import interval, paired_differences, resampled_error, resampled_interval
+from launcher.studies.statistics import bootstrap_mean, row_differences
 
 GAIN = 0.005
 """Least gain of a doubling of the labels that is spoken of."""
@@ -143,6 +144,52 @@ def choice_lines(choice: Choice, metric: str) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class OnTestRows:
+    """A method on the test rows."""
+
+    scores: Mapping[int, float]
+    """By seed."""
+    right: Mapping[int, Sequence[bool]]
+    """By seed, whether each row was predicted right; empty where the metric is not accuracy."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "OnTestRows":
+        """Of JSON, where seeds are texts."""
+        return cls(*({int(seed): found for seed, found in values[name].items()} for name in ("scores", "right")))
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.scores.values())
+
+    def text(self) -> str:
+        """`0.8450 ± 0.0099`."""
+        spread = f" ± {statistics.stdev(self.scores.values()):.4f}" if len(self.scores) > 1 else ""
+        return f"{self.mean:.4f}{spread}"
+
+
+def confirmation(method: str, other: str, ours: OnTestRows, theirs: OnTestRows) -> str:
+    """Whether test rows confirm a difference: their interval excludes zero, and so does every seed.
+
+    The interval is over the rows (bootstrap) where these are right or wrong, else Student's over the seeds.
+    """
+    values = paired_differences(ours.scores, theirs.scores)
+    mean, found = statistics.fmean(values), interval(values)
+    seeds = sorted(ours.right.keys() & theirs.right.keys())
+    of = f"{len(values)} seeds"
+    if seeds:
+        found = bootstrap_mean(
+            row_differences([ours.right[one] for one in seeds], [theirs.right[one] for one in seeds])
+        )
+        of = f"{len(ours.right[seeds[0]]):,} rows, {len(seeds)} seeds"
+    low, high = found or (None, None)
+    gap = Gap(method, other, mean, low, high, len(values))
+    agree = all(value > 0 for value in values) or all(value < 0 for value in values)
+    word = {"above": "confirm it", "below": "do not confirm it", "no": "do not tell the two apart"}
+    return f"They {word[gap.sure if agree else 'no']}: {gap.text().rpartition(', ')[0]}, {of}."
+
+
 def cost_line(best: Scored, cheaper: Scored | None) -> str:
     """What training and predicting take."""
     line = f"A run of {best.name} takes {taken(best.run_seconds)} here"
@@ -179,8 +226,10 @@ def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]]) -> 
         verdict = "more labels of this kind would bring little."
     elif found and found[0] > 0:
         verdict = "more labels help."
-    else:
+    elif found and mean > (found[1] - found[0]) / 4:  # half of the interval's reach
         verdict = "more labels would probably help."
+    else:
+        verdict = "so few rows do not tell whether more of them help."
     return [f"Labels: {name} has {shown} training rows.", f"{gain}: {verdict}"]
 
 

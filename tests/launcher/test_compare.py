@@ -22,7 +22,16 @@ from launcher.choosing.methods import METHODS
 from launcher.choosing.probe import Estimate, probe
 from launcher.choosing.rows import Facts, facts_of, read_by
 from launcher.choosing.running import ComparisonFailed
-from launcher.choosing.verdict import Gap, Scored, choice_lines, choose_best, curve_lines, gap_between
+from launcher.choosing.verdict import (
+    Gap,
+    OnTestRows,
+    Scored,
+    choice_lines,
+    choose_best,
+    confirmation,
+    curve_lines,
+    gap_between,
+)
 from launcher.studies.worker import Order, Worker, _train
 
 WORDS = "film movie car tree bank card money water".split()
@@ -204,7 +213,7 @@ def test_64_rows_and_2000_texts_end_with_a_verdict_and_the_command(asked, worker
     assert len(rows) == len(workers.orders)
     assert [row["method"] for row in rows if row["test"]].count(values["method"]) == 2
     workers.orders.clear()
-    monkeypatch.setattr("infoprompt.evaluate.evaluate_artifact", lambda *arguments, **named: pytest.fail("read again"))
+    monkeypatch.setattr("infoprompt.evaluate.evaluate_rows", lambda *arguments, **named: pytest.fail("read again"))
     compare(given, tmp_path / "out", json_output=True, quiet=True)
     assert outcome(capsys)["test"] == values["test"]
     assert workers.orders == []
@@ -381,7 +390,7 @@ def test_the_recommended_method_is_left_out_last():
     for recommended, minutes, kept in (
         ("full_fine_tuning", 4, ["majority", "head_only", "prefix", "full_fine_tuning"]),
         ("full_fine_tuning", 2.5, ["majority", "head_only", "full_fine_tuning"]),
-        ("full_fine_tuning", 1, ["majority", "head_only"]),
+        ("full_fine_tuning", 1, ["majority", "head_only"]),  # with five seeds, since these leave time
         (None, 4, names[:-1]),
     ):
         plan = make_plan(FACTS, estimates(20), {}, 48, 60 * minutes, recommended)
@@ -497,9 +506,30 @@ def test_the_curve_says_whether_more_labels_help():
     assert rising[1].endswith(": more labels help.")
     flat = curve_lines("head", [(24, {0: 0.6, 1: 0.61}), (48, {0: 0.6, 1: 0.612})])
     assert flat[1].endswith("would bring little.")
+    probably = curve_lines("head", [(24, {0: 0.6, 1: 0.6, 2: 0.6}), (48, {0: 0.7, 1: 0.62, 2: 0.64})])
+    assert probably[1].endswith("would probably help.")
     unsure = curve_lines("head", [(24, {0: 0.6, 1: 0.7}), (48, {0: 0.7, 1: 0.72})])
-    assert unsure[1].endswith("would probably help.")
+    assert unsure[1].endswith("so few rows do not tell whether more of them help.")
     assert curve_lines("head", [(48, {0: 0.6})]) == []
+
+
+def on_test_rows(*right: str) -> OnTestRows:
+    rows = {seed: [letter == "r" for letter in letters] for seed, letters in enumerate(right)}
+    return OnTestRows({seed: sum(row) / len(row) for seed, row in rows.items()}, rows)
+
+
+def test_test_rows_confirm_what_their_interval_and_every_seed_say():
+    better, worse = on_test_rows("r" * 50, "r" * 50), on_test_rows("r" * 30 + "w" * 20, "r" * 35 + "w" * 15)
+    told = confirmation("lora", "head", better, worse)
+    assert told.startswith("They confirm it: lora is 35.0 points above head, interval ")
+    assert told.endswith(", 50 rows, 2 seeds.")
+    assert confirmation("head", "lora", worse, better).startswith(
+        "They do not confirm it: head is 35.0 points below lora"
+    )
+    mixed = on_test_rows("r" * 45 + "w" * 5, "r" * 10 + "w" * 40)
+    assert confirmation("lora", "head", mixed, worse).startswith("They do not tell the two apart: ")
+    values = OnTestRows({0: 0.9, 1: 0.91, 2: 0.89}, {}), OnTestRows({0: 0.5, 1: 0.52, 2: 0.51}, {})
+    assert confirmation("lora", "head", *values).endswith("interval 36.5 to 41.5, 3 seeds.")
 
 
 def test_a_verdict_without_a_clear_winner_names_what_is_level():

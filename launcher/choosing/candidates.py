@@ -153,7 +153,7 @@ def _planned(
     for name, estimate in estimates.items():
         method, total = METHODS[name], updates(METHODS[name], num_train)
         quick = method.trained != "body"
-        settings = len(method.tries(10 if quick else tries))
+        settings = len(method.tries(10 if quick else tries, facts.num_classes))
         seeds = num_seeds if quick else 1
         found.append(Candidate(name, num_seeds, settings, seeds, total, estimate.run(total)))
     order = list(METHODS)

@@ -120,7 +120,7 @@ def _measure(
             left_out[name] = "there was no time to measure it"
             continue
         settings = method_settings(method, len(rows.splits.train), asked.unlabelled)
-        decided = {**method.middle, "run.output_dir": str(folder / "probe" / name)}
+        decided = {**method.default(rows.facts.num_classes), "run.output_dir": str(folder / "probe" / name)}
         decided |= {f"data.few_shot.{key}": value for key, value in size_of(rows.facts).items()}
         try:
             config = compose_config([rows.base, settings], asked.overrides, decided)

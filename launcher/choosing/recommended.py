@@ -31,9 +31,6 @@ MANY_CLASSES = 20
 LEAST_TOPICS = 3
 """Classes from which on these texts are taken: with two, and with classes of uneven size, the plain form harmed. The
 guarded one harmed with many classes of few rows (BANKING77, 4: 0.67 on held-out rows against 0.78 without texts)."""
-LARGE_RATE_CLASSES = 10
-"""Classes from which on all weights and LoRA take their grid's largest rate, as held-out rows of BANKING77 and SemEval
-chose. With four or less (AG News, MR) they chose the smallest."""
 LEAST_TEXTS = 1000
 OF_THE_METHOD = ("prompt.", "head.kind", "head.fit", "objective.", "backbone.frozen", "backbone.lora_")
 """Settings that name a method; where one is given, the rule stands back."""
@@ -65,7 +62,7 @@ def recommend(facts: Facts, backbone: str) -> Recommendation:
     per_class = f"{facts.num_classes} classes with {facts.rows_per_class:.0f} rows each"
     if facts.kind != "single":
         small = backbone == "minilm" or importlib.util.find_spec("peft") is None
-        return _changed(
+        return _tuned(
             facts,
             "full_fine_tuning" if small else "lora",
             f"{facts.kind} rows need a backbone that changes: on relations all weights reach 0.575, LoRA 0.500, "
@@ -87,27 +84,22 @@ def recommend(facts: Facts, backbone: str) -> Recommendation:
         )
     if facts.num_classes >= MANY_CLASSES:
         return _tuned(
+            facts,
             "head_only",
             f"{per_class}: on BANKING77 with 4 a head (0.789) was above LoRA, all weights and prompts "
             "(EXPERIMENTS 2026-11-29)",
         )
     return _tuned(
+        facts,
         "adaption_prompt",
         "keys and values at every layer were level with LoRA and all weights on topics and sentiment, and above a head "
         "(EXPERIMENTS 2026-11-21 and 2026-11-29)",
     )
 
 
-def _tuned(name: str, reason: str) -> Recommendation:
-    """A method at its middle rate."""
-    return Recommendation(METHODS[name], reason, METHODS[name].middle)
-
-
-def _changed(facts: Facts, name: str, reason: str) -> Recommendation:
-    """A method that changes the backbone's own weights, at the rate that goes with so many classes."""
-    points = METHODS[name].tries(3)
-    place = 2 if facts.num_classes >= LARGE_RATE_CLASSES else 0 if 0 < facts.num_classes <= 4 else 1
-    return Recommendation(METHODS[name], reason, points[place])
+def _tuned(facts: Facts, name: str, reason: str) -> Recommendation:
+    """A method at the rate that goes with so many classes."""
+    return Recommendation(METHODS[name], reason, METHODS[name].default(facts.num_classes))
 
 
 def choose(overrides: Sequence[str]) -> Chosen:

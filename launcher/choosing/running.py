@@ -1,6 +1,7 @@
 """The runs of a comparison that is planned, and what they say."""
 
 import json
+import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ from launcher.report import relative, tool
 from launcher.studies.jobs import Cell, Job
 from launcher.studies.plan import Study, show_setting
 from launcher.studies.results import RunRow, run_row, write_csv
+from launcher.studies.settings import size_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +172,8 @@ class Comparison:
 
     def _smaller(self, choice: Choice, cells: Mapping[str, HeldOutCell]) -> list[GivenCell]:
         """A quarter and a half of the labels, by the best method or a quick one; none where there is no time."""
-        facts, left = self.rows.facts, self.clock.left - self.plan.test_seconds - MARGIN_SECONDS
+        facts, num_train = self.rows.facts, len(self.rows.splits.train)
+        left = self.clock.left - self.plan.test_seconds - MARGIN_SECONDS
         quick = [one.name for one in self.plan.candidates if one.method.trained == "head"]
         seconds = {name: 2 * len(self.study.config.seeds) * self._planned(name).run_seconds for name in cells}
         names = [name for name in (choice.best.name, *quick) if seconds[name] < left]
@@ -178,8 +181,8 @@ class Comparison:
         if not names or facts.num_rows < LEAST_FOR_CURVE:
             return []
         cell = cells[names[0]]
-        sizes = [_few_shot(facts, len(self.rows.splits.train) // part) for part in (4, 2)]
-        smaller = [GivenCell(self.study, cell.task, size, cell.method, cell.chosen or {}) for size in sizes]
+        sizes = {size_name(size): size for part in (4, 2) if (size := _few_shot(facts, num_train // part))}
+        smaller = [GivenCell(self.study, cell.task, size, cell.method, cell.chosen or {}) for size in sizes.values()]
         if not self.quiet:
             self.screen.print(f"{cell.method} with a quarter and a half of the labels")
         self._train(smaller, self.plan.test_seconds, lambda running, ended: None)
@@ -291,7 +294,7 @@ def _unfinished(cells: Iterable[HeldOutCell]) -> dict[str, str]:
 def _few_shot(facts: Facts, count: int) -> FewShotSettings:
     """So many training rows; of each class as many, where the file has it so."""
     if facts.num_classes and not facts.skewed and facts.kind in METHODS["majority"].kinds:
-        return FewShotSettings(per_class=max(1, round(count / facts.num_classes)), short_classes="take_all")
+        return FewShotSettings(per_class=math.ceil(count / facts.num_classes), short_classes="take_all")
     return FewShotSettings(total=max(2, count))
 
 

@@ -63,7 +63,7 @@ def write_study(
     for one in candidates:
         settings = method_settings(one.method, num_train, unlabelled)
         if one.method.grid:
-            tries = one.method.tries(one.tries)
+            tries = one.method.tries(one.tries, facts.num_classes)
             (key,) = one.method.grid
             settings["search"] = {key: tries if key == POINTS else [point[key] for point in tries]}
         _write(folder / "recipes" / f"{one.name}.yaml", settings)

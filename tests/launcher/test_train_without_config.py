@@ -59,10 +59,12 @@ def test_each_method_is_the_recipe_of_its_name(name):
 
 
 def test_fewer_tries_are_the_middle_of_the_grid():
-    assert METHODS["lora"].tries(1) == [{"optim.lr": 1e-3}]
-    assert METHODS["lora"].tries(3) == [{"optim.lr": rate} for rate in (5e-4, 1e-3, 2e-3)]
-    assert METHODS["label_information"].middle == {"objective.label_form": "guarded", "optim.lr": 1e-2}
-    assert METHODS["majority"].tries(3) == [{}]
+    assert METHODS["prefix"].tries(1, 2) == [{"optim.lr": 3e-3}]
+    assert METHODS["lora"].tries(1, 6) == [{"optim.lr": 1e-3}]
+    assert METHODS["lora"].tries(1, 19) == [{"optim.lr": 2e-3}]
+    assert METHODS["lora"].tries(3, 2) == [{"optim.lr": rate} for rate in (5e-4, 1e-3, 2e-3)]
+    assert METHODS["label_information"].default(4) == {"objective.label_form": "plain", "optim.lr": 1e-2}
+    assert METHODS["majority"].tries(3, 2) == [{}]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Wishes:
     save: bool = False
     """Agreed: whether the first rank asked for the state to be saved."""
     ask_to_save: bool = False
-    """Of the first rank, in the next `each_true`."""
+    """Of the first rank, in the next `each_true`, which takes it back."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Ranks:
     def each_true(self, flags: Sequence[bool]) -> list[bool]:
         """Whether each flag is true on every rank; `wishes` are agreed on in the same collective."""
         wishes = self.wishes
-        save = wishes.ask_to_save and self.is_first
+        save, wishes.ask_to_save = wishes.ask_to_save and self.is_first, False
         if self.world_size == 1:
             wishes.leave, wishes.save = told(), save
             return list(flags)

@@ -1,7 +1,7 @@
 """What a run works with, built in the order of the data flow: data, backbone, model, engine, kept states."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,13 +171,25 @@ class Setup:
         return evaluate(infer, rows, self.task, self.ranks, batch_size, name)
 
 
-def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -> Setup:
+EngineOf = Callable[[Member, RunConfig, Ranks], Engine]
+"""Makes the engine that trains a member."""
+
+
+def build_own_engine(member: Member, config: RunConfig, ranks: Ranks) -> Engine:
+    """An engine for this member alone."""
+    return build_engine(SharedModel([member]), [config], ranks)
+
+
+def build_setup(
+    config: RunConfig, ranks: Ranks, splits: Splits | None = None, engine_of: EngineOf = build_own_engine
+) -> Setup:
     """Data, model and engine, in the order of the data flow; every rank calls it.
 
     Args:
         config: every setting.
         ranks: of this run.
         splits: the rows, where they were read before; read here if not given.
+        engine_of: makes the engine.
     """
     obstacle = triton_obstacle(ranks.device.type)
     if config.objective.kernels == "triton" and obstacle:
@@ -194,7 +206,7 @@ def build_setup(config: RunConfig, ranks: Ranks, splits: Splits | None = None) -
     backbone, fingerprint = _backbone(config, ranks)
     template = make_template(config, backbone, task, splits.train)
     member = build_member(config, backbone, task)
-    engine = build_engine(SharedModel([member]), [config], ranks)
+    engine = engine_of(member, config, ranks)
 
     def encode(examples: Sequence[Example], name: str) -> EncodedDataset:
         return EncodedDataset.encode(examples, task.labels, template, name, task.scale)

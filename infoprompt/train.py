@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from torch import Tensor
+
 from infoprompt.bar import ProgressBar
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.rows import collect_examples
 from infoprompt.data.splits import Splits, load_splits
-from infoprompt.engine.interface import seeded_dropout
+from infoprompt.engine.interface import SeededDropout
+from infoprompt.engine.pack import Asking, Pack, alone, forward, step
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.engine.watch import watched
 from infoprompt.finite import FiniteUpdates
@@ -27,7 +30,7 @@ from infoprompt.output import claimed_output_dir, on_first, write_first_file
 from infoprompt.progress import Decision, LeftOff, Progress, Report, due
 from infoprompt.result import RunResult, finish
 from infoprompt.schedule import learning_rate
-from infoprompt.setup import Setup, build_setup
+from infoprompt.setup import EngineOf, Setup, build_own_engine, build_setup
 from infoprompt.stopping import Preempted, Terminated, noting
 from infoprompt.tracking import Tracker
 from infoprompt.training_state import TrainingState, save_training_state, saved_state, start_training_state
@@ -68,7 +71,36 @@ def run(
         Preempted: a signal told a rank to end while it trained; all have left after the same update.
         RankLost: another rank did not come, or has failed.
     """
-    ranks = start_ranks(config.engine)
+    return alone(
+        asking_run(
+            config,
+            resume=resume,
+            parent_run_id=parent_run_id,
+            tags=tags,
+            report=report,
+            show_progress=show_progress,
+            splits=splits,
+            owner=owner,
+        )
+    )
+
+
+def asking_run(
+    config: RunConfig,
+    *,
+    resume: Literal["auto", "never"] = "never",
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    report: Report | None = None,
+    show_progress: bool = False,
+    splits: Splits | None = None,
+    owner: str | None = None,
+    pack: Pack | None = None,
+    place: int = 0,
+) -> Asking[RunResult]:
+    """`run`, which asks for its passes, alone or at a place of a pack."""
+    ranks = start_ranks(config.engine) if pack is None else pack.ranks
+    engine_of = build_own_engine if pack is None else pack.joined(place)
     output_dir = Path(config.run.output_dir)
     with ExitStack() as around:
         around.enter_context(watched(ranks, output_dir / "stacks", config.engine.timeout_seconds))
@@ -80,16 +112,16 @@ def run(
         mirror = around.enter_context(mirrored(config, ranks, resume=resume == "auto"))
         saved = saved_state(config, ranks) if resume == "auto" else None
         splits = splits or load_splits(config.data, config.data_seed)
-        setup = build_setup(config, ranks, splits)
+        setup = build_setup(config, ranks, splits, engine_of)
         state, trained = start_training_state(setup, saved), False
         state.mirror = mirror
         on_first(ranks, lambda: write_first_file(output_dir / "config.yaml", dump_config(config)))
         try:
             with recorded(setup, state, parent_run_id, tags or {}, resumed=saved is not None) as tracker:
                 with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
-                    train(setup, state, tracker, bar, report)
+                    yield from train(setup, state, tracker, bar, report)
                     if config.run.final_on_all:
-                        train_on_all(setup, splits, state)
+                        yield from train_on_all(setup, splits, state, engine_of)
                     ranks.barrier()  # agrees on a signal that came since the last update
                     if ranks.wishes.leave:
                         leave(setup, state, ranks.wishes.leave)
@@ -137,7 +169,9 @@ def recorded(
     setup.engine.close()
 
 
-def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None) -> None:
+def train(
+    setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None
+) -> Asking[None]:
     """The training loop; on return `state` holds the best state.
 
     Raises:
@@ -152,11 +186,8 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
         progress = state.progress
         lr = learning_rate(config.optim, progress)
         setup.engine.set_lr(lr)
-        wishes.ask_to_save = clock.save_due
-        parts: list[LossTerms] = []
-        for terms in _losses(setup, progress):
-            norm = finite.add(progress, terms, setup.engine.step({0: terms.total})[0])
-            parts.append(terms)
+        wishes.ask_to_save |= clock.save_due
+        parts, norm = yield from _update(setup, progress, finite)
         state.progress = progress = progress.after(config.data.batch_size)
         setup.ranks.place.step = progress.step
         told, save = wishes.leave, wishes.save or due(save_every, progress)  # agreed on in the last `step`
@@ -169,7 +200,7 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             state.add(metrics)
             tracker.log({**metrics, "train/examples_per_second": clock.rate()}, progress.step)
             bar.update(progress, loss=metrics["train/loss"], rate=clock.rate())
-        del terms, parts  # else their graph, though empty, parts the memory that the next pass could take
+        del parts  # else their graph, though empty, parts the memory that the next pass could take
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
@@ -189,20 +220,25 @@ def train(setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar
             save_training_state(setup, state)
 
 
-def _losses(setup: Setup, progress: Progress) -> Iterator[LossTerms]:
-    """The loss of each micro-batch of an update, whose `step` is to come before the next; all ranks take part."""
+def _update(setup: Setup, progress: Progress, finite: FiniteUpdates) -> Asking[tuple[list[LossTerms], float | Tensor]]:
+    """The update after `progress`: the loss of each of its micro-batches, and the gradient's norm."""
     config, engine, pool = setup.config, setup.engine, setup.train.pool
     label = setup.member.label_information
     if label is not None and label.target_C is None and pool is not None and progress.step >= pool.first_step:
         label.estimate_target(setup.class_shares().to(setup.ranks.device))
-    with seeded_dropout(config.seed, progress.step, setup.ranks):
-        for batch in setup.train.micro_batches(progress.step):
-            on_device = batch.to(setup.ranks.device)
-            encoding = engine.forward({0: on_device})[0]
-            yield information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
+    setup.member.drawing = SeededDropout(config.seed, progress.step, setup.ranks)
+    parts: list[LossTerms] = []
+    norm: float | Tensor = 0.0
+    for batch in setup.train.micro_batches(progress.step):
+        on_device = batch.to(setup.ranks.device)
+        encoding = yield from forward(engine, on_device)
+        terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
+        norm = finite.add(progress, terms, (yield from step(engine, terms.total)))
+        parts.append(terms)
+    return parts, norm
 
 
-def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
+def train_on_all(first: Setup, splits: Splits, state: TrainingState, engine_of: EngineOf) -> Asking[None]:
     """Train once more on training and held-out rows, for as many updates as the chosen state took; it becomes that.
 
     The rate's course is that of the first time, and so are the texts without labels. No resume state is written
@@ -215,13 +251,12 @@ def train_on_all(first: Setup, splits: Splits, state: TrainingState) -> None:
     if first.train.pool is not None:  # strangers were told by held-out rows, and there are none now
         rows = replace(rows, unlabelled=replace(splits.unlabelled, used=tuple(first.train.pool.kept.tolist())))
         config = config.model_copy(update={"data": config.data.model_copy(update={"unlabelled_filter": False})})
-    setup = build_setup(config, first.ranks, rows)
+    setup = build_setup(config, first.ranks, rows, engine_of)
     finite = FiniteUpdates()
     progress = replace(state.progress, steps_per_epoch=setup.train.steps_per_epoch, step=0, examples=0)
     while progress.step < state.best_step:
         setup.engine.set_lr(learning_rate(config.optim, progress))
-        for terms in _losses(setup, progress):
-            finite.add(progress, terms, setup.engine.step({0: terms.total})[0])
+        yield from _update(setup, progress, finite)
         progress = progress.after(config.data.batch_size)
     finite.look()
     fit_head(setup)

@@ -157,10 +157,12 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: Sequence["Batch"]) -> "Batch":
-        """Batches of one length below each other, for the backbone: of what else stands in them, labels and rows."""
+        """Batches of one length below each other, for the backbone: of what else stands in them, labels, rows and, if
+        all have them, kept lower states."""
         names = (*_PADDING, "mask_index_B", "label_B", "row_B")
         joined: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-        return cls(**joined)
+        lower = [batch.lower_BLD for batch in batches if batch.lower_BLD is not None]
+        return cls(**joined, lower_BLD=torch.cat(lower) if len(lower) == len(batches) else None)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

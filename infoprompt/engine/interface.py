@@ -73,13 +73,29 @@ class Engine(Protocol):
         """Let go of the model."""
 
 
-@contextmanager
-def seeded_dropout(seed: int, step: int, ranks: Ranks) -> Iterator[None]:
-    """While open, what dropout draws depends on seed, update and rank alone, so a resumed run draws it again."""
-    drawn = np.random.default_rng([seed, step, 3, ranks.rank]).integers(2**63)
-    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
-        torch.manual_seed(int(drawn))
-        yield
+class SeededDropout:
+    """What dropout draws in an update: it depends on seed, update and rank alone, so a resumed run draws it again.
+
+    Each context goes on in the stream where the last one has left it, whoever else draws in between.
+    """
+
+    def __init__(self, seed: int, step: int, ranks: Ranks) -> None:
+        self._devices = [ranks.device] if ranks.device.type == "cuda" else []
+        self._drawn = int(np.random.default_rng([seed, step, 3, ranks.rank]).integers(2**63))
+        self._states: list[Tensor] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """While open, torch draws from this stream."""
+        with torch.random.fork_rng(devices=self._devices):
+            if self._states:
+                torch.set_rng_state(self._states[0])
+                for device, state in zip(self._devices, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            else:
+                torch.manual_seed(self._drawn)
+            yield
+            self._states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
 
 
 def finite_losses(

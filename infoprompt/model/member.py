@@ -3,6 +3,8 @@
 Shapes: B examples (or their choices), D hidden width, E embedding width, L positions.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -49,6 +51,12 @@ class Member(nn.Module):
         self.representation_information = representation_information
         self.label_information = label_information
         self.start_anchor = start_anchor
+        self.drawing: Callable[[], AbstractContextManager[None]] | None = None
+        """Where what dropout draws comes from in training; torch's own stream if None."""
+
+    def draws(self) -> AbstractContextManager[None]:
+        """Around what may draw random numbers: in training those of the run's own stream."""
+        return self.drawing() if self.training and self.drawing is not None else nullcontext()
 
     def forward(self, batch: Batch) -> Encoding:
         """The member's batch alone in a pass, see `shared_pass`."""

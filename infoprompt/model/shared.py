@@ -54,7 +54,7 @@ class SharedModel(nn.Module):
 
 
 def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[Encoding]:
-    """The encoding of each batch by its member, as the member alone gives it but for rounding.
+    """The encoding of each batch by its member, as it alone gives it; to rounding where padding is not left out.
 
     Unprompted batches share a pass. So do prompted ones, but for those whose head makes a pass of its own. Prompts of
     kind `lpt` that enter at unlike layers take a pass for each layer: below it nobody may see a prompt's slots. Kept
@@ -64,18 +64,26 @@ def shared_pass(members: "Sequence[Member]", batches: Sequence[Batch]) -> list[E
         members: over one backbone, all in training or all in evaluation.
         batches: one for each.
     """
-    made = [member.make_prompt(batch) for member, batch in zip(members, batches, strict=True)]
+    made = []
+    for member, batch in zip(members, batches, strict=True):
+        with member.draws():
+            made.append(member.make_prompt(batch))
     sharing: dict[Hashable, list[int]] = {}
     for index, member in enumerate(members):
         sharing.setdefault(_pass_of(index, member, batches[index], made[index]), []).append(index)
     encodings: dict[int, Encoding] = {}
     for name, chosen in sharing.items():
         if name == "none":
-            encodings |= {index: members[index].read_kept(batches[index]) for index in chosen}
+            for index in chosen:
+                with members[index].draws():
+                    encodings[index] = members[index].read_kept(batches[index])
             continue
         own_batches, own_made = [batches[index] for index in chosen], [made[index] for index in chosen]
-        passed = _passed([members[index] for index in chosen], own_batches, own_made)
-        encodings |= {index: members[index].read(own) for index, own in zip(chosen, passed, strict=True)}
+        with members[chosen[0]].draws():  # a backbone that draws is its member's own
+            passed = _passed([members[index] for index in chosen], own_batches, own_made)
+        for index, own in zip(chosen, passed, strict=True):
+            with members[index].draws():
+                encodings[index] = members[index].read(own)
     return [encodings[index] for index in range(len(members))]
 
 
@@ -85,28 +93,30 @@ def _pass_of(index: int, member: "Member", batch: Batch, made: PromptParts) -> H
         return "plain"
     if member.prompt is None and batch.pooled_BD is not None:
         return "none"
-    if member.head.passes_itself:
-        return "alone", index
-    return "prompted", 0 if made.deep is None else made.deep.first_layer
+    device = batch.input_ids_BL.device
+    pads = device.type == "cpu" and not member.backbone.leaves_out_padding(device)
+    if member.head.passes_itself or (member.training and pads):
+        return "alone", index  # padded to another length, its numbers would not be those that it has alone
+    return "prompted", 0 if made.deep is None else made.deep.first_layer, batch.lower_BLD is None
 
 
 def _passed(members: "Sequence[Member]", batches: Sequence[Batch], made: Sequence[PromptParts]) -> list[Pass]:
     """One pass that the members share."""
     backbone, head = members[0].backbone, members[0].head
-    batches, joined = _below_each_other(batches)
+    padded, joined = _below_each_other(batches)
     embeddings_BLE = backbone.embed(joined.input_ids_BL)
-    vectors_BPE = _input_vectors(batches, made)
+    vectors_BPE = _input_vectors(padded, made)
     inputs_BLE = embeddings_BLE
     if vectors_BPE is not None:
         inputs_BLE = insert_prompt(embeddings_BLE, vectors_BPE, joined.slot_BL)
-    deep, logits_BC = _deep(batches, made), None
+    deep, logits_BC = _deep(batches, made, keep_apart=backbone.leaves_out_padding(embeddings_BLE.device)), None
     if head.passes_itself and not batches[0].unprompted:
         logits_BC, states_BLD = head.score_pass(backbone, inputs_BLE, joined, deep)
     else:
-        read = [member.reads_BL(batch) for member, batch in zip(members, batches, strict=True)]
+        read = [member.reads_BL(batch) for member, batch in zip(members, padded, strict=True)]
         states_BLD = backbone(inputs_BLE, joined, deep, torch.cat(read))
     return [
-        Pass(batch, prompt, embeddings_BLE[rows], states_BLD[rows], logits_BC)
+        Pass(batch, prompt, _own(embeddings_BLE, rows, batch), _own(states_BLD, rows, batch), logits_BC)
         for batch, prompt, rows in zip(batches, made, _rows(batches), strict=True)
     ]
 
@@ -126,6 +136,12 @@ def _rows(batches: Sequence[Batch]) -> list[slice]:
     return [slice(end - len(batch), end) for end, batch in zip(ends, batches, strict=True)]
 
 
+def _own(states_BLD: Tensor, rows: slice, batch: Batch) -> Tensor:
+    """A batch's rows of what all have, as if they had been alone: sums over them add in the same order."""
+    alone = rows.stop - rows.start == len(states_BLD)
+    return states_BLD if alone else states_BLD[rows, : batch.length].contiguous()
+
+
 def _input_vectors(batches: Sequence[Batch], made: Sequence[PromptParts]) -> Tensor | None:
     """Input vectors of every row, [B, P, E], with zeros, which no slot takes, up to the longest prompt's."""
     given = [prompt.input_BPE for prompt in made if prompt.input_BPE is not None]
@@ -139,14 +155,19 @@ def _input_vectors(batches: Sequence[Batch], made: Sequence[PromptParts]) -> Ten
     return torch.cat(filled)
 
 
-def _deep(batches: Sequence[Batch], made: Sequence[PromptParts]) -> DeepPrompt | None:
+def _deep(batches: Sequence[Batch], made: Sequence[PromptParts], *, keep_apart: bool) -> DeepPrompt | None:
+    """What enters below the input; `keep_apart`: attention reads each prompt's keys and values as they are."""
     deeps = [prompt.deep for prompt in made]
     first = next((deep for deep in deeps if deep is not None), None)
     if len(batches) == 1 or first is None:
         return first
+    layers = _layers(batches, deeps)
+    if keep_apart:
+        owners = tuple((rows.start, deep) for rows, deep in zip(_rows(batches), deeps, strict=True))
+        has_keys = any(deep is not None and (deep.prefix or deep.adapter_kv) for deep in deeps)
+        return DeepPrompt(layers=layers, first_layer=first.first_layer, owners=owners if has_keys else ())
     prefix, prefix_seen_BP = _prefixes(batches, [() if deep is None else deep.prefix for deep in deeps])
     adapter_kv, adapter_seen_BP = _prefixes(batches, [() if deep is None else deep.adapter_kv for deep in deeps])
-    layers = _layers(batches, deeps)
     return DeepPrompt(prefix, prefix_seen_BP, adapter_kv, adapter_seen_BP, layers, first_layer=first.first_layer)
 
 
@@ -201,7 +222,7 @@ def _at_layer(layer: int, entering: Sequence[_Entering], states_BLD: Tensor, joi
     for rows, batch, deep in entering:
         if layer not in deep.layers:
             continue
-        made_BPD = deep.layers[layer](states_BLD[rows], batch).to(states_BLD.dtype)
+        made_BPD = deep.layers[layer](_own(states_BLD, rows, batch), batch).to(states_BLD.dtype)
         own_BPD = vectors_BPD[rows, : made_BPD.shape[1]]
         own_BPD.copy_(own_BPD + made_BPD if deep.adds else made_BPD)
     return vectors_BPD

@@ -10,7 +10,7 @@ from torch import Tensor
 from infoprompt.config import RunConfig, build_config
 from infoprompt.data.batch import Batch
 from infoprompt.data.splits import Splits
-from infoprompt.engine.interface import seeded_dropout
+from infoprompt.engine.interface import SeededDropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.objective.total import information_objective
 from infoprompt.progress import Progress
@@ -89,12 +89,12 @@ class Training:
         setup, config = self.setup, self.setup.config
         setup.engine.set_lr(config.optim.lr)
         progress = Progress(self.steps, self.steps * config.optim.epochs, step)
-        with seeded_dropout(config.seed, step, setup.ranks):
-            for batch in batches:
-                on_device = batch.to(setup.ranks.device)
-                encoding = setup.engine.forward({0: on_device})[0]
-                terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
-                setup.engine.step({0: terms.total})
+        setup.member.drawing = SeededDropout(config.seed, step, setup.ranks)
+        for batch in batches:
+            on_device = batch.to(setup.ranks.device)
+            encoding = setup.engine.forward({0: on_device})[0]
+            terms = information_objective(encoding, on_device, config.objective, progress, setup.class_weight_C)
+            setup.engine.step({0: terms.total})
         return terms.total.detach()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
-from infoprompt.engine.interface import seeded_dropout
+from infoprompt.engine.interface import SeededDropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.kernels.ceilings import measure_ceilings
 from infoprompt.objective.total import information_objective
@@ -35,11 +35,11 @@ class Training:
         config, engine = self.setup.config, self.setup.engine
         progress = Progress(self.setup.train.steps_per_epoch, 10_000, self.step)
         engine.set_lr(config.optim.lr)
-        with seeded_dropout(config.seed, self.step, self.setup.ranks):
-            for batch in self.batches():
-                encoding = engine.forward({0: batch})[0]
-                terms = information_objective(encoding, batch, config.objective, progress)
-                engine.step({0: terms.total})
+        self.setup.member.drawing = SeededDropout(config.seed, self.step, self.setup.ranks)
+        for batch in self.batches():
+            encoding = engine.forward({0: batch})[0]
+            terms = information_objective(encoding, batch, config.objective, progress)
+            engine.step({0: terms.total})
         self.step += 1
         return terms.total.detach()
 

@@ -139,6 +139,10 @@ class Backbone(nn.Module):
         """Number format of its weights and states."""
         return self._embedding().weight.dtype
 
+    def leaves_out_padding(self, device: torch.device) -> bool:
+        """Whether a pass on that device does; then an example's numbers do not depend on who shares it."""
+        return self.packs and device.type == "cpu"
+
     def can_start_at(self, layer: int) -> bool:
         """Whether a pass can start at a layer, of kept states."""
         return self.frozen and self.packs and 0 < layer < len(self.layers) == self.num_layers
@@ -260,8 +264,8 @@ class Backbone(nn.Module):
         read_BL: Tensor | None = None,
     ) -> Tensor:
         causal = self.kind == "decoder"
-        packs = self.packs and branch_L is None and embeddings_BLE.device.type == "cpu"
-        packing = Packing.of(attended_BL, batch.position_BL) if packs else None
+        packs = branch_L is None and self.leaves_out_padding(embeddings_BLE.device)
+        packing = Packing.of(attended_BL, batch.position_BL, _owners(deep, len(batch))) if packs else None
         if packing is not None and self.skips_unread and read_BL is not None:
             packing = packing.reading(read_BL)
         pack = (lambda tensor: tensor) if packing is None else packing.pack
@@ -361,6 +365,14 @@ class Backbone(nn.Module):
         logits_BTV = logits_BTV if last_bias_1V is None else logits_BTV + last_bias_1V
         index_BT1 = token_T.expand(len(states_BTD), -1).unsqueeze(-1)
         return logits_BTV.log_softmax(-1).gather(2, index_BT1).squeeze(2)
+
+
+def _owners(deep: DeepPrompt | None, num_rows: int) -> Tensor | None:
+    """Whose each row is, [B], where prompts with keys and values of their own share a pass."""
+    if deep is None or not deep.owners:
+        return None
+    first = torch.tensor([start for start, _ in deep.owners])
+    return torch.searchsorted(first, torch.arange(num_rows), right=True) - 1
 
 
 def _head_size(config: Any) -> int:

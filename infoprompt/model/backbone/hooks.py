@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infoprompt.data.batch import Batch
 from infoprompt.model.backbone.deberta import Distances
-from infoprompt.model.backbone.packing import Packing
+from infoprompt.model.backbone.packing import OfOwners, Packing
 from infoprompt.model.insert import insert_prompt
 from infoprompt.model.prompts.kind import DeepPrompt
 
@@ -66,6 +66,8 @@ def deep_prompt(
                 _pass_along(arguments, "reads", packing.reads)
         elif layer < deep.first_layer:
             arguments["attention_mask"] = _without_slots(arguments.get("attention_mask"), batch.slot_BL, causal)
+        for name in ("prefix", "adapter_kv") if deep.owners else ():
+            _pass_along(arguments, _ARGUMENTS[name], _of_owners(deep, name, layer))
         if deep.prefix:
             seen = () if deep.prefix_seen_BP is None else (deep.prefix_seen_BP,)
             _pass_along(arguments, "prompt_prefix", (*deep.prefix[layer], *seen))
@@ -197,6 +199,18 @@ def _around_layers(layers: Sequence[nn.Module], enter: Callable[[dict[str, Any]]
     finally:
         for handle in handles:
             handle.remove()
+
+
+_ARGUMENTS = {"prefix": "prompt_prefix", "adapter_kv": "prompt_adapter"}
+
+
+def _of_owners(deep: DeepPrompt, name: str, layer: int) -> OfOwners | None:
+    """The keys and values that each prompt of a shared pass has at a layer; None if none has any."""
+    of_layers = [() if own is None else getattr(own, name) for _, own in deep.owners]
+    if not any(of_layers):
+        return None
+    parts = tuple(own[layer] if own else None for own in of_layers)
+    return OfOwners(parts, tuple(first for first, _ in deep.owners))
 
 
 def _pass_along(arguments: dict[str, Any], name: str, value: Any) -> None:

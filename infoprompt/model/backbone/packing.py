@@ -9,7 +9,7 @@ of it that are read, U positions of all groups, G examples of a group, D hidden 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,8 @@ class Group:
 
     examples: Tensor
     length: int
+    owner: int
+    """Whose prompt's keys and values they have, see `OfOwners`."""
     real_GL: Tensor | None
     """Positions that hold something; None where all do."""
     position_GL: Tensor
@@ -128,19 +130,22 @@ class Packing:
     """What the last layer must make; all if None."""
 
     @classmethod
-    def of(cls, attended_BL: Tensor, position_BL: Tensor) -> "Packing":
-        """The packing of a batch in which these positions hold something."""
+    def of(cls, attended_BL: Tensor, position_BL: Tensor, owner_B: Tensor | None = None) -> "Packing":
+        """The packing of a batch in which these positions hold something; examples of unlike owners share no group."""
         num_examples, length = attended_BL.shape
         length_B = attended_BL.sum(1)
         width_B = (length_B + STEP - 1).div(STEP, rounding_mode="floor") * STEP
-        order_B = width_B.argsort(stable=True)
-        length_B, width_B = length_B[order_B], width_B[order_B]
+        owner_B = torch.zeros_like(width_B) if owner_B is None else owner_B
+        sort_B = owner_B * (length + STEP) + width_B
+        order_B = sort_B.argsort(stable=True)
+        length_B, width_B, sort_B = length_B[order_B], width_B[order_B], sort_B[order_B]
         row_M, column_M = attended_BL[order_B].nonzero(as_tuple=True)  # row by row
         source_M = order_B[row_M] * length + column_M
         first_B, start_B = length_B.cumsum(0) - length_B, width_B.cumsum(0) - width_B
         step_M = torch.arange(len(row_M)) - first_B[row_M]
         merge_M = start_B[row_M] + step_M
-        widths, counts = width_B.unique_consecutive(return_counts=True)
+        counts = sort_B.unique_consecutive(return_counts=True)[1]
+        widths, owners = (kept_B[counts.cumsum(0) - 1] for kept_B in (width_B, owner_B[order_B]))
         places, firsts = [], first_B.split(counts.tolist())
         for width, first_G, size_G in zip(widths.tolist(), firsts, length_B.split(counts.tolist()), strict=True):
             step_L = torch.arange(width)
@@ -150,9 +155,14 @@ class Packing:
         position_U = position_BL.flatten()[source_M][split_U]
         sizes = (counts * widths).tolist()
         groups = [
-            Group(examples, width, None if bool(real_GL.all()) else real_GL, part_U.view_as(real_GL))
-            for examples, width, (_, real_GL, _), part_U in zip(
-                order_B.split(counts.tolist()), widths.tolist(), places, position_U.split(sizes), strict=True
+            Group(examples, width, owner, None if bool(real_GL.all()) else real_GL, part_U.view_as(real_GL))
+            for examples, width, owner, (_, real_GL, _), part_U in zip(
+                order_B.split(counts.tolist()),
+                widths.tolist(),
+                owners.tolist(),
+                places,
+                position_U.split(sizes),
+                strict=True,
             )
         ]
         return cls(
@@ -253,10 +263,24 @@ def by_groups(attention: Attention) -> Attention:
 
 
 _OF_EXAMPLES = ("prompt_prefix", "prompt_adapter")
+KeysValues = tuple[Tensor, ...]
+"""Keys and values, each [B or 1, H, P, K]."""
 
 
-def _own(prefix: Sequence[Tensor] | None, group: Group) -> tuple[Tensor, ...] | None:
+@dataclass(frozen=True)
+class OfOwners:
+    """The keys and values of several prompts in one pass, each as it is where its owner passes alone."""
+
+    parts: tuple[KeysValues | None, ...]
+    first: tuple[int, ...]
+    """The first example of each owner."""
+
+
+def _own(prefix: KeysValues | OfOwners | None, group: Group) -> KeysValues | None:
     """The keys and values that a group's examples have of a prompt."""
+    first = 0
+    if isinstance(prefix, OfOwners):
+        first, prefix = prefix.first[group.owner], prefix.parts[group.owner]
     if prefix is None:
         return None
-    return tuple(part if len(part) == 1 else part[group.examples] for part in prefix)
+    return tuple(part if len(part) == 1 else part[group.examples - first] for part in prefix)

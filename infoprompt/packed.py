@@ -36,12 +36,17 @@ def run_packed(
     pack, waiting = Pack(ranks), deque(range(len(configs)))
     free, at = list(range(size)), dict[int, int]()
     found: dict[int, RunResult | Exception] = {}
+    told: list[Preempted] = []
 
     def note(ended: Ended | None) -> None:
         if ended is None:
             return
-        found[at.pop(ended.place)] = ended.result if ended.error is None else ended.error
+        number = at.pop(ended.place)
         free.append(ended.place)
+        if isinstance(ended.error, Preempted):
+            told.append(ended.error)
+        else:
+            found[number] = ended.result if ended.error is None else ended.error
 
     while waiting or len(pack):
         while waiting and free and pack.between_updates:
@@ -50,4 +55,6 @@ def run_packed(
             note(pack.start(place, asking_run(configs[number], resume=resume, pack=pack, place=place)))
         for ended in pack.update():
             note(ended)
+        if told:
+            raise told[0]
     return [found[number] for number in range(len(configs))]

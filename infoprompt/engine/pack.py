@@ -23,6 +23,7 @@ from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
+from infoprompt.stopping import Preempted
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class Ended:
 
     place: int
     result: Any = None
-    error: Exception | None = None
+    error: Exception | Preempted | None = None
 
 
 class Pack:
@@ -184,7 +185,7 @@ class Pack:
         except StopIteration as ended:
             self._leave(place)
             return Ended(place, ended.value)
-        except Exception as error:
+        except (Exception, Preempted) as error:  # the others hear of the signal in the same update
             self._leave(place)
             return Ended(place, error=error)
         self._runs[place] = run, ask

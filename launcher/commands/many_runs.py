@@ -29,6 +29,9 @@ def sweep(
         Path, typer.Argument(help="Sweep file, such as configs/sweeps/quickstart.yaml.", show_default=False)
     ],
     overrides: Overrides = None,
+    pack: Annotated[
+        int | None, typer.Option(min=1, help="Runs that share a group's passes; `pack` if not given.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in its output folder; finished trials stay.")
     ] = False,
@@ -40,6 +43,7 @@ def sweep(
     from launcher.sweep import start_sweep
 
     changes = split_overrides([*(overrides or []), *context.args])
+    changes += [f"pack={pack}"] if pack else []
     start_sweep(file, changes, resume=resume, json_output=json_output, quiet=quiet, debug=debug)
 
 
@@ -51,6 +55,9 @@ def study(
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show runs and settings, and train nothing.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; `workers` if not given.")] = None,
+    pack: Annotated[
+        int | None, typer.Option(min=1, help="Runs that share a worker's passes; `pack` if not given.")
+    ] = None,
     method: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="Train only this one now, such as total_64.")] = None,
@@ -63,6 +70,7 @@ def study(
 
     changes = split_overrides([*(overrides or []), *context.args])
     changes += [f"workers={workers}"] if workers else []
+    changes += [f"pack={pack}"] if pack else []
     only = {"task": task or [], "size": size or [], "method": method or []}
     start_study(file, changes, only=only, plan_only=plan, json_output=json_output, quiet=quiet, debug=debug)
 

@@ -3,11 +3,12 @@
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Literal
 
 from infoprompt.tracking import end_for
 from launcher.studies.jobs import Cell, Job
+from launcher.studies.settings import StudyConfig
 from launcher.studies.worker import Order, Worker, WorkerDied, ready
 
 log = logging.getLogger(__name__)
@@ -22,42 +23,81 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
     A run that fails is remembered as failed. One whose process dies is tried once more.
     """
     queue = deque(job for cell in cells for job in _first_jobs(cell))
-    running: dict[Worker, Job] = {}
-    idle: list[Worker] = []
+    config = cells[0].study.config
+    workers: list[Worker] = []
+    running: dict[tuple[Worker, int], Job] = {}
     died: set[Job] = set()
     searched: set[Cell] = set()  # else the last runs of a search that end together would each start the final ones
     try:
         while queue or running:
-            while queue and len(running) < cells[0].study.config.workers:
-                worker = idle.pop() if idle else Worker()
-                running[worker] = job = queue.popleft()
-                _start(worker, job, parent_run_id)
+            while (found := _next_place(queue, workers, running, died, config)) is not None:
+                worker, job = found
+                queue.remove(job)
+                running[worker, _start(worker, job, parent_run_id, alone=_key(job, died, config) is None)] = job
                 changed(list(running.values()), None)
-            for worker in ready(running):
-                job = running.pop(worker)
+            for worker in ready({worker for worker, _ in running}):
+                ended: list[tuple[Job, str | None]] = []
                 try:
-                    failure = worker.finish()
-                    idle.append(worker)
+                    place, failure = worker.finish()
+                    ended.append((running.pop((worker, place)), failure))
                 except WorkerDied as error:
                     worker.join()
-                    _end_record(job, "FAILED")
-                    if job not in died:
-                        died.add(job)
-                        queue.appendleft(job)
-                        continue
-                    failure = f"Twice, {error}"
-                _ended(job, failure)
-                if job.cell not in searched and (following := _next_jobs(job)):
-                    searched.add(job.cell)
-                    queue.extendleft(reversed(following))
-                changed(list(running.values()), job)
+                    workers.remove(worker)
+                    lost = [running.pop(at) for at in list(running) if at[0] is worker]
+                    for job in lost:
+                        _end_record(job, "FAILED")
+                    ended += [(job, f"Twice, {error}") for job in lost if job in died]
+                    again = [job for job in lost if job not in died]
+                    died.update(again)
+                    queue.extendleft(reversed(again))
+                for job, failure in ended:
+                    _ended(job, failure)
+                    if job.cell not in searched and (following := _next_jobs(job)):
+                        searched.add(job.cell)
+                        queue.extendleft(reversed(following))
+                    changed(list(running.values()), job)
     finally:
-        for worker in (*idle, *running):
+        for worker in workers:
             worker.stop()
-        for worker in (*idle, *running):
+        for worker in workers:
             worker.join()
         for job in running.values():  # one that was stopped early on could not say so itself
             _end_record(job, "KILLED")
+
+
+_Running = Mapping[tuple[Worker, int], Job]
+"""The run at each place of each worker."""
+
+
+def _key(job: Job, died: Set[Job], config: StudyConfig) -> str | None:
+    """Runs of equal keys may share a pass; None for one that trains alone, as one does whose process has died."""
+    if config.pack == 1 or job in died:
+        return None
+    from infoprompt.engine.pack import pack_key
+
+    return pack_key(job.config)
+
+
+def _next_place(
+    queue: Sequence[Job], workers: list[Worker], running: _Running, died: Set[Job], config: StudyConfig
+) -> tuple[Worker, Job] | None:
+    """A worker, made if need be, and the next run that it can take; None if none can."""
+    if not queue:
+        return None
+    busy = {worker: job for (worker, _), job in running.items()}
+    idle = next((worker for worker in workers if worker not in busy), None)
+    if idle is None and len(workers) < config.workers:
+        idle = Worker(config.pack)
+        workers.append(idle)
+    if idle is not None:
+        return idle, queue[0]
+    for worker, beside in sorted(busy.items(), key=lambda item: -len(item[0].free)):
+        key = _key(beside, died, config)
+        if key is not None and worker.free:
+            job = next((job for job in queue if _key(job, died, config) == key), None)
+            if job is not None:
+                return worker, job
+    return None
 
 
 def forget_failures(cells: Sequence[Cell]) -> None:
@@ -85,14 +125,15 @@ def _left(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.result() is None]
 
 
-def _start(worker: Worker, job: Job, parent_run_id: str | None) -> None:
+def _start(worker: Worker, job: Job, parent_run_id: str | None, *, alone: bool) -> int:
+    """Have the worker train it; the place that it takes there."""
     _end_record(job, "KILLED")
     job.clear()
     task, size, method = job.cell.place
     study = job.cell.study.config.study_name
     tags = {"study": study, "study.task": task, "study.size": size, "study.method": method, "study.phase": job.phase}
     tags["recipe"] = method
-    worker.start(Order(job.config, parent_run_id, tags))
+    return worker.start(Order(job.config, parent_run_id, tags), alone=alone)
 
 
 def _ended(job: Job, failure: str | None) -> None:

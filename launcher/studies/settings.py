@@ -83,6 +83,10 @@ class StudyConfig(Settings):
     workers: PositiveInt = 1
     """Runs side by side, each in a process of its own."""
 
+    pack: PositiveInt = 1
+    """Runs that share a process and each pass of its backbone. Each comes to what it comes to alone; where a run can
+    share none, as one that trains its backbone, it is alone."""
+
     track_search: bool = True
     """Whether the runs of the search are recorded in MLflow as well (if `tracking.enabled`)."""
 

@@ -1,5 +1,6 @@
 """What a worker group is told to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,14 @@ class Job:
 
 Answer = Job | Literal["wait", "leave", "re-register"]
 """`re-register`: the group was taken for lost; it shall say register as a new generation."""
+
+
+def owner_of(tags: Mapping[str, str]) -> str:
+    """Who holds a run's folder. The sweep holds its own, and gives a run to one group at a time.
+
+    So the next group need not wait for a sign of life of the last.
+    """
+    return f"sweep {tags.get('sweep')}"
 
 
 def job_of(sweep: Sweep, trial: TrialState, run: RunState, token: str) -> Job:

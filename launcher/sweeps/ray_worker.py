@@ -23,7 +23,7 @@ from launcher.processes import collect_seldom
 from launcher.report import configure_logging
 from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.events import News
-from launcher.sweeps.jobs import Answer, Job
+from launcher.sweeps.jobs import Answer, Job, owner_of
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
 
@@ -44,6 +44,10 @@ class TrialStopped(RuntimeError):
     """A run cannot go on, on any rank, and trying again would not help."""
 
 
+STOPPED = (TrialStopped, TrainingStopped, ConfigError)
+"""Of these all ranks hear at the same time."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What every group is told; travels to other nodes."""
@@ -52,6 +56,8 @@ class Work:
     environment: dict[str, str]
     """Variables of every worker."""
     train: TrainFunction
+    pack: int = 1
+    """Runs of a group that share each pass."""
 
 
 class Coordinator:
@@ -94,10 +100,8 @@ def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str]
     from infoprompt.train import run
 
     try:
-        # After a restart of the workers the folder has a resume state; at first it is empty. The sweep holds its own
-        # folder, and gives a run to one group at a time: the next one need not wait for a sign of life of the last.
-        owner = f"sweep {tags.get('sweep')}"
-        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner)
+        # After a restart of the workers the folder has a resume state; at first it is empty.
+        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner_of(tags))
     except (TrainingStopped, ConfigError) as error:
         raise TrialStopped(str(error)) from None
     return result.as_json()
@@ -111,7 +115,17 @@ def worker_loop(config: dict[str, Any]) -> None:
     configure_logging(quiet=True, debug=False, rank=context.get_world_rank())
     if work.train is train_one:
         _warm_up()
-    member = _Member(work, group, context.get_world_rank(), context.get_world_size())
+    words = _Words(context.get_world_rank(), context.get_world_size())
+    if work.pack > 1:
+        from launcher.sweeps.side_by_side import SideBySide
+
+        with contextlib.ExitStack() as beating:
+            places = [_Member(work, f"{group}.{number}", words) for number in range(work.pack)]
+            for place in places:
+                beating.enter_context(place.heartbeats())
+            SideBySide(places).run()
+        return
+    member = _Member(work, group, words)
     with member.heartbeats():
         while (answer := member.next()) != "leave":
             if isinstance(answer, Job):
@@ -141,17 +155,42 @@ def _warm_up() -> None:
     import infoprompt.train  # noqa: F401
 
 
-class _Member:
-    """A rank of a group, and how it talks with the coordinator and the others."""
+class _Words:
+    """What the ranks of a group say to each other outside of runs."""
 
-    def __init__(self, work: Work, group: str, rank: int, world_size: int) -> None:
-        self._work, self._name, self._rank, self._world_size = work, group, rank, world_size
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
         self._group: Any = None
         if world_size > 1:
             import torch.distributed as dist
 
             self._group = dist.new_group(backend="gloo")  # for words: NCCL would need the GPU for them
-        self._places = self._from_all(ray.get_runtime_context().get_node_id())
+
+    def from_first(self, value: Any) -> Any:
+        """The first rank's value."""
+        if self._group is None:
+            return value
+        from infoprompt.wire import broadcast
+
+        return broadcast(value, "cpu", self._group)
+
+    def from_all(self, value: Any) -> list[Any]:
+        """The value of every rank."""
+        if self._group is None:
+            return [value]
+        from infoprompt.wire import gather
+
+        return gather(value, "cpu", self._group)
+
+
+class _Member:
+    """A rank of a group, or of one of its places, and how it talks with the coordinator and the others."""
+
+    def __init__(self, work: Work, group: str, words: _Words) -> None:
+        self._work, self._name = work, group
+        self._rank, self._world_size = words.rank, words.world_size
+        self._from_first = words.from_first
+        self._places = words.from_all(ray.get_runtime_context().get_node_id())
         self._generation = 0
         self.enlist()
 
@@ -170,7 +209,19 @@ class _Member:
 
     def do(self, job: Job) -> None:
         """Do a run. Raises where only new workers can go on."""
-        config = build_config(job.config)
+        config, result = build_config(job.config), None
+        try:
+            problem = self.prepare(job, config)
+            if problem:
+                raise TrialStopped(problem)
+            result = self._work.train(config, job.parent_run_id, job.tags, self.report(job))
+        except (Exception, Preempted) as error:
+            self.settle(job, error)
+        else:
+            self.settle(job, None, result)
+
+    def report(self, job: Job) -> Report:
+        """What a run's evaluations are told to; every rank has one."""
 
         def report(progress: Progress, scores: dict[str, float]) -> Decision:
             decision = None
@@ -179,19 +230,21 @@ class _Member:
             agreed: Decision = self._from_first(decision)
             return agreed
 
-        try:
-            if job.copy_from is not None:
-                self._copy_state(config, job.copy_from)
-            result = self._work.train(config, job.parent_run_id, job.tags, report)
-        except LeftOff as left:
-            self._say("left_off", job.token, left.decision)
-        except Preempted as left:  # on every rank
-            why = f"a worker was told to end by {left.cause}"
+        return report
+
+    def settle(self, job: Job, error: BaseException | None, result: Any = None) -> None:
+        """Say how a run has ended. Raises where only new workers can go on."""
+        if error is None:
+            self._say("finished", job.token, result)
+        elif isinstance(error, LeftOff):
+            self._say("left_off", job.token, error.decision)
+        elif isinstance(error, Preempted):  # on every rank
+            why = f"a worker was told to end by {error.cause}"
             self._say("lost", self._name, why)
-            raise GroupToldToEnd(f"{why} after update {left.step}") from None
-        except TrialStopped as error:  # on every rank
+            raise GroupToldToEnd(f"{why} after update {error.step}") from None
+        elif isinstance(error, STOPPED):  # on every rank
             self._say("raised", job.token, 0, str(error), connection=False, ends_group=False)
-        except Exception as error:
+        else:
             # the others are in the middle of something, and only hear of it when this process ends
             alone = self._world_size == 1
             text = f"{type(error).__name__}: {explain(error)}".partition("\n")[0]
@@ -201,9 +254,7 @@ class _Member:
             connection = is_connection(error)
             self._tell("raised", job.token, self._rank, text, connection=connection, ends_group=not alone)
             if not alone:
-                raise
-        else:
-            self._say("finished", job.token, result)
+                raise error
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
@@ -222,18 +273,20 @@ class _Member:
         finally:
             ended.set()
 
-    def _copy_state(self, config: RunConfig, source: str) -> None:
+    def prepare(self, job: Job, config: RunConfig) -> str | None:
+        """Bring the state that a run goes on from, if it is another run's; why it cannot be, the same on every rank."""
+        if job.copy_from is None:
+            return None
         from infoprompt.training_state import copy_state
 
         problem = None
         if self._rank == 0:
             try:
-                copy_state(config, Path(source))
+                copy_state(config, Path(job.copy_from))
             except (ConfigError, OSError) as error:
                 problem = str(error)
-        problem = self._from_first(problem)
-        if problem:
-            raise TrialStopped(problem)
+        found: str | None = self._from_first(problem)
+        return found
 
     def _say(self, method: str, *arguments: Any, **named: Any) -> None:
         """Once for the group."""
@@ -246,17 +299,3 @@ class _Member:
         except ray.exceptions.ActorDiedError:
             # The sweep has ended and this process is about to: to the run that is what Ctrl-C is, not a failure.
             raise KeyboardInterrupt from None
-
-    def _from_first(self, value: Any) -> Any:
-        if self._group is None:
-            return value
-        from infoprompt.wire import broadcast
-
-        return broadcast(value, "cpu", self._group)
-
-    def _from_all(self, value: Any) -> list[Any]:
-        if self._group is None:
-            return [value]
-        from infoprompt.wire import gather
-
-        return gather(value, "cpu", self._group)

@@ -152,7 +152,11 @@ class SweepSettings(Settings):
     """How Ray lays the workers of a trial over the nodes; STRICT_ refuses another way."""
 
     max_concurrent: PositiveInt | None = None
-    """Worker groups at a time, each with one run; as many as fit if not given."""
+    """Worker groups at a time, each with one run or a pack of them; as many as fit if not given."""
+
+    pack: PositiveInt = 1
+    """Runs of a worker group that share each pass of its backbone. Each comes to what it comes to alone; where a run
+    can share none, as one that trains its backbone, it is alone."""
 
     retries: NonNegativeInt = 2
     """How often a run goes on from its own state after its workers were killed. Lost nodes do not count."""

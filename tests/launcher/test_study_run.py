@@ -36,12 +36,14 @@ class HereWorker(Worker):
     started: list[str]
     train: Callable[[Order], str | None]
 
-    def __init__(self) -> None:
+    def __init__(self, num_places: int = 1) -> None:
+        self.free = set(range(num_places))
         self._connection, self._theirs = Pipe()
 
-    def start(self, order: Order) -> None:
+    def start(self, order: Order, *, alone: bool) -> int:
         self.started.append(order.config.run.name)
-        self._theirs.send(type(self).train(order))
+        self._theirs.send((0, type(self).train(order)))
+        return 0
 
     def stop(self) -> None:
         self._theirs.close()
@@ -326,7 +328,7 @@ def test_a_process_of_its_own_trains_and_a_killed_one_says_so(study_file, tmp_pa
     worker = Worker()
     try:
         config = build_config({**yaml.safe_load((tmp_path / "base.yaml").read_text()), "optim": {"epochs": 10**6}})
-        worker.start(Order(config, None, {}))
+        worker.start(Order(config, None, {}), alone=True)
         time.sleep(0.5)
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=r"code -9 in the middle of it. The kernel"):

@@ -102,6 +102,13 @@ class Ended:
     error: Exception | Preempted | None = None
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """The answer where a pass has failed; what a run is sent may itself be an error, see `Update`."""
+
+    error: Exception
+
+
 class Pack:
     """Places for runs of one `pack_key`. Every method is collective: all ranks call it, in the same order."""
 
@@ -181,7 +188,7 @@ class Pack:
 
     def _send(self, place: int, run: Asking[Any], answer: Any) -> Ended | None:
         try:
-            ask = run.throw(answer) if isinstance(answer, Exception) else run.send(answer)
+            ask = run.throw(answer.error) if isinstance(answer, _Failed) else run.send(answer)
         except StopIteration as ended:
             self._leave(place)
             return Ended(place, ended.value)
@@ -208,13 +215,13 @@ class Pack:
             return self._forward(asks)
         except Exception as error:
             if len(asks) == 1 or self.ranks.world_size > 1:
-                return dict.fromkeys(asks, error)
+                return dict.fromkeys(asks, _Failed(error))
         found: dict[int, Any] = {}
         for place, ask in asks.items():  # one of them is to blame, or all were too much together
             try:
                 found |= self._forward({place: ask})
             except Exception as error:
-                found[place] = error
+                found[place] = _Failed(error)
         return found
 
     def _forward(self, asks: Mapping[int, Ask]) -> dict[int, Any]:
@@ -228,7 +235,7 @@ class Pack:
         try:
             updates = self._engine.step(losses)
         except Exception as error:
-            return dict.fromkeys(asks, error)
+            return dict.fromkeys(asks, _Failed(error))
         return {place: updates[index] for place, index in zip(asks, losses, strict=True)}
 
     def _rebuild(self, joins: "_Seat") -> None:
@@ -244,6 +251,8 @@ class Pack:
         for seat, (trained, optimizer) in zip(seats, before, strict=True):
             seat.load_trained_state(trained)
             seat.load_optimizer_state(optimizer)
+            if seat.lr is not None:
+                seat.set_lr(seat.lr)
 
 
 @dataclass(eq=False)
@@ -254,6 +263,8 @@ class _Seat:
     pack: Pack
     model: Member
     config: RunConfig
+    lr: float | None = None
+    """As it was last set."""
 
     def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         engine, own = self.pack.engine_of(self)
@@ -264,6 +275,7 @@ class _Seat:
         return {0: engine.step({own: losses[0]})[own]}
 
     def set_lr(self, lr: float, member: int = 0) -> None:
+        self.lr = lr
         engine, own = self.pack.engine_of(self)
         engine.set_lr(lr, own)
 

@@ -18,7 +18,7 @@ class Baseline(nn.Module):
         super().__init__()
         # made without a draw, so that a run with a baseline starts from the same values as one without
         self.weight_W = nn.Parameter(torch.zeros(width))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(1))  # not a scalar: DeepSpeed cannot send one to other ranks
 
     def forward(self, *seen_BW: Tensor) -> Tensor:
         """Baseline of each example in nats, [B], from vectors whose widths add up to the baseline's."""

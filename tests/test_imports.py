@@ -64,6 +64,7 @@ ORDER = [
     "infoprompt.finite",
     "infoprompt.nodes",
     "infoprompt.train",
+    "infoprompt.packed",
     "infoprompt.pretraining",
     "infoprompt.__init__",
     "launcher",

@@ -337,6 +337,38 @@ def test_a_process_of_its_own_trains_and_a_killed_one_says_so(study_file, tmp_pa
         worker.join()
 
 
+def test_a_packed_study_has_the_same_runs_as_one_after_another(study_file, tmp_path, workers, monkeypatch):
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({**HEAD, "backbone": {"frozen": False}}))
+    methods = "methods={head: head.yaml, static: static.yaml, whole: whole.yaml}"  # the last can share no pass
+    tables = []
+    for name, pack in (("alone", 1), ("packed", 3)):
+        start_study(study_file, [methods, f"pack={pack}", f"output_dir={tmp_path / name}"])
+        times = ("seconds", "version", "commit")
+        rows = table_of(tmp_path / name, "runs.csv")
+        tables.append([{key: value for key, value in row.items() if key not in times} for row in rows])
+        monkeypatch.setattr("launcher.studies.loop.Worker", Worker)  # the second in a process of its own
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 4 + 6
+
+
+def test_a_death_costs_the_runs_of_a_pack_one_start_and_they_go_on_alone(study_file, tmp_path, monkeypatch):
+    study = load_study(study_file, ["methods={head: head.yaml}", "search.budget=1", "seeds=[0,1,2]", "pack=3"])
+    orders, ended = [], []
+    start = Worker.start
+
+    def noted(self, order, *, alone):
+        orders.append(alone)
+        place = start(self, order, alone=alone)
+        if len(orders) == 3:
+            self._process.kill()
+        return place
+
+    monkeypatch.setattr(Worker, "start", noted)
+    train_study(cells(study), parent_run_id=None, changed=lambda running, job: ended.append(job) if job else None)
+    assert orders == [False] * 3 + [True] * 3
+    assert [job.result() is not None for job in ended] == [True] * 3
+
+
 def test_the_command_shows_its_plan_and_trains_nothing(study_file, tmp_path, infoprompt):
     shown = infoprompt("study", study_file, "--plan", "--json", "seeds=[0,1,2]")
     assert shown.returncode == 0, shown.stderr

@@ -173,4 +173,4 @@ def test_from_the_command_to_backward_are_four_calls(call, toy_settings, tmp_pat
     result = call("train", tmp_path / "run.yaml", "--quiet")
     assert result.exit_code == 0, result.output
     names = [frame.name for frame in calls]
-    assert names[names.index("train_all") - 1 :] == ["train", "train_all", "run", "train", "step"]
+    assert names[names.index("train_all") - 1 :] == ["train", "train_all", "run", "alone", "step"]

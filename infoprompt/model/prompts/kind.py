@@ -40,8 +40,8 @@ class DeepPrompt:
     first_layer: int = 0
     """Below this layer no position attends to the slots, as if they were not there."""
     owners: "tuple[tuple[int, DeepPrompt | None], ...]" = ()
-    """In a pass without padding that several prompts share: the first row of each, and what it has; these have their
-    own keys and values, and `prefix` and `adapter_kv` are empty."""
+    """In a pass without padding that several prompts share: the first row of each, and what enters there. Each has its
+    own keys and values; `prefix` and `adapter_kv` are empty."""
 
 
 @dataclass(frozen=True)

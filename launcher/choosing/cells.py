@@ -1,5 +1,6 @@
 """The runs of a comparison, as rows of a study; none of them reads a test row."""
 
+import math
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -66,11 +67,11 @@ class HeldOutCell(Cell):
         kept = {job.seed: job.artifact for job in self.final_jobs if isinstance(job, SavingJob)}
         return {seed: folder for seed, folder in kept.items() if folder.is_dir()}
 
-    def drop_saved(self, *, all_of_them: bool) -> None:
-        """Remove what was trained: that of settings that were not chosen, or all of it."""
-        kept = set() if all_of_them else set(self.final_jobs)
+    def drop_saved(self, most_bytes: float = math.inf) -> None:
+        """Remove what runs of settings that were not chosen have trained, and of the chosen one what is larger."""
+        kept = set(self.final_jobs)
         for job in self.jobs:
-            if isinstance(job, SavingJob) and job not in kept:
+            if isinstance(job, SavingJob) and (job not in kept or _bytes(job.artifact) > most_bytes):
                 shutil.rmtree(job.artifact, ignore_errors=True)
 
     def scores(self) -> dict[int, float]:
@@ -92,3 +93,7 @@ class GivenCell(HeldOutCell):
     def settings(self) -> tuple[Setting, ...]:
         """The one."""
         return (self._setting,)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -128,7 +128,7 @@ def _measure(
                 probe(config, rows.splits)
             estimates[name] = probe(config, rows.splits)
         except ConfigError as error:
-            left_out[name] = f"it does not fit: {error}"
+            left_out[name] = f"it does not fit: {_first_clause(error)}"
     shutil.rmtree(folder / "probe", ignore_errors=True)
     plain = [one.row for name, one in estimates.items() if METHODS[name].trained == "body" and one.row]
     for name, one in estimates.items():  # others read kept states of held-out rows, and have none of test rows
@@ -154,3 +154,7 @@ def _plan(
         return Plan.load(kept["plan"])
     advice = recommend(rows.facts, asked.backbone)
     return make_plan(rows.facts, estimates, left_out, len(rows.splits.train), clock.left, advice.method.name)
+
+
+def _first_clause(error: ConfigError) -> str:
+    return str(error).splitlines()[0].partition(" (")[0].partition(". ")[0]

@@ -49,6 +49,8 @@ MARGIN_SECONDS = 10.0
 """Before the end of the time, for workers to end and tables to be written."""
 END_SECONDS = 2.0
 """Of it, for the tables."""
+LARGE_BYTES = 2**25
+"""Of what a run has trained, for a start with more time: more, such as all weights, is not kept behind the test."""
 LEAST_FOR_CURVE = 16
 """Rows from which on a part of them says something."""
 
@@ -140,7 +142,7 @@ class Comparison:
         def watched(running: Sequence[Job], ended: Job | None) -> None:
             changed(running, ended)
             if ended and isinstance(ended.cell, HeldOutCell) and _complete(ended.cell):
-                ended.cell.drop_saved(all_of_them=False)
+                ended.cell.drop_saved()
             if ended and next_seconds() > self.clock.left - kept_seconds - MARGIN_SECONDS:
                 raise OutOfTime
 
@@ -165,6 +167,7 @@ class Comparison:
             measured if planned.updates else estimate.start,
             estimate.row or None,
             results[0]["trained_parameters"],
+            planned.method.trained != "body",
         )
 
     def _planned(self, name: str) -> Candidate:
@@ -204,7 +207,7 @@ class Comparison:
                 return {}
             path.write_text(json.dumps(kept), encoding="utf-8")
         for cell in cells.values():
-            cell.drop_saved(all_of_them=True)
+            cell.drop_saved(LARGE_BYTES)
         return {name: OnTestRows.of(kept[name]) for name in names if kept[name]["scores"]}
 
     def _tested(self, cell: HeldOutCell) -> dict[str, Any]:
@@ -229,7 +232,7 @@ class Comparison:
                 "Give --test for rows that choose nothing."
             ]
         if choice.best.name not in tested:
-            return ["There was no time left for the test rows. Start it again, and it reads them."]
+            return ["The test rows were not read: there was no time left, or what it trained was too large to be kept."]
         told = ", ".join(f"{name} {one.text()}" for name, one in tested.items())
         lines = [f"On {self.rows.facts.num_test:,} test rows, read once: {told}."]
         if (other := choice.reference) and other in tested:

@@ -204,7 +204,8 @@ def test_64_rows_and_2000_texts_end_with_a_verdict_and_the_command(asked, worker
     for name in (values["method"], values["reference"]):
         assert set(values["test"][name]) == {"0", "1"}
         assert values["test"][name]["0"] in [count / 32 for count in range(33)]
-    assert not list((tmp_path / "out").glob("runs/**/artifact")), "what was trained is left on the disk"
+    kept = {path.parents[1].name for path in (tmp_path / "out").glob("runs/*/all/**/artifact")}
+    assert kept, "a start with more time could not score another method"
     said = "\n".join(values["verdict"])
     assert "On 32 test rows, read once" in said
     assert "Texts without labels: label_information is" in said
@@ -467,11 +468,29 @@ def test_the_best_mean_is_taken_and_compared_with_what_costs_less():
     assert choice.top is choice.best
 
 
-def test_what_other_tasks_favour_is_taken_within_one_standard_error():
+def test_a_dear_method_is_compared_with_the_best_of_those_that_pass_no_backbone():
+    prefix, lora = (
+        replace(scored(name, *found), quick=False) for name, found in (("prefix", [0.8] * 2), ("lora", [0.9] * 2))
+    )
+    assert choose_best([scored("head", 0.7, 0.7), prefix, lora], 0.3).reference == "head"
+
+
+def test_what_is_too_large_is_not_kept(asked, workers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("launcher.choosing.running.LARGE_BYTES", 0)
+    few = {name: METHODS[name] for name in ("majority", "nearest_label", "head_only")}
+    monkeypatch.setattr("launcher.choosing.compare.METHODS", few)
+    monkeypatch.setattr("launcher.choosing.candidates.METHODS", few)
+    test = write(tmp_path / "test.jsonl", rows_of("single", 20))
+    compare(asked(test=test), tmp_path / "out", json_output=True, quiet=True)
+    assert len(outcome(capsys)["test"]) == 2
+    assert not list((tmp_path / "out").glob("runs/**/artifact"))
+
+
+def test_what_other_tasks_favour_is_taken_within_two_standard_errors():
     head, prompt = scored("head", 0.70, 0.60, 0.80), scored("adaption_prompt", 0.65, 0.62, 0.75)
     choice = choose_best([head, prompt], 0.3, "adaption_prompt")
     assert (choice.top.name, choice.best.name) == ("head", "adaption_prompt")
-    assert "is within one standard error of it" in choice_lines(choice, "accuracy")[1]
+    assert "is within two standard errors of it" in choice_lines(choice, "accuracy")[1]
     far = scored("adaption_prompt", 0.20, 0.22, 0.25)
     assert choose_best([head, far], 0.3, "adaption_prompt").best.name == "head"
 
@@ -497,7 +516,10 @@ def test_a_gap_says_its_side_its_interval_and_its_seeds():
     below = Gap("lora", "head", -0.02, -0.03, -0.01, 5)
     assert below.text() == "lora is 2.0 points below head, interval 1.0 to 3.0, 5 seeds"
     assert below.sure == "below"
-    assert Gap("lora", "head", 0.02, None, None, 1).text() == "lora is 2.0 points above head, no interval, 1 seeds"
+    assert Gap("lora", "head", 0.02, None, None, 1).text() == "lora is 2.0 points above head, 1 seed"
+    same = gap_between(scored("lora", 0.8, 0.8, 0.8), scored("head", 0.7, 0.7, 0.7), 0.3)
+    assert (same.sure, same.text()) == ("above", "lora is 10.0 points above head, the same on 3 seeds")
+    assert gap_between(scored("lora", 0.8, 0.8), scored("head", 0.7, 0.7), 0.3).sure == "no"
 
 
 def test_the_curve_says_whether_more_labels_help():

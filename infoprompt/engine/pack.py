@@ -7,6 +7,7 @@ updates. What a run trains, its optimiser, order, noise, records and files are i
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from infoprompt.data.batch import Batch
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine
 from infoprompt.engine.interface import Engine, Update
+from infoprompt.engine.row_check import pack_note
 from infoprompt.model.heads.kind import head_kind
 from infoprompt.model.member import Member
 from infoprompt.model.shared import SharedModel
@@ -25,6 +27,7 @@ from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
 from infoprompt.stopping import Preempted
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -122,6 +125,7 @@ class Pack:
         """Whose the engine's members are."""
         self._micro_steps = 0
         self._accumulation = 1
+        self._told = False
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -137,6 +141,10 @@ class Pack:
         def join(member: Member, config: RunConfig, ranks: Ranks) -> Engine:
             if self._engine is None:
                 self._micro_steps, self._accumulation = 0, accumulation_steps(config.data, ranks.world_size)
+                note = pack_note(ranks.device.type, member.backbone.dtype)
+                if note is not None and ranks.is_first and not self._told:
+                    log.warning(note)
+                self._told = True
             seat = _Seat(ranks, self, member, config)
             self._rebuild(seat)
             self._seats.setdefault(place, []).append(seat)

@@ -1,0 +1,61 @@
+"""Runs that share each pass over several ranks come to what each comes to alone on as many."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infoprompt.config import RunConfig, build_config
+from infoprompt.engine.ranks import stop_ranks
+from infoprompt.packed import run_packed
+from infoprompt.train import run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+
+NO_TERMS = {"head_weight": 0, "representation_weight": 0}
+RUNS: dict[str, dict[str, Any]] = {
+    "static": {"prompt": {"kind": "static", "length": 3}, "objective": NO_TERMS},
+    "paper": {"objective": {"preset": "paper", "latent_size": 8}, "optim": {"max_steps": 4}},
+    "mine": {"objective": {"head_estimator": "mine", "representation_estimator": "flo"}},
+    "prefix": {"prompt": {"kind": "prefix", "length": 2}, "objective": NO_TERMS, "optim": {"lr": 0.1}},
+    "label": {"prompt": {"kind": "none"}, "objective": {**NO_TERMS, "label_form": "plain"}},
+}
+
+
+def train_both_ways(settings: dict[str, Any], engines: list[str], folder: str) -> list[str]:
+    """On a rank: every run alone, then all of them in three places; names of what differs."""
+    different = []
+    for kind in engines:
+
+        def configs(where: str, kind: str = kind) -> list[RunConfig]:
+            return [
+                build_config(
+                    {
+                        **settings,
+                        **changes,
+                        "optim": {"lr": 0.01, "max_steps": 6, **changes.get("optim", {})},
+                        "engine": {"kind": kind},
+                        "run": {"output_dir": str(Path(folder) / kind / where / name)},
+                    }
+                )
+                for name, changes in RUNS.items()
+            ]
+
+        for config in configs("alone"):
+            run(config)
+            stop_ranks()
+        results = run_packed(configs("packed"), 3)
+        stop_ranks()
+        assert not any(isinstance(result, Exception) for result in results), results
+        for name in RUNS:
+            files = [Path(folder) / kind / where / name for where in ("alone", "packed")]
+            for file in ("history.json", "artifact/prompt.safetensors"):
+                if (files[0] / file).read_bytes() != (files[1] / file).read_bytes():
+                    different.append(f"{kind} {name} {file}")
+    return different
+
+
+def test_a_pack_on_two_ranks_trains_each_run_as_alone(run_distributed, toy_settings, toy_data, tmp_path):
+    data = {**toy_settings["data"], "unlabelled": toy_data["unlabelled"], "unlabelled_batch": 8, "micro_batch_size": 2}
+    settings = {**toy_settings, "data": data, "evaluation": {"every_steps": 3}}
+    assert run_distributed(__file__, "train_both_ways", settings, ["plain", "deepspeed"], str(tmp_path)) == [[], []]

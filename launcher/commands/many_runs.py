@@ -30,7 +30,7 @@ def sweep(
     ],
     overrides: Overrides = None,
     pack: Annotated[
-        int | None, typer.Option(min=1, help="Runs that share a group's passes; `pack` if not given.")
+        str | None, typer.Option(help="Runs that share a group's passes, or auto; `pack` if not given.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in its output folder; finished trials stay.")
@@ -56,7 +56,7 @@ def study(
     plan: Annotated[bool, typer.Option("--plan", help="Show runs and settings, and train nothing.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; `workers` if not given.")] = None,
     pack: Annotated[
-        int | None, typer.Option(min=1, help="Runs that share a worker's passes; `pack` if not given.")
+        str | None, typer.Option(help="Runs that share a worker's passes, or auto; `pack` if not given.")
     ] = None,
     method: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Train only this one now. Repeatable.")] = None,

@@ -33,7 +33,7 @@ def train_study(cells: Sequence[Cell], *, parent_run_id: str | None, changed: Ch
             while (found := _next_place(queue, workers, running, died, config)) is not None:
                 worker, job = found
                 queue.remove(job)
-                running[worker, _start(worker, job, parent_run_id, alone=_key(job, died, config) is None)] = job
+                running[worker, _start(worker, job, parent_run_id, alone=_key(job, died) is None)] = job
                 changed(list(running.values()), None)
             for worker in ready({worker for worker, _ in running}):
                 ended: list[tuple[Job, str | None]] = []
@@ -69,9 +69,9 @@ _Running = Mapping[tuple[Worker, int], Job]
 """The run at each place of each worker."""
 
 
-def _key(job: Job, died: Set[Job], config: StudyConfig) -> str | None:
+def _key(job: Job, died: Set[Job]) -> str | None:
     """Runs of equal keys may share a pass; None for one that trains alone, as one does whose process has died."""
-    if config.pack == 1 or job in died:
+    if job.cell.study.pack == 1 or job in died:
         return None
     from infoprompt.engine.pack import pack_key
 
@@ -87,14 +87,14 @@ def _next_place(
     busy = {worker: job for (worker, _), job in running.items()}
     idle = next((worker for worker in workers if worker not in busy), None)
     if idle is None and len(workers) < config.workers:
-        idle = Worker(config.pack)
+        idle = Worker(queue[0].cell.study.pack)
         workers.append(idle)
     if idle is not None:
         return idle, queue[0]
     for worker, beside in sorted(busy.items(), key=lambda item: -len(item[0].free)):
-        key = _key(beside, died, config)
+        key = _key(beside, died)
         if key is not None and worker.free:
-            job = next((job for job in queue if _key(job, died, config) == key), None)
+            job = next((job for job in queue if _key(job, died) == key), None)
             if job is not None:
                 return worker, job
     return None

@@ -8,10 +8,12 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from infoprompt.config import ConfigError, FewShotSettings, RunConfig, compose_config, read_settings
+from launcher.pack_size import pack_size
 from launcher.studies.settings import StudyConfig, read_study, size_name
 from launcher.values import show_values
 
@@ -61,6 +63,14 @@ class Study:
     def folder(self) -> Path:
         """Where it writes."""
         return Path(self.config.output_dir)
+
+    @cached_property
+    def pack(self) -> int:
+        """Runs of a worker that share each pass."""
+        config = self.config
+        first, task = next(iter(self.methods)), next(iter(config.tasks))
+        any_run = self.run_config(first, task, config.sizes_of(task)[0], {}, config.seeds[0], {})
+        return pack_size(config.pack, any_run)
 
     def run_config(
         self, method: str, task: str, size: FewShotSettings, setting: Setting, seed: int, forced: Setting

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
 
@@ -83,7 +83,7 @@ class StudyConfig(Settings):
     workers: PositiveInt = 1
     """Runs side by side, each in a process of its own."""
 
-    pack: PositiveInt = 1
+    pack: PositiveInt | Literal["auto"] = 1
     """Runs that share a process and each pass of its backbone. Each comes to what it comes to alone; where a run can
     share none, as one that trains its backbone, it is alone."""
 

@@ -51,5 +51,4 @@ class SweepBudget:
         """Hours of work times workers, over all starts."""
         seconds = sum(run.wall_seconds for trial in self.trials.values() for run in trial.runs)
         seconds += sum(self.now() - group.asked for group in self.groups.busy)
-        settings = self.sweep.settings
-        return seconds * settings.workers_per_trial / settings.pack / 3600
+        return seconds * self.sweep.settings.workers_per_trial / self.sweep.pack / 3600

@@ -20,6 +20,7 @@ from infoprompt.config import (
 from infoprompt.setting_errors import explain
 from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
+from launcher.pack_size import pack_size
 from launcher.sweeps.schedulers.kind import Scheduler, build_scheduler
 from launcher.sweeps.settings import SweepSettings, of_chosen_scheduler, resources
 from launcher.sweeps.space import check_conditions, corners, expand
@@ -52,6 +53,13 @@ class Sweep:
     def seeds(self) -> list[int]:
         """Seeds of a trial whose values do not say one."""
         return self.settings.seeds or [self.first.seed]
+
+    @property
+    def pack(self) -> int:
+        """Runs of a worker group that share each pass."""
+        settings = self.settings
+        on_gpu = settings.gpus_per_worker > 0
+        return pack_size(settings.pack, self.first, num_ranks=settings.workers_per_trial, on_gpu=on_gpu)
 
     @property
     def scheduler(self) -> Scheduler:

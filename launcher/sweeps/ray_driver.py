@@ -172,7 +172,7 @@ def run_sweep(
         num_groups = _num_groups(sweep)
         with recorded(sweep, tracking, past) as record:
             coordinator = _start_coordinator(sweep, past, record)
-            work = Work(coordinator, _worker_environment(uri), train, settings.pack)
+            work = Work(coordinator, _worker_environment(uri), train, sweep.pack)
             groups = _WorkerGroups(work, settings, int(sweep.first.engine.timeout_seconds))
             with view:
                 view.begin(sweep, num_groups, past)
@@ -265,7 +265,7 @@ def _num_groups(sweep: Sweep) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     fits, num_runs = concurrent_trials(sweep.settings, total, _largest(nodes)), sweep.num_trials * len(sweep.seeds)
-    return min(fits, math.ceil(num_runs / sweep.settings.pack))
+    return min(fits, math.ceil(num_runs / sweep.pack))
 
 
 def _start_coordinator(sweep: Sweep, past: list[TrialState], record: Record) -> Any:

@@ -154,9 +154,9 @@ class SweepSettings(Settings):
     max_concurrent: PositiveInt | None = None
     """Worker groups at a time, each with one run or a pack of them; as many as fit if not given."""
 
-    pack: PositiveInt = 1
+    pack: PositiveInt | Literal["auto"] = 1
     """Runs of a worker group that share each pass of its backbone. Each comes to what it comes to alone; where a run
-    can share none, as one that trains its backbone, it is alone."""
+    can share none, as one that trains its backbone, it is alone. `auto`: as many as fill a pass."""
 
     retries: NonNegativeInt = 2
     """How often a run goes on from its own state after its workers were killed. Lost nodes do not count."""

@@ -11,8 +11,8 @@ from launcher.studies.statistics import bootstrap_mean, row_differences
 SAME_SEEDS = 3
 ERRORS = 2.0
 """Standard errors within which the recommended method is taken in place of the best one."""
-GAIN = 0.005
-"""Least gain of a doubling of the labels that is spoken of."""
+GAIN = 0.02
+"""Gain of a doubling of the labels that is little, if even the interval's end lies below it."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,14 @@ def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]]) -> 
         return []
     mean, found = statistics.fmean(values), interval(values)
     told = f"interval {found[0] * 100:.1f} to {found[1] * 100:.1f}" if found else "no interval"
-    gain = f"From {few:,} to {many:,} it gained {mean * 100:.1f} points ({told})"
-    if mean < GAIN:
-        verdict = "more labels of this kind would bring little."
-    elif found and found[0] > 0:
+    change = f"{'gained' if mean >= 0 else 'lost'} {abs(mean) * 100:.1f} points"
+    gain = f"From {few:,} to {many:,} it {change} ({told})"
+    if found and found[0] > 0:
         verdict = "more labels help."
     elif found and mean > (found[1] - found[0]) / 4:  # half of the interval's reach
         verdict = "more labels would probably help."
+    elif found and found[1] < GAIN:
+        verdict = "more labels of this kind would bring little."
     else:
         verdict = "so few rows do not tell whether more of them help."
     return [f"Labels: {name} has {shown} training rows.", f"{gain}: {verdict}"]

@@ -47,12 +47,14 @@ class HereWorker(Worker):
     orders: list[Order]
     train: Callable[[Order], str | None]
 
-    def __init__(self) -> None:
+    def __init__(self, num_places: int = 1) -> None:
+        self.free = set(range(num_places))
         self._connection, self._theirs = Pipe()
 
-    def start(self, order: Order) -> None:
+    def start(self, order: Order, *, alone: bool) -> int:
         self.orders.append(order)
-        self._theirs.send(type(self).train(order))
+        self._theirs.send((0, type(self).train(order)))
+        return 0
 
     def stop(self) -> None:
         self._theirs.close()
@@ -526,8 +528,11 @@ def test_the_curve_says_whether_more_labels_help():
     rising = curve_lines("head", [(12, {0: 0.5, 1: 0.5}), (24, {0: 0.6, 1: 0.61}), (48, {0: 0.7, 1: 0.711})])
     assert rising[0] == "Labels: head has 0.500 with 12, 0.605 with 24, 0.706 with 48 training rows."
     assert rising[1].endswith(": more labels help.")
-    flat = curve_lines("head", [(24, {0: 0.6, 1: 0.61}), (48, {0: 0.6, 1: 0.612})])
-    assert flat[1].endswith("would bring little.")
+    flat = curve_lines("head", [(24, {0: 0.6, 1: 0.61, 2: 0.6}), (48, {0: 0.599, 1: 0.61, 2: 0.6})])
+    assert (
+        flat[1]
+        == "From 24 to 48 it lost 0.0 points (interval -0.2 to 0.1): more labels of this kind would bring little."
+    )
     probably = curve_lines("head", [(24, {0: 0.6, 1: 0.6, 2: 0.6}), (48, {0: 0.7, 1: 0.62, 2: 0.64})])
     assert probably[1].endswith("would probably help.")
     unsure = curve_lines("head", [(24, {0: 0.6, 1: 0.7}), (48, {0: 0.7, 1: 0.72})])

@@ -97,7 +97,7 @@ def choose_best(methods: Sequence[Scored], held_out_share: float, recommended: s
 
     What other tasks recommend for such rows is taken in its place if it is within two standard errors. Few rows part
     few methods, and the highest of ten noisy means is mostly luck. On 64 rows of MR the nearest label text had the
-    highest one, and 6 points less than the recommended prompt on test rows.
+    highest one, and 7 points less than the recommended prompt on test rows.
 
     Args:
         methods: the cheapest first, each with the same seeds.

@@ -232,7 +232,7 @@ class _Member:
 
         return report
 
-    def settle(self, job: Job, error: BaseException | None, result: Any = None) -> None:
+    def settle(self, job: Job, error: BaseException | None, result: dict[str, Any] | None = None) -> None:
         """Say how a run has ended. Raises where only new workers can go on."""
         if error is None:
             self._say("finished", job.token, result)

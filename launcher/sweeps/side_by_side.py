@@ -34,7 +34,7 @@ class Place(Protocol):
     def report(self, job: Job) -> Report:
         """What its evaluations are told to."""
 
-    def settle(self, job: Job, error: BaseException | None, result: Any = None) -> None:
+    def settle(self, job: Job, error: BaseException | None, result: dict[str, Any] | None = None) -> None:
         """Say how a run has ended; raises where only new workers can go on."""
 
 
@@ -130,7 +130,8 @@ class SideBySide:
         raised = None
         for each in ended:
             try:
-                self._places[each.place].settle(self._jobs.pop(each.place), each.error, each.result)
+                result = None if each.result is None else each.result.as_json()
+                self._places[each.place].settle(self._jobs.pop(each.place), each.error, result)
             except Exception as error:  # the others, which ended by the same, still say so
                 raised = error
         if raised is not None:

@@ -177,6 +177,22 @@ LONG = ("optim.max_steps=500", "optim.epochs=500")
 
 
 @pytest.mark.timeout(700)  # five starts of Ray
+def test_a_packed_sweep_of_two_ranks_a_run_ends_as_one_after_another(infoprompt, tiny_sweep, tmp_path):
+    changes = ["space={optim.lr: {grid: [0.003, 0.1]}}", "seeds=[0, 1]"]
+    outcomes = []
+    for pack in (1, 3):
+        folder = tmp_path / f"pack_{pack}"
+        options = ["--pack", pack, f"output_dir={folder}", "--json"]
+        done = infoprompt("sweep", tiny_sweep, *options, *changes, seconds=300)
+        assert done.returncode == 0, done.stderr
+        found = last_json(done.stdout)
+        scores = [(trial["status"], trial["score"], trial["values"]) for trial in found["trials"]]
+        artifacts = [path.read_bytes() for path in sorted(folder.glob("trials/*/seed_*/artifact/*.safetensors"))]
+        assert len(artifacts) == 4
+        outcomes.append((found["best"], scores, artifacts))
+    assert outcomes[0] == outcomes[1]
+
+
 def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
     infoprompt, processes, runs_in_mlflow, tiny_sweep, tmp_path
 ):

@@ -66,11 +66,12 @@ class Here:
         except LeftOff as left:
             self.settle(job, left)
         else:
-            self.settle(job, None, result)
+            self.settle(job, None, result.as_json())
 
-    def settle(self, job: Job, error: BaseException | None, result: Any = None) -> None:
+    def settle(self, job: Job, error: BaseException | None, result: dict[str, Any] | None = None) -> None:
         if error is None:
-            self.dispatcher.finished(job.token, result.as_json())
+            assert result is not None
+            self.dispatcher.finished(job.token, result)
         elif isinstance(error, LeftOff):
             self.dispatcher.left_off(job.token, error.decision)
         else:

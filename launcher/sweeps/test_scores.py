@@ -3,6 +3,7 @@
 import logging
 import shlex
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,25 @@ def score_best(sweep: Sweep, trials: Sequence[TrialState], score: Score, say: Ca
         say("test rows are not read yet: trials keep their state, and the best one is scored when all have ended")
         return []
     scored = []
-    for number, run in enumerate(left, 1):
-        which = f" ({number} of {len(left)})" if len(left) > 1 else ""
-        say(f"scoring trial {best.number} seed {run.seed} on the test rows{which}")
-        config = sweep.config(best.current, seed=run.seed, name=best.run_name(run))
-        try:
-            found = score(config)
-        except Exception as error:  # whatever a worker may raise: what was trained is there
-            log.warning("%s", _could_not(best, run, config, error))
-            break
-        if not found:
-            break  # the task has no test rows
-        assert run.result is not None
-        run.result.update(found)
-        save_trial(Path(sweep.settings.output_dir), best)
-        scored.append(run)
+    configs = [sweep.config(best.current, seed=run.seed, name=best.run_name(run)) for run in left]
+    seeds = ", ".join(str(run.seed) for run in left)
+    say(f"scoring trial {best.number} seed{'s' * (len(left) > 1)} {seeds} on the test rows")
+    pool = ThreadPoolExecutor(len(left))  # each waits for a worker
+    try:
+        for run, config, scoring in zip(left, configs, [pool.submit(score, config) for config in configs], strict=True):
+            try:
+                found = scoring.result()
+            except Exception as error:  # whatever a worker may raise: what was trained is there
+                log.warning("%s", _could_not(best, run, config, error))
+                continue
+            if not found:
+                break  # the task has no test rows
+            assert run.result is not None
+            run.result.update(found)
+            save_trial(Path(sweep.settings.output_dir), best)
+            scored.append(run)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for them
     return scored
 
 

@@ -69,6 +69,7 @@ def alone(run: Asking[T]) -> T:
                 answer = ask.engine.forward({0: ask.given})[0]
             else:
                 answer = ask.engine.step({0: ask.given})[0]
+            del ask  # what it holds would part the memory that the next pass could take
         except BaseException as error:
             run.throw(error)  # it closes its records and raises it again
             raise
@@ -117,7 +118,9 @@ class Pack:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._runs: dict[int, tuple[Asking[Any], Ask]] = {}
+        self._runs: dict[int, Asking[Any]] = {}
+        self._asks: dict[int, Ask] = {}
+        """What each run waits for."""
         self._seats: dict[int, list[_Seat]] = {}
         """What each place trains: a run may end one training and begin another."""
         self._engine: Engine | None = None
@@ -175,7 +178,7 @@ class Pack:
 
     def end(self, error: BaseException) -> None:
         """End every run by an error, which each of them sees."""
-        for place, (run, _) in list(self._runs.items()):
+        for place, run in list(self._runs.items()):
             with contextlib.suppress(BaseException):  # each has its own way of ending by it
                 run.throw(error)
             self._leave(place)
@@ -203,19 +206,21 @@ class Pack:
         except (Exception, Preempted) as error:  # the others hear of the signal in the same update
             self._leave(place)
             return Ended(place, error=error)
-        self._runs[place] = run, ask
+        self._runs[place], self._asks[place] = run, ask
         return None
 
     def _leave(self, place: int) -> None:
         self._runs.pop(place, None)
+        self._asks.pop(place, None)
         for seat in list(self._seats.pop(place, [])):
             self.close(seat)
 
     def _answer(self, answers: Callable[[Mapping[int, Ask]], Mapping[int, Any]]) -> list[Ended]:
-        asks = {place: ask for place, (_, ask) in self._runs.items()}
-        if not asks:
+        if not self._runs:
             return []
-        sent = [self._send(place, self._runs[place][0], answer) for place, answer in answers(asks).items()]
+        found = answers(self._asks)
+        self._asks = {}  # what they hold would part the memory that the next pass could take
+        sent = [self._send(place, self._runs[place], answer) for place, answer in found.items()]
         return [ended for ended in sent if ended is not None]
 
     def _encodings(self, asks: Mapping[int, Ask]) -> dict[int, Any]:

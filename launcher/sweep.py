@@ -5,7 +5,6 @@ ray job submit --working-dir . -- python launcher/sweep.py configs/sweeps/quicks
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see launcher/train.py
 
-from infoprompt.config import ConfigError, RunConfig
-from infoprompt.data.places import given_sources, present
 from infoprompt.folder_lock import held, inside
 from launcher.exits import guarded
 from launcher.overrides import split_overrides
 from launcher.processes import prepare_environment
+from launcher.ray_job import check_sent, in_job, job_home
 from launcher.report import configure_logging, console
 from launcher.sweeps.plan import load_sweep
 
@@ -39,17 +37,12 @@ def start_sweep(
     """Run a sweep file on Ray and show what came out.
 
     Raises:
-        ConfigError: see `load_sweep`, `check_sent`, `concurrent_trials` and `earlier_trials`.
+        ConfigError: see `load_sweep`, `check_sent`, `Needs.groups_that_fit` and `earlier_trials`.
         SweepFailed: no trial finished.
     """
     screen = console(json_output)
-    home = job_home()
-    if home:
-        # What a job writes beside itself goes when Ray removes its copy of the working directory.
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        screen.print(f"what this job writes goes to {home} (INFOPROMPT_HOME)")
-    sweep = load_sweep(path, overrides, home)
-    if home:
+    sweep = load_sweep(path, overrides, job_home(screen.print))
+    if in_job():
         check_sent(sweep.first, Path.cwd())
     prepare_environment(sweep.settings.workers_per_trial)
     configure_logging(quiet=False, debug=debug)
@@ -69,30 +62,6 @@ def start_sweep(
     failed = [trial for trial in outcome.trials if trial.status == "failed"]
     if failed and outcome.best is None:
         raise SweepFailed(f"No trial finished; the first failed because: {failed[0].reason}")
-
-
-def job_home() -> Path | None:
-    """Where a job of `ray job submit` keeps what it writes: INFOPROMPT_HOME, else ~/infoprompt; None outside a job.
-
-    On a cluster of several machines it must be a folder that all of them share.
-    """
-    if "runtime_resources" not in Path.cwd().parts:  # Ray's folder of copies of working directories
-        return None
-    home = Path(os.environ.get("INFOPROMPT_HOME") or Path.home() / "infoprompt").absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    return home
-
-
-def check_sent(config: RunConfig, folder: Path) -> None:
-    """Raise ConfigError where the copy of a working directory that a job was given lacks a file of data."""
-    for name in ("train", "validation", "test", "unlabelled"):
-        for source in given_sources(getattr(config.data, name) or []):
-            if not present(source) and Path(source).is_relative_to(folder):
-                raise ConfigError(
-                    f"data.{name} is {Path(source).relative_to(folder)}, which is not in the copy of the working "
-                    "directory that this job was given. `ray job submit` sends nothing that .gitignore or .rayignore "
-                    "names. Give the full path of a file in a folder that all machines share."
-                )
 
 
 @guarded

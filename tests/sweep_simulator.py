@@ -10,9 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from launcher.pool.jobs import Job
 from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.events import Event
-from launcher.sweeps.jobs import Job
 from launcher.sweeps.journal import TrialState, load_trials
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.search import Search
@@ -212,9 +212,9 @@ class World:
         yield
         while (answer := self.dispatcher.next(name, generation)) != "leave":
             if isinstance(answer, Job):
-                twice = [one for one in self.at.values() if (one.trial, one.seed) == (answer.trial, answer.seed)]
+                twice = [one for one in self.at.values() if (one.number, one.seed) == (answer.number, answer.seed)]
                 assert not twice or self.lose, "two groups train the same run"
-                assert self.dispatcher.trials[answer.trial].status == "open"
+                assert self.dispatcher.trials[answer.number].status == "open"
                 self.at[name] = answer
                 yield from self._train(answer, lambda: self.at.get(name) is answer)
                 self.at.pop(name, None)
@@ -236,7 +236,7 @@ class World:
                 told.raised(job.token, 0, text, connection=False, ends_group=False)
                 return
             state = State(step, toy.update(state.level, values, seed, step), state.best)
-            self.updates[job.trial, seed, step] += 1
+            self.updates[job.number, seed, step] += 1
             yield
             if step % toy.every and step < toy.steps:
                 continue

@@ -71,7 +71,7 @@ ORDER = [
 ]
 WRAPPED = {
     "deepspeed": "infoprompt/engine/deepspeed_",
-    "ray": "launcher/sweeps/ray_",
+    "ray": ("launcher/pool/ray_", "launcher/sweeps/ray_", "launcher/studies/ray_"),
     "triton": "infoprompt/kernels/",
     "mlflow": "infoprompt/tracking",
 }

@@ -37,6 +37,7 @@ from launcher.choosing.verdict import (
 from launcher.report import relative, tool
 from launcher.studies.jobs import Cell, Job
 from launcher.studies.plan import Study, show_setting
+from launcher.studies.queue import forget_failures
 from launcher.studies.results import RunRow, run_row, write_csv
 from launcher.studies.settings import size_name
 
@@ -130,7 +131,7 @@ class Comparison:
         self, cells: Sequence[HeldOutCell], kept_seconds: float, changed: Callable[[Sequence[Job], Job | None], None]
     ) -> None:
         """Train cells in their order, as far as the time goes that is not kept for later."""
-        from launcher.studies.loop import forget_failures, train_study
+        from launcher.studies.loop import train_study
 
         forget_failures(cells)
         planned = {one.name: one for one in self.plan.candidates}

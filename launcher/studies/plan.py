@@ -67,10 +67,14 @@ class Study:
     @cached_property
     def pack(self) -> int:
         """Runs of a worker that share each pass."""
-        config = self.config
-        first, task = next(iter(self.methods)), next(iter(config.tasks))
-        any_run = self.run_config(first, task, config.sizes_of(task)[0], {}, config.seeds[0], {})
-        return pack_size(config.pack, any_run)
+        ray = self.config.ray
+        any_run = self.run_of_task(next(iter(self.config.tasks)))
+        return pack_size(self.config.pack, any_run, num_ranks=ray.workers_per_run, on_gpu=ray.gpus_per_worker > 0)
+
+    def run_of_task(self, task: str) -> RunConfig:
+        """The config of one of a task's runs, by which what all of them share is known."""
+        method, size = next(iter(self.methods)), self.config.sizes_of(task)[0]
+        return self.run_config(method, task, size, {}, self.config.seeds[0], {})
 
     def run_config(
         self, method: str, task: str, size: FewShotSettings, setting: Setting, seed: int, forced: Setting
@@ -89,16 +93,17 @@ class Study:
         return config.model_copy(update={"search": {}})
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: Path, overrides: Sequence[str] = (), home: Path | None = None) -> Study:
     """Read a study file and check the config of every method on every task and size.
 
     Args:
         path: the file.
         overrides: `seeds=[0]` or `search.budget=1` changes the study; what is no setting of a study changes every run.
+        home: what a relative `output_dir` is relative to; the current folder if not given.
     Raises:
         ConfigError: the file, an override, a recipe or any run's settings do not fit.
     """
-    config = _resolved(read_study(path, overrides))
+    config = _resolved(read_study(path, overrides), home or Path.cwd())
     base = read_settings(path.parent / config.base)
     methods = {name: _method(config, name, base, path.parent) for name in config.methods}
     study = Study(config, methods)
@@ -156,7 +161,7 @@ def _method(config: StudyConfig, name: str, base: Mapping[str, Any], folder: Pat
     return Method(name, layers, tuple(entry.overrides), settings, math.prod(map(len, grid.values())))
 
 
-def _resolved(config: StudyConfig) -> StudyConfig:
+def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
     """Environment variables filled in, the output folder absolute, and no override of what a study decides."""
     tasks = {}
     for name, task in config.tasks.items():
@@ -169,7 +174,7 @@ def _resolved(config: StudyConfig) -> StudyConfig:
             key = override.partition("=")[0].strip().lstrip("-")
             if key in DECIDED or key.startswith("search"):
                 raise ConfigError(f"{place} sets {key}, but a study decides that itself. {_way_out(key)}")
-    folder = str(Path(config.output_dir).expanduser().absolute())
+    folder = str(home.absolute() / Path(config.output_dir).expanduser())
     return config.model_copy(update={"tasks": tasks, "output_dir": folder})
 
 

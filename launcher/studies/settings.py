@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
 
 from infoprompt.config import ConfigError, FewShotSettings, Settings, apply_override, read_yaml
 from infoprompt.setting_errors import explain
 from infoprompt.settings import PositiveInt
 from infoprompt.yaml_files import root
+from launcher.pool.needs import Needs, Placement
 
 
 class MethodSettings(Settings):
@@ -42,6 +43,25 @@ class StudySearch(Settings):
 
     budget: PositiveInt = 3
     """Settings tried per method. A larger grid is sampled, always alike; a smaller one is tried whole."""
+
+
+class StudyRay(Settings):
+    """What a run takes of a Ray cluster, where RAY_ADDRESS names one; elsewhere a run is one process."""
+
+    workers_per_run: PositiveInt = 1
+    """Ranks that train one run, or a pack."""
+
+    cpus_per_worker: PositiveFloat = 1
+    """CPU cores of each."""
+
+    gpus_per_worker: NonNegativeFloat = 0
+    """GPUs of each; 0 trains on the CPU."""
+
+    placement: Placement = "PACK"
+    """How Ray lays the workers of a run over the nodes; STRICT_ refuses another way."""
+
+    stall_minutes: PositiveFloat = 10
+    """Without progress for so long, the study says so and why."""
 
 
 class StudyConfig(Settings):
@@ -80,8 +100,12 @@ class StudyConfig(Settings):
     name: str | None = None
     """Name of the parent run in MLflow; the folder's name if not given."""
 
-    workers: PositiveInt = 1
-    """Runs side by side, each in a process of its own."""
+    workers: PositiveInt | None = None
+    """Runs side by side, each in a process of its own, or on a Ray cluster by ranks of its own. If not given, one, on
+    a cluster as many as fit."""
+
+    ray: StudyRay = StudyRay()
+    """What a run takes of a Ray cluster."""
 
     pack: PositiveInt | Literal["auto"] = 1
     """Runs that share a process and each pass of its backbone. Each comes to what it comes to alone; where a run can
@@ -137,6 +161,21 @@ class StudyConfig(Settings):
     def search_seeds(self) -> list[int]:
         """Seeds of the search."""
         return self.search.seeds or self.seeds[:1]
+
+    @property
+    def needs(self) -> Needs:
+        """What a run needs of a cluster."""
+        ray = self.ray
+        return Needs(
+            "run",
+            ray.workers_per_run,
+            ray.cpus_per_worker,
+            ray.gpus_per_worker,
+            ray.placement,
+            self.workers,
+            ray.stall_minutes,
+            prefix="ray.",
+        )
 
     @property
     def study_name(self) -> str:

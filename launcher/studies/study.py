@@ -1,6 +1,7 @@
-"""Runs a study file: trains what is left of it, and keeps its tables and figures up to date."""
+"""Runs a study file: trains what is left of it, here or on Ray, and keeps its tables and figures up to date."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from infoprompt.config import NOTHING, ConfigError
 from infoprompt.folder_lock import held, inside
 from launcher.processes import prepare_environment
+from launcher.ray_job import check_sent, in_job, job_home
 from launcher.report import configure_logging, console, print_json, relative
 from launcher.studies.jobs import Cell, Job, cells
 from launcher.studies.markdown import markdown
@@ -35,7 +37,7 @@ def start_study(
     quiet: bool = False,
     debug: bool = False,
 ) -> None:
-    """Run a study file, or go on with it, and show what came out.
+    """Run a study file, or go on with it, and show what came out: on the cluster that RAY_ADDRESS names, else here.
 
     Args:
         path: the study file.
@@ -50,10 +52,10 @@ def start_study(
         StudyFailed: no final run finished.
     """
     configure_logging(quiet=quiet, debug=debug)
-    study = load_study(path, overrides)
+    screen = console(json_output)
+    study = load_study(path, overrides, job_home(screen.print))
     table = cells(study)
     chosen = _chosen(table, only)
-    screen = console(json_output)
     if plan_only:
         values = plan_as_json(study, chosen)
         screen.print(plan_table(study, values), soft_wrap=False)
@@ -63,8 +65,11 @@ def start_study(
     with held(inside(study.folder), f"output_dir is {study.folder}", "a study"):
         plan = json.dumps(plan_as_json(study, table), indent=1)
         (study.folder / "plan.json").write_text(plan, encoding="utf-8")
+        if in_job():
+            for task in study.config.tasks:
+                check_sent(study.run_of_task(task), Path.cwd())
         check_tasks(study, chosen)
-        rows = _train(study, table, chosen, quiet=quiet, json_output=json_output)
+        rows = _train(study, table, chosen, quiet=quiet, json_output=json_output, debug=debug)
     screen.print(result_table(study, rows), soft_wrap=False)
     for name in ("table.md", "table.csv", "runs.csv", "figures"):
         screen.print(f"{name:<10}{relative(str(study.folder / name))}")
@@ -105,26 +110,41 @@ def check_tasks(study: Study, table: Sequence[Cell]) -> None:
 
 
 def _train(
-    study: Study, table: Sequence[Cell], chosen: Sequence[Cell], *, quiet: bool, json_output: bool
+    study: Study, table: Sequence[Cell], chosen: Sequence[Cell], *, quiet: bool, json_output: bool, debug: bool
 ) -> list[TableRow]:
-    prepare_environment(study.config.workers)
+    prepare_environment(study.config.workers or 1)
     from launcher.studies.draw import draw
-    from launcher.studies.loop import forget_failures, train_study
     from launcher.studies.mlflow_run import recorded
+    from launcher.studies.queue import forget_failures
 
     forget_failures(chosen)
     writer = _Writer(study, table)
-    any_run = study.run_config(table[0].method, table[0].task, table[0].size, {}, study.config.seeds[0], {})
+    any_run = study.run_of_task(table[0].task)
+    screen = console(json_output)
     with recorded(study, any_run.tracking) as run_id:
         try:
-            with StudyProgress(chosen, console(json_output), quiet=quiet) as shown:
+            with StudyProgress(chosen, screen, quiet=quiet) as shown:
 
                 def changed(running: Sequence[Job], ended: Job | None) -> None:
                     shown.update(running, ended)
                     if ended:
                         writer.write_if_due()
 
-                train_study(chosen, parent_run_id=run_id, changed=changed)
+                if os.environ.get("RAY_ADDRESS"):
+                    from launcher.studies.ray_driver import train_study_on_ray
+
+                    train_study_on_ray(
+                        chosen,
+                        any_run=any_run,
+                        parent_run_id=run_id,
+                        changed=changed,
+                        say=screen.print,
+                        debug=debug,
+                    )
+                else:
+                    from launcher.studies.loop import train_study
+
+                    train_study(chosen, parent_run_id=run_id, changed=changed)
         finally:  # what was trained is in the tables, also of a study that was stopped
             rows = writer.write()
         draw(table, study.folder / "figures")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from launcher.pool.worker_groups import WorkerGroups
 from launcher.sweeps.journal import TrialState
 from launcher.sweeps.plan import Sweep
-from launcher.sweeps.worker_groups import WorkerGroups
 
 
 @dataclass

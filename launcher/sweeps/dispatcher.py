@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from infoprompt.progress import Decision
+from launcher.pool.desk import Desk
+from launcher.pool.jobs import Job
+from launcher.pool.worker_groups import WorkerGroup
 from launcher.sweeps.budget import SweepBudget
 from launcher.sweeps.events import Event
-from launcher.sweeps.jobs import Answer, Job, job_of
+from launcher.sweeps.jobs import job_of
 from launcher.sweeps.journal import RunState, TrialState, save_trial
 from launcher.sweeps.plan import Sweep
 from launcher.sweeps.ready import ReadyRuns
-from launcher.sweeps.worker_groups import LOST, MOST_IDLE_STARTS, WorkerGroup, WorkerGroups
 from launcher.values import show_values
 
 if TYPE_CHECKING:  # workers import this file, and do without Optuna
     from launcher.sweeps.search import Search
 
 
-class Dispatcher:
-    """The state of a sweep. Every method is quick; `now` is a clock in seconds."""
+class Dispatcher(Desk):
+    """The state of a sweep."""
 
     def __init__(
         self,
@@ -51,17 +53,16 @@ class Dispatcher:
             group_runs: whether a trial of several seeds is to have a run in MLflow, made by who calls `opened`.
             now: the clock.
         """
+        super().__init__(now)
         self._sweep, self._settings, self._search = sweep, sweep.settings, search
         self._folder = Path(sweep.settings.output_dir)
-        self._parent_run_id, self._group_runs, self._now = parent_run_id, group_runs, now
+        self._parent_run_id, self._group_runs = parent_run_id, group_runs
         self.trials: dict[int, TrialState] = {trial.number: trial for trial in past}
         self.events: list[Event] = []
         self._scheduler = sweep.scheduler
-        self.groups = WorkerGroups()
         self._ready = ReadyRuns(self.trials)
         self.budget = SweepBudget(sweep, self.trials, self.groups, now)
         self._num_jobs = 0
-        self._progress_at = self.budget.started_at
         for trial in past:
             self._take_up(trial)
         self._exchange()
@@ -69,35 +70,6 @@ class Dispatcher:
             pass
 
     # ---- what groups say
-
-    def register(self, name: str, generation: int, places: Sequence[str]) -> None:
-        """A group's workers have started, for the first time or again after they were killed."""
-        group = self.groups[name]
-        self._return_job(group, "its workers were killed", counts=True)
-        if group.start(generation, places, self._now()):
-            text = f"worker group {name} started {MOST_IDLE_STARTS} times and never asked for work; given up"
-            self._say("group", None, text)
-
-    def heartbeat(self, name: str, generation: int) -> None:
-        """A group is alive."""
-        self.groups.heartbeat(name, generation, self._now())
-
-    def next(self, name: str, generation: int) -> Answer:
-        """What a group shall do now."""
-        group = self.groups[name]
-        if group.generation == LOST and not self.done:
-            return "re-register"
-        if group.generation != generation or group.given_up or self.done:
-            return "leave"
-        group.heard, group.idle_starts = self._now(), 0
-        while not self._ready and not self._opening() and self._propose():
-            pass
-        taken = None if self.budget.exhausted else self._ready.take()
-        if taken is None:
-            return "wait"
-        job = self._start(*taken)
-        group.take(job, self._now())
-        return job
 
     def report(self, token: str, step: int, scores: dict[str, float], *, last: bool) -> Decision:
         """A run has evaluated; `last`: it is about to end by itself."""
@@ -147,15 +119,7 @@ class Dispatcher:
         save_trial(self._folder, trial)
 
     def raised(self, token: str, rank: int, text: str, *, connection: bool, ends_group: bool) -> None:
-        """A rank raised something in the run.
-
-        Args:
-            token: of the job.
-            rank: which one.
-            text: what people are told.
-            connection: only the connection to another rank broke; that one has the reason, or was killed.
-            ends_group: the group's workers end with it, and the next `register` settles what becomes of the run.
-        """
+        """See `Desk`: of a run that failed by itself, the trial has failed."""
         if (group := self.groups.with_token(token)) is None:
             return
         group.raised.append((text, connection))
@@ -177,23 +141,10 @@ class Dispatcher:
         self._enqueue_all(trial)
         save_trial(self._folder, trial)
 
-    def lost(self, name: str, why: str) -> None:
-        """A group's node is gone, or nothing was heard of it: others go on with its run."""
-        group = self.groups[name]
-        if group.job:
-            self._say("group", group.job.trial, f"worker group {name} was lost ({why}); its run goes on elsewhere")
-            self._return_job(group, why, counts=False)
-            group.generation = LOST  # should it be alive after all, nothing it says of its run is heard
-
     @property
     def done(self) -> bool:
         """Whether nothing is left that may be done."""
         return not self.groups.busy and (not self.budget.left or self.budget.exhausted is not None)
-
-    @property
-    def stalled_seconds(self) -> float:
-        """Time since anything was reported."""
-        return self._now() - self._progress_at
 
     # ---- trials
 
@@ -240,8 +191,14 @@ class Dispatcher:
     def _at(self, group: WorkerGroup) -> tuple[TrialState, RunState]:
         """What a group is at."""
         assert group.job is not None
-        trial = self.trials[group.job.trial]
+        trial = self.trials[group.job.number]
         return trial, trial.run(group.job.seed)
+
+    def _take(self, name: str) -> Job | None:
+        while not self._ready and not self._opening() and self._propose():
+            pass
+        taken = None if self.budget.exhausted else self._ready.take()
+        return None if taken is None else self._start(*taken)
 
     def _start(self, trial: TrialState, run: RunState) -> Job:
         self._num_jobs += 1
@@ -345,6 +302,9 @@ class Dispatcher:
         else:
             run.status = "paused"
         save_trial(self._folder, trial)
+
+    def _tell_people(self, job: Job | None, text: str) -> None:
+        self._say("group", None if job is None else job.number, text)
 
     def _say(
         self, kind: Any, trial: int | None, text: str, step: int | None = None, score: float | None = None

@@ -22,7 +22,7 @@ from infoprompt.settings.kinds import without_left_kinds
 from infoprompt.yaml_files import root
 from launcher.pack_size import pack_size
 from launcher.sweeps.schedulers.kind import Scheduler, build_scheduler
-from launcher.sweeps.settings import SweepSettings, of_chosen_scheduler, resources
+from launcher.sweeps.settings import SweepSettings, of_chosen_scheduler
 from launcher.sweeps.space import check_conditions, corners, expand
 from launcher.values import show_values
 
@@ -162,38 +162,3 @@ def _bases(settings: SweepSettings, folder: Path) -> dict[str, Mapping[str, Any]
         with contextlib.suppress(ConfigError):
             bases[name] = read_settings(folder / name)
     return bases
-
-
-def concurrent_trials(sweep: SweepSettings, total: Mapping[str, float], largest_node: Mapping[str, float]) -> int:
-    """How many worker groups fit on a cluster, at most `max_concurrent`.
-
-    Args:
-        sweep: what each trial needs.
-        total: the cluster's `CPU` and `GPU`.
-        largest_node: the most `CPU` and `GPU` that one node has.
-    Raises:
-        ConfigError: not even one trial fits; Ray itself would wait for ever.
-    """
-    fitting = []
-    settings = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
-    for resource, each in resources(sweep).items():
-        setting = settings[resource]
-        trial, has, on_one = each * sweep.workers_per_trial, total.get(resource, 0), largest_node.get(resource, 0)
-        if trial > has:
-            raise ConfigError(
-                f"workers_per_trial is {sweep.workers_per_trial} and {setting} is {each:g}, so a trial needs {trial:g} "
-                f"{resource}s, but the cluster has {has:g}. Lower one of them, or add nodes first."
-            )
-        if each > on_one:
-            raise ConfigError(
-                f"{setting} is {each:g}, but the largest node has {on_one:g} {resource}s, and a worker is not split. "
-                "Lower it, or add a larger node."
-            )
-        if sweep.placement == "STRICT_PACK" and trial > on_one:
-            raise ConfigError(
-                f"placement is STRICT_PACK and a trial needs {trial:g} {resource}s on one node, but the largest has "
-                f"{on_one:g}. Use PACK, lower workers_per_trial, or add a larger node."
-            )
-        fitting.append(int(has // trial))
-    fits = min(fitting)
-    return min(fits, sweep.max_concurrent) if sweep.max_concurrent else fits

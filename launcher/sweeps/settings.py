@@ -10,6 +10,7 @@ from infoprompt.config import Settings
 from infoprompt.setting_table import setting_reference
 from infoprompt.settings import LIMIT, AnyInt, NonNegativeInt, PositiveInt, SettingName
 from infoprompt.settings.kinds import kind_of, of_kind, sections_with_kinds
+from launcher.pool.needs import Needs, Placement
 from launcher.sweeps.space import Dimension
 
 # What may change while a run goes on; anything else decides which tensors there are, or which rows.
@@ -148,7 +149,7 @@ class SweepSettings(Settings):
     gpus_per_worker: NonNegativeFloat = 0
     """GPUs of each; 0 trains on the CPU."""
 
-    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    placement: Placement = "PACK"
     """How Ray lays the workers of a trial over the nodes; STRICT_ refuses another way."""
 
     max_concurrent: PositiveInt | None = None
@@ -215,6 +216,19 @@ class SweepSettings(Settings):
         return self
 
     @property
+    def needs(self) -> Needs:
+        """What a trial needs of a cluster."""
+        return Needs(
+            "trial",
+            self.workers_per_trial,
+            self.cpus_per_worker,
+            self.gpus_per_worker,
+            self.placement,
+            self.max_concurrent,
+            self.stall_minutes,
+        )
+
+    @property
     def sweep_name(self) -> str:
         """Name shown to people."""
         return self.name or Path(self.output_dir).name
@@ -235,11 +249,6 @@ class SweepSettings(Settings):
     def metric_name(self) -> str:
         """The metric as a run's report names it."""
         return self.metric.removeprefix("dev/")
-
-
-def resources(sweep: SweepSettings) -> dict[str, Any]:
-    """What one worker needs, as Ray counts it."""
-    return {"CPU": sweep.cpus_per_worker, **({"GPU": sweep.gpus_per_worker} if sweep.gpus_per_worker else {})}
 
 
 def sweep_reference() -> str:

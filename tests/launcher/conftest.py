@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from here_worker import HEAD, STATIC
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -60,3 +61,27 @@ def infoprompt(tmp_path, processes) -> Run:
         return processes.run(arguments, tmp_path, os.environ, stdin, seconds)
 
     return run
+
+
+@pytest.fixture
+def study_file(tmp_path, toy_settings) -> Path:
+    """Two methods on one task with 16 rows and two seeds: 4 runs of the search, 4 final ones."""
+    toy_settings["optim"]["epochs"] = 2
+    files = {
+        "base": toy_settings,
+        "head": {**HEAD, "search": {"optim.lr": [1e-2, 3e-2]}},
+        "static": {**STATIC, "search": {"optim.lr": [1e-3, 1e-2]}},
+        "study": {
+            "base": "base.yaml",
+            "methods": {"head": "head.yaml", "static": "static.yaml"},
+            "tasks": {"toy": ["data.validation=null"]},
+            "sizes": [{"total": 16}],
+            "seeds": [0, 1],
+            "search": {"budget": 2},
+            "baseline": "head",
+            "output_dir": str(tmp_path / "out"),
+        },
+    }
+    for name, values in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "study.yaml"

@@ -3,17 +3,16 @@
 import csv
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+from here_worker import HereWorker, leave_result, use_here_worker
 
-from infoprompt.config import ConfigError, dump_config, load_config
-from infoprompt.train import RunResult, run
+from infoprompt.config import ConfigError, load_config
+from infoprompt.train import run
 from launcher.choosing.asked import Asked
 from launcher.choosing.candidates import Plan, make_plan, misfits
 from launcher.choosing.compare import compare
@@ -32,39 +31,13 @@ from launcher.choosing.verdict import (
     curve_lines,
     gap_between,
 )
-from launcher.studies.worker import Order, Worker, _train
+from launcher.studies.worker import Order
 
 WORDS = "film movie car tree bank card money water".split()
 SHORT = ("optim.max_steps=2", "data.unlabelled_filter=false", "data.unlabelled_batch=16")
 ALL_BUT_TEXTS = [name for name in METHODS if name != "label_information"]
 PAIRS = [name for name in ALL_BUT_TEXTS if "pair" in METHODS[name].kinds]
 BY_GRADIENT = [name for name in ALL_BUT_TEXTS if "regression" in METHODS[name].kinds]
-
-
-class HereWorker(Worker):
-    """Trains in this process, at once; keeps the orders that it was given."""
-
-    orders: list[Order]
-    train: Callable[[Order], str | None]
-
-    def __init__(self, num_places: int = 1) -> None:
-        self.free = set(range(num_places))
-        self._connection, self._theirs = Pipe()
-
-    def start(self, order: Order, *, alone: bool) -> int:
-        self.orders.append(order)
-        self._theirs.send((0, type(self).train(order)))
-        return 0
-
-    def stop(self) -> None:
-        self._theirs.close()
-
-    def join(self) -> None:
-        self._connection.close()
-
-
-def really(order: Order) -> str | None:
-    return _train(order.config.model_dump(mode="json"), order.parent_run_id, order.tags)
 
 
 def pretended(order: Order) -> str | None:
@@ -74,25 +47,15 @@ def pretended(order: Order) -> str | None:
     metric = {"accuracy": score, "pearson": score, "entity_f1": score, "macro_f1": score}
     main = config.evaluation.metric or order.tags.get("metric", "accuracy")
     rows = {"train": config.data.few_shot.per_class or config.data.few_shot.total or 48, "dev": 16, "test": 0}
-    test = metric if config.evaluation.test else {}
-    folder = Path(config.run.output_dir)
-    result = RunResult(test, metric, 4, 4, 2, 1.0, 10, 10, 1.0, 32, main, "", str(folder), None, rows=rows)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump_config(config))
-    (folder / "history.json").write_text("[]")
-    (folder / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}))
+    leave_result(config, metric, metric=main, rows=rows)
     return None
 
 
 @pytest.fixture
 def workers(monkeypatch) -> type[HereWorker]:
     """Has runs trained by `HereWorker`, with two seeds and one setting of each method."""
-    monkeypatch.setattr("launcher.studies.loop.Worker", HereWorker)
     monkeypatch.setattr("launcher.choosing.candidates.OPTIONS", ((2, 1),))
-    monkeypatch.setattr(HereWorker, "orders", [], raising=False)
-    monkeypatch.setattr(HereWorker, "train", staticmethod(really), raising=False)
-    return HereWorker
+    return use_here_worker(monkeypatch)
 
 
 @pytest.fixture

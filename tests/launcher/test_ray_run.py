@@ -1,6 +1,7 @@
 """Sweeps on a real Ray of this machine, each in a process of its own; the longest tests of the launcher."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -11,14 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from preloaded import COMMAND, Forked, Preloaded
 from project_copy import copied_project
 
+from launcher.pool.ray_worker import Work, train_one
 from launcher.processes import held_port
 from launcher.sweeps.plan import load_sweep
-from launcher.sweeps.ray_worker import Work, train_one
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 STUB = """
 import sys
 from pathlib import Path
-from launcher.sweeps.ray_worker import TrialStopped
+from launcher.pool.ray_worker import TrialStopped
 from launcher.sweeps.ray_driver import run_sweep
 from launcher.report import console
 from launcher.sweeps.outcome import report_sweep
@@ -348,7 +350,7 @@ def test_a_lost_node_costs_no_trial_and_stopped_ones_leave_their_places(tiny_swe
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of one node with two CPUs, which asks for a token; yields the environment of its clients."""
+    """A cluster of one node with two CPUs, which asks for a token: `ray`, its clients' environment, its process."""
     log_file = tmp_path_factory.mktemp("ray") / "head.log"
     with held_port() as port, held_port() as dashboard, log_file.open("w") as log:
         environment = {
@@ -369,7 +371,7 @@ def cluster(tmp_path_factory):
         )
         try:
             _wait_for_jobs(ray, environment, head, log_file)
-            yield ray, environment
+            yield ray, environment, head
         finally:
             head.terminate()  # with --block it ends what it started
             head.wait(timeout=60)
@@ -386,7 +388,7 @@ def _wait_for_jobs(ray: str, environment: dict[str, str], head: subprocess.Popen
 
 
 def test_the_readmes_job_runs_as_written_on_a_cluster_with_a_token(cluster, tmp_path):
-    _, environment = cluster
+    _, environment, _ = cluster
     (submit,) = re.findall(r"^ray job submit .*$", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE)
     home = ["--runtime-env-json", json.dumps({"env_vars": {"INFOPROMPT_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}})]
     command = shlex.split(submit)
@@ -411,7 +413,7 @@ def test_the_readmes_job_runs_as_written_on_a_cluster_with_a_token(cluster, tmp_
 
 
 def test_a_trial_that_does_not_fit_ends_the_job_with_the_numbers(cluster, tiny_sweep):
-    ray, environment = cluster
+    ray, environment, _ = cluster
     entry = [sys.executable, "launcher/sweep.py", str(tiny_sweep), "workers_per_trial=3"]
     submit = [ray, "job", "submit", "--working-dir", str(REPOSITORY), "--", *entry]
     done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=250, check=False)
@@ -432,12 +434,55 @@ def test_the_proof_of_a_thousand_trials_runs_with_six(runs_in_mlflow, tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_sweep_that_stands_still_says_what_it_waits_for(tiny_sweep, monkeypatch):
-    from launcher.sweeps.ray_driver import _why_stalled
+    from launcher.pool.ray_groups import why_stalled
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
     settings = load_sweep(tiny_sweep).settings
-    assert _why_stalled(settings, {"group-0": "idle"}) == (
+    assert why_stalled(settings.needs, {"group-0": "idle"}) == (
         "no worker group could start. a trial needs 2 CPUs, the cluster has 4 and 1 are free"
     )
-    assert "group-1 is at trial 3 seed 0. Its next" in _why_stalled(settings, {"group-1": "trial 3 seed 0"})
+    assert "group-1 is at trial 3 seed 0. Its next" in why_stalled(settings.needs, {"group-1": "trial 3 seed 0"})
+
+
+def _training_workers(head: subprocess.Popen) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(head.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """Those of runs.csv, without what says when and where."""
+    with (folder / "runs.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    return [{key: value for key, value in row.items() if key not in ("seconds", "run_id", "folder")} for row in rows]
+
+
+def test_a_packed_study_as_a_job_loses_a_worker_and_has_the_rows_of_this_machine(
+    cluster, study_file, infoprompt, tmp_path
+):
+    ray, environment, head = cluster
+    longer = ["optim.epochs=100", "evaluation.every_steps=40"]
+    alone = infoprompt("study", study_file, *longer, f"output_dir={tmp_path / 'here'}", seconds=200)
+    assert alone.returncode == 0, alone.stderr
+    entry = [sys.executable, "launcher/study.py", str(study_file), *longer, "pack=2", f"output_dir={tmp_path / 'job'}"]
+    submit = [ray, "job", "submit", "--working-dir", str(REPOSITORY), "--", *entry]
+    log = tmp_path / "job.log"
+    with log.open("w") as output:
+        job = subprocess.Popen(submit, env=environment, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 200
+            while not list((tmp_path / "job").glob("runs/*/*/*/search/*/config.yaml")):
+                assert job.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            _training_workers(head)[0].kill()
+            assert job.wait(timeout=200) == 0, log.read_text()
+        finally:
+            job.kill()
+    assert _rows(tmp_path / "job") == _rows(tmp_path / "here")
+    assert not list((tmp_path / "job").rglob("failure.json"))
+    assert "8 of 8" in log.read_text()

@@ -4,9 +4,9 @@ import pytest
 
 from launcher.exit_codes import STOPPED
 from launcher.exits import guarded
+from launcher.pool import ray_start
+from launcher.pool.ray_start import RayNotStarted, start_ray
 from launcher.processes import held_port
-from launcher.sweeps import ray_start
-from launcher.sweeps.ray_start import RayNotStarted, start_ray
 
 LOCAL = [
     (TimeoutError("The current node timed out during startup. This could happen because the raylet failed"), "is busy"),

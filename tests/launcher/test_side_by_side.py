@@ -14,12 +14,12 @@ from infoprompt.engine.pack import Pack
 from infoprompt.progress import LeftOff, Report
 from infoprompt.stopping import Preempted
 from infoprompt.training_state import copy_state
+from launcher.pool.jobs import Answer, Job, owner_of
+from launcher.pool.side_by_side import SideBySide
 from launcher.sweeps.dispatcher import Dispatcher
-from launcher.sweeps.jobs import Answer, Job, owner_of
 from launcher.sweeps.journal import load_trials
 from launcher.sweeps.plan import Sweep, load_sweep
 from launcher.sweeps.search import Search
-from launcher.sweeps.side_by_side import SideBySide
 
 SWEEPS: dict[str, dict[str, Any]] = {
     "grid": {"space": {"optim.lr": {"grid": [0.03, 0.1]}, "prompt.kind": {"grid": ["static", "prefix"]}}},

@@ -3,81 +3,38 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable
 from importlib.metadata import version
-from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from here_worker import HEAD, STATIC, HereWorker, leave_result, use_here_worker
 
-from infoprompt.config import ConfigError, build_config, dump_config
+from infoprompt.config import ConfigError, build_config
 from infoprompt.folder_lock import held, inside
 from infoprompt.tracking.environment import git_commit
-from infoprompt.train import RunResult
 from launcher.studies.jobs import cells
 from launcher.studies.loop import train_study
 from launcher.studies.plan import load_study
 from launcher.studies.runs_table import compare_files
 from launcher.studies.study import StudyFailed, start_study
-from launcher.studies.worker import Order, Worker, WorkerDied, _train
-
-HEAD = {"prompt": {"kind": "none"}, "objective": {"head_weight": 0, "representation_weight": 0}}
-STATIC = {"prompt": {"kind": "static", "length": 2}, "objective": {"representation_weight": 0}}
-
-
-class HereWorker(Worker):
-    """Trains in this process, at once; keeps the names of the runs that it was told to train."""
-
-    started: list[str]
-    train: Callable[[Order], str | None]
-
-    def __init__(self, num_places: int = 1) -> None:
-        self.free = set(range(num_places))
-        self._connection, self._theirs = Pipe()
-
-    def start(self, order: Order, *, alone: bool) -> int:
-        self.started.append(order.config.run.name)
-        self._theirs.send((0, type(self).train(order)))
-        return 0
-
-    def stop(self) -> None:
-        self._theirs.close()
-
-    def join(self) -> None:
-        self._connection.close()
-
-
-def really(order: Order) -> str | None:
-    return _train(order.config.model_dump(mode="json"), order.parent_run_id, order.tags)
+from launcher.studies.worker import Order, Worker, WorkerDied
 
 
 def pretended(order: Order) -> str | None:
     """Leaves what a run leaves; its scores follow from its seed and learning rate."""
     config = order.config
-    score = 0.5 + 0.1 * config.seed + config.optim.lr
-    test = {"accuracy": score} if config.evaluation.test else {}
-    folder = Path(config.run.output_dir)
-    result = RunResult(test, {"accuracy": score}, 4, 4, 2, 1.0, 10, 10, 1.0, 32, "accuracy", "", str(folder), None)
-    shutil.rmtree(folder, ignore_errors=True)  # a real run moves another one aside
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump_config(config))
-    (folder / "history.json").write_text(json.dumps([{"step": 4, "dev/accuracy": score}]))
-    (folder / "result.json").write_text(json.dumps({"state": "finished", **result.as_json()}))
+    leave_result(config, {"accuracy": 0.5 + 0.1 * config.seed + config.optim.lr})
     return None
 
 
 @pytest.fixture
 def workers(monkeypatch) -> type[HereWorker]:
     """Has studies trained by `HereWorker`."""
-    monkeypatch.setattr("launcher.studies.loop.Worker", HereWorker)
-    monkeypatch.setattr(HereWorker, "started", [], raising=False)
-    monkeypatch.setattr(HereWorker, "train", staticmethod(really), raising=False)
-    return HereWorker
+    return use_here_worker(monkeypatch)
 
 
 @pytest.fixture
@@ -86,30 +43,6 @@ def pretending(workers, monkeypatch) -> type[HereWorker]:
     monkeypatch.setattr(HereWorker, "train", staticmethod(pretended))
     monkeypatch.setattr("launcher.studies.draw.draw", lambda *arguments: [])
     return workers
-
-
-@pytest.fixture
-def study_file(tmp_path, toy_settings) -> Path:
-    """Two methods on one task with 16 rows and two seeds: 4 runs of the search, 4 final ones."""
-    toy_settings["optim"]["epochs"] = 2
-    files = {
-        "base": toy_settings,
-        "head": {**HEAD, "search": {"optim.lr": [1e-2, 3e-2]}},
-        "static": {**STATIC, "search": {"optim.lr": [1e-3, 1e-2]}},
-        "study": {
-            "base": "base.yaml",
-            "methods": {"head": "head.yaml", "static": "static.yaml"},
-            "tasks": {"toy": ["data.validation=null"]},
-            "sizes": [{"total": 16}],
-            "seeds": [0, 1],
-            "search": {"budget": 2},
-            "baseline": "head",
-            "output_dir": str(tmp_path / "out"),
-        },
-    }
-    for name, values in files.items():
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "study.yaml"
 
 
 def table_of(folder: Path, name: str = "table.csv") -> list[dict[str, str]]:
@@ -121,7 +54,7 @@ def test_a_study_trains_chooses_and_reports(study_file, tmp_path, workers, capsy
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump({**STATIC, "optim": {"lr": 1e30}}))
     start_study(study_file, ["methods={head: head.yaml, static: static.yaml, broken: broken.yaml}"])
     out = tmp_path / "out"
-    assert len(workers.started) == 10
+    assert len(workers.started()) == 10
     rows = {row["method"]: row for row in table_of(out)}
     broken = rows.pop("broken")
     assert (broken["seeds"], broken["failed"], broken["mean"]) == ("0", "2", "")
@@ -191,15 +124,15 @@ def test_a_study_of_tags_has_no_share_of_a_class(study_file, tmp_path, pretendin
 
 def test_a_second_start_trains_only_what_is_missing_or_changed(study_file, tmp_path, pretending):
     start_study(study_file)
-    assert len(pretending.started) == 8
+    assert len(pretending.started()) == 8
     before = (tmp_path / "out/table.csv").read_text()
-    pretending.started.clear()
+    pretending.orders.clear()
     start_study(study_file)
-    assert pretending.started == []
+    assert pretending.started() == []
     assert (tmp_path / "out/table.csv").read_text() == before
     (tmp_path / "out/runs/toy/total_16/static/seed_1/result.json").unlink()
     start_study(study_file)
-    assert pretending.started == ["toy-total_16-static-seed_1"]
+    assert pretending.started() == ["toy-total_16-static-seed_1"]
 
 
 def test_a_run_with_other_settings_is_not_taken_for_done(study_file, pretending):
@@ -213,16 +146,16 @@ def test_a_run_with_other_settings_is_not_taken_for_done(study_file, pretending)
 
 def test_a_wider_grid_reuses_what_was_tried(study_file, tmp_path, pretending):
     start_study(study_file)
-    pretending.started.clear()
+    pretending.orders.clear()
     (tmp_path / "head.yaml").write_text(yaml.safe_dump({**HEAD, "search": {"optim.lr": [1e-2, 3e-2, 1e-6]}}))
     start_study(study_file, ["search.budget=3"])
-    assert len(pretending.started) == 1
-    assert pretending.started[0].startswith("toy-total_16-head-search-")
+    assert len(pretending.started()) == 1
+    assert pretending.started()[0].startswith("toy-total_16-head-search-")
 
 
 def test_the_best_mean_dev_score_over_the_seeds_of_the_search_is_chosen(study_file, pretending):
     start_study(study_file, ["search.seeds=[0,1]"])
-    assert len([name for name in pretending.started if "-search-" in name]) == 8
+    assert len([name for name in pretending.started() if "-search-" in name]) == 8
     table = cells(load_study(study_file, ["search.seeds=[0,1]"]))
     assert [cell.chosen for cell in table] == [{"optim.lr": 0.03}, {"optim.lr": 0.01}]
 
@@ -240,11 +173,11 @@ def test_a_setting_that_failed_is_not_chosen_and_a_failed_run_is_tried_again(stu
     text = (tmp_path / "out/table.md").read_text()
     assert "6 runs finished, 2 failed." in text
     assert '- toy, total_16, static, final, seed 1, {"optim.lr": 0.01}: ValueError: too bad' in text
-    pretending.started.clear()
+    pretending.orders.clear()
     pretending.train = staticmethod(pretended)
     start_study(study_file)
     # with the failed setting mended, another one is chosen for `head`, whose final runs are trained anew
-    assert len(pretending.started) == 1 + 2 + 1
+    assert len(pretending.started()) == 1 + 2 + 1
     rows = {row["method"]: row for row in table_of(tmp_path / "out")}
     assert [row["failed"] for row in rows.values()] == ["0", "0"]
     assert rows["head"]["setting"] == "optim.lr=0.03"
@@ -263,7 +196,7 @@ def test_a_run_whose_process_dies_is_tried_once_more(study_file, tmp_path, prete
 
     def finish(self: HereWorker) -> str | None:
         message = super(HereWorker, self).finish()
-        name = pretending.started[-1]
+        name = pretending.started()[-1]
         if deaths.get(name, 0):
             deaths[name] -= 1
             (tmp_path / "out/runs" / Path(*name.split("-")) / "result.json").unlink()
@@ -272,7 +205,7 @@ def test_a_run_whose_process_dies_is_tried_once_more(study_file, tmp_path, prete
 
     monkeypatch.setattr(HereWorker, "finish", finish)
     start_study(study_file)
-    assert len(pretending.started) == 8 + 2
+    assert len(pretending.started()) == 8 + 2
     rows = {row["method"]: row for row in table_of(tmp_path / "out")}
     assert (rows["head"]["seeds"], rows["static"]["seeds"], rows["static"]["failed"]) == ("2", "1", "1")
     assert "Twice, its process ended with code -9" in (tmp_path / "out/table.md").read_text()
@@ -280,7 +213,7 @@ def test_a_run_whose_process_dies_is_tried_once_more(study_file, tmp_path, prete
 
 def test_a_stopped_study_keeps_its_tables_and_goes_on(study_file, tmp_path, pretending):
     def interrupted(order: Order) -> str | None:
-        if len(pretending.started) == 6:
+        if len(pretending.started()) == 6:
             raise KeyboardInterrupt
         return pretended(order)
 
@@ -290,7 +223,7 @@ def test_a_stopped_study_keeps_its_tables_and_goes_on(study_file, tmp_path, pret
     assert [row["state"] for row in table_of(tmp_path / "out", "runs.csv")].count("finished") == 5
     pretending.train = staticmethod(pretended)
     start_study(study_file)
-    assert len(pretending.started) == 6 + 3
+    assert len(pretending.started()) == 6 + 3
 
 
 def test_all_starts_of_a_study_share_one_run_in_mlflow_which_has_its_tables(study_file, tmp_path, pretending):
@@ -316,7 +249,7 @@ def test_two_starts_of_one_study_do_not_run_at_once(study_file, tmp_path, preten
 def test_an_unreadable_task_stops_the_study_before_it_trains(study_file, pretending):
     with pytest.raises(ConfigError, match=r"tasks.toy at total_1000: data.few_shot.total is 1000"):
         start_study(study_file, ["sizes=[{total: 1000}]"])
-    assert pretending.started == []
+    assert pretending.started() == []
 
 
 def test_a_process_of_its_own_trains_and_a_killed_one_says_so(study_file, tmp_path):
@@ -387,11 +320,11 @@ def test_the_command_names_what_is_wrong(study_file, infoprompt):
 
 def test_a_part_of_a_study_is_trained_and_the_rest_later(study_file, pretending):
     start_study(study_file, only={"method": ["head"]})
-    first = list(pretending.started)
+    first = list(pretending.started())
     assert len(first) == 4
     assert all("-head-" in name for name in first)
     start_study(study_file)
-    rest = pretending.started[len(first) :]
+    rest = pretending.started()[len(first) :]
     assert len(rest) == 4
     assert all("-static-" in name for name in rest)
     with pytest.raises(ConfigError, match=r"--method is heat, but the study has none\. Did you mean head\?"):
@@ -400,4 +333,4 @@ def test_a_part_of_a_study_is_trained_and_the_rest_later(study_file, pretending)
 
 def test_runs_of_a_search_that_end_at_once_have_their_final_runs_started_once(study_file, pretending):
     start_study(study_file, ["workers=4"])
-    assert len(pretending.started) == len(set(pretending.started)) == 8
+    assert len(pretending.started()) == len(set(pretending.started())) == 8

@@ -10,11 +10,11 @@ import pytest
 from sweep_simulator import Toy, World, luck, toy_sweep
 
 from infoprompt.config import ConfigError
+from launcher.pool.worker_groups import MOST_IDLE_STARTS
 from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.journal import load_trials, save_trial
 from launcher.sweeps.resume import check_same_sweep
 from launcher.sweeps.search import Search
-from launcher.sweeps.worker_groups import MOST_IDLE_STARTS
 
 GRID = {"lr": {"grid": [0.1, 0.3, 0.2]}, "depth": {"grid": [1, 2]}}
 RANGES = {"lr": {"uniform": [0, 1]}, "depth": {"choice": [1, 2, 3]}}
@@ -174,7 +174,7 @@ def test_a_worker_group_that_was_taken_for_lost_and_is_not_registers_again(tmp_p
     assert one.next("a", 1) == "re-register"
     one.register("a", 2, ["x"])
     new = one.next("a", 2)
-    assert (new.trial, new.seed) == (old.trial, old.seed)
+    assert (new.number, new.seed) == (old.number, old.seed)
     assert one.trials[0].runs[0].deaths == 0
 
 
@@ -191,7 +191,7 @@ def test_an_old_incarnation_is_sent_away_and_its_reports_stop_it(tmp_path):
     assert one.trials[0].status == "open"
     assert one.trials[0].runs[0].curve == []
     again = one.next("a", 2)
-    assert (again.trial, again.seed) == (job.trial, job.seed)
+    assert (again.number, again.seed) == (job.number, job.seed)
     assert again.token != job.token
 
 
@@ -217,7 +217,7 @@ def test_more_deaths_than_retries_fail_the_trial_with_what_a_rank_said(tmp_path,
     for generation in range(retries + 2):
         one.register("a", generation, ["x"])
         if generation <= retries:
-            assert one.next("a", generation).trial == 0
+            assert one.next("a", generation).number == 0
             one.raised(
                 one.groups["a"].job.token, 1, "rank 1: Connection reset by peer", connection=True, ends_group=True
             )
@@ -225,7 +225,7 @@ def test_more_deaths_than_retries_fail_the_trial_with_what_a_rank_said(tmp_path,
     assert one.trials[0].status == "failed"
     assert f"its workers were killed {retries + 1} times (retries is {retries})" in reason
     assert "a rank said: rank 1: Connection reset by peer" in reason
-    assert one.next("a", retries + 1).trial == 1
+    assert one.next("a", retries + 1).number == 1
 
 
 def test_the_reason_is_a_ranks_own_error_and_never_a_peers_broken_connection(tmp_path):
@@ -534,10 +534,10 @@ def test_a_trial_that_fails_while_all_others_wait_for_it_lets_them_exchange(tmp_
     for name in "abcde":
         one.register(name, 1, [])
         jobs[name] = one.next(name, 1)
-    slow = next(name for name, job in jobs.items() if job.trial == last)
+    slow = next(name for name, job in jobs.items() if job.number == last)
     for name, job in jobs.items():
         if name != slow:
-            assert one.report(job.token, 4, {"score": job.trial, "accuracy": job.trial}, last=False) == "pause"
+            assert one.report(job.token, 4, {"score": job.number, "accuracy": job.number}, last=False) == "pause"
             one.left_off(job.token, "pause")
             assert one.next(name, 1) == "wait"
     if dies:
@@ -549,7 +549,7 @@ def test_a_trial_that_fails_while_all_others_wait_for_it_lets_them_exchange(tmp_
     (taker,) = (trial for trial in one.trials.values() if trial.taken_over)
     going = [one.next(name, 1) for name in jobs if name != slow]
     donor = taker.taken_over[0]["from"]
-    assert sorted(job.trial for job in going if job != "wait") == sorted({0, 1, 2, 3, 4} - {last, donor})
+    assert sorted(job.number for job in going if job != "wait") == sorted({0, 1, 2, 3, 4} - {last, donor})
     assert [Path(job.copy_from).parts[-2:] for job in going if job != "wait" and job.copy_from] == [
         (f"{donor:04d}", "seed_0")
     ]

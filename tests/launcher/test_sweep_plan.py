@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 
@@ -5,9 +6,10 @@ import pytest
 import yaml
 
 from infoprompt.config import ConfigError, build_config
-from launcher.sweep import check_sent, job_home
+from launcher.ray_job import check_sent, in_job, job_home
+from launcher.studies.plan import load_study
 from launcher.sweeps.journal import TrialState
-from launcher.sweeps.plan import SweepSettings, concurrent_trials, load_sweep
+from launcher.sweeps.plan import SweepSettings, load_sweep
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
@@ -221,7 +223,7 @@ def test_the_quickstart_sweep_is_two_rates_with_two_seeds_on_two_workers():
     ],
 )
 def test_as_many_trials_run_as_fit(settings, cluster, trials):
-    assert concurrent_trials(sweep(**settings), cluster, cluster) == trials
+    assert sweep(**settings).needs.groups_that_fit(cluster, cluster) == trials
 
 
 @pytest.mark.parametrize(
@@ -240,19 +242,28 @@ def test_as_many_trials_run_as_fit(settings, cluster, trials):
 )
 def test_a_trial_that_cannot_fit_is_refused_with_numbers(settings, total, largest, message):
     with pytest.raises(ConfigError, match=message):
-        concurrent_trials(sweep(**settings), total, largest)
+        sweep(**settings).needs.groups_that_fit(total, largest)
 
 
 def test_a_job_of_ray_writes_to_a_folder_that_lasts(tmp_path, monkeypatch):
     copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     copy.mkdir(parents=True)
     monkeypatch.setenv("INFOPROMPT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("INFOPROMPT_DATA", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(tmp_path)
-    assert job_home() is None
+    said: list[str] = []
+    assert job_home(said.append) is None
+    assert (said, in_job(), "MLFLOW_TRACKING_URI" in os.environ) == ([], False, False)
     monkeypatch.chdir(copy)
-    assert job_home() == tmp_path / "home"
-    plan = load_sweep(CONFIGS / "sweeps/quickstart.yaml", [], job_home())
+    home = job_home(said.append)
+    assert (home, in_job()) == (tmp_path / "home", True)
+    assert said == [f"what this job writes goes to {home} (INFOPROMPT_HOME)"]
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{home}/mlflow.db"
+    plan = load_sweep(CONFIGS / "sweeps/quickstart.yaml", [], home)
     assert plan.settings.output_dir == str(tmp_path / "home/runs/sweeps/quickstart")
+    assert load_study(CONFIGS / "studies/core.yaml", [], home).folder == tmp_path / "home/runs/studies/core"
 
 
 def test_a_file_that_a_job_was_not_sent_is_named_before_anything_starts(tmp_path, monkeypatch):

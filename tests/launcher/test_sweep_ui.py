@@ -19,10 +19,10 @@ import pytest
 import infoprompt.train
 from infoprompt.config import build_config
 from infoprompt.tracking import connect
+from launcher.pool.jobs import Job
 from launcher.processes import held_port
 from launcher.sweeps.dispatcher import Dispatcher
 from launcher.sweeps.figures import parallel_coordinates
-from launcher.sweeps.jobs import Job
 from launcher.sweeps.mlflow_runs import Record, recorded
 from launcher.sweeps.outcome import SweepOutcome, outcome_of
 from launcher.sweeps.plan import load_sweep

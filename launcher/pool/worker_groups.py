@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from launcher.sweeps.jobs import Job
+from launcher.pool.jobs import Job
 
 MOST_IDLE_STARTS = 6
 """After so many starts of a group without coming to ask for work, it is given up."""
@@ -71,6 +71,10 @@ class WorkerGroups:
         """Those with a job."""
         return [group for group in self._groups.values() if group.job]
 
+    def busy_within(self, prefix: str) -> list[WorkerGroup]:
+        """Those with a job whose names begin so."""
+        return [group for name, group in self._groups.items() if group.job and name.startswith(prefix)]
+
     def silent(self, seconds: float, now: float) -> list[str]:
         """Those with a job that nothing was heard of for so long."""
         return [name for name, group in self._groups.items() if group.job and now - group.heard > seconds]
@@ -82,7 +86,5 @@ class WorkerGroups:
     def shown(self) -> dict[str, str]:
         """What each is at."""
         return {
-            name: f"trial {group.job.trial} seed {group.job.seed}" if group.job else "idle"
-            for name, group in self._groups.items()
-            if not group.given_up
+            name: group.job.name if group.job else "idle" for name, group in self._groups.items() if not group.given_up
         }

@@ -9,7 +9,7 @@ from infoprompt.engine.pack import Ended, Pack, pack_key
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.progress import Report, TrainingStopped
 from infoprompt.train import asking_run
-from launcher.sweeps.jobs import Answer, Job, owner_of
+from launcher.pool.jobs import Answer, Job, owner_of
 
 ASK_SECONDS = 0.1
 ASK_UPDATES = 10
@@ -92,7 +92,7 @@ class SideBySide:
         """Start a run, or hold it until it can be."""
         slot, config = self._places[place], build_config(job.config)
         ranks = start_ranks(config.engine) if self._pack is None else self._pack.ranks
-        key = pack_key(config, ranks.world_size)
+        key = None if job.alone else pack_key(config, ranks.world_size)
         if self._jobs and (key is None or key != self._key):
             self._held = place, job
             return

@@ -1,4 +1,4 @@
-"""What runs in Ray's processes: the coordinator that hands out work, and the loop of a group's workers."""
+"""What runs in Ray's processes: the actor that hands out work, and the loop of a group's workers."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,13 +19,10 @@ from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingStopped
 from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
+from launcher.pool.desk import Desk
+from launcher.pool.jobs import Answer, Job, owner_of
 from launcher.processes import collect_seldom
 from launcher.report import configure_logging
-from launcher.sweeps.dispatcher import Dispatcher
-from launcher.sweeps.events import News
-from launcher.sweeps.jobs import Answer, Job, owner_of
-from launcher.sweeps.journal import TrialState
-from launcher.sweeps.plan import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -61,38 +58,22 @@ class Work:
 
 
 class Coordinator:
-    """The dispatcher as an actor; its methods are those of `Dispatcher`, and what the driver looks at."""
+    """A desk as an actor; who has one makes it, and says what its driver looks at."""
 
-    def __init__(self, sweep: Sweep, past: Sequence[TrialState], parent_run_id: str | None, group_runs: bool) -> None:
-        """Begin, or go on with `past`."""
-        from launcher.sweeps.search import Search
-
-        search = Search(sweep)
-        search.restore(past)
-        self._dispatcher = Dispatcher(sweep, search, past, parent_run_id=parent_run_id, group_runs=group_runs)
+    def __init__(self, desk: Desk) -> None:
+        """The desk that groups are to come to."""
+        self._desk = desk
 
     def tell(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Call a method of the dispatcher."""
-        return getattr(self._dispatcher, method)(*arguments, **named)
+        """Call a method of the desk."""
+        return getattr(self._desk, method)(*arguments, **named)
 
     def look(self, gone_nodes: set[str], silent_seconds: float) -> None:
         """Give the runs of lost groups to others."""
-        for group in self._dispatcher.groups.on(gone_nodes):
-            self._dispatcher.lost(group, "its node is gone")
-        for group in self._dispatcher.groups.silent(silent_seconds, time.time()):
-            self._dispatcher.lost(group, f"nothing was heard of it for {silent_seconds:.0f} s")
-
-    def news(self, seen: int) -> News:
-        """Everything since event number `seen`."""
-        state = self._dispatcher
-        events = state.events[seen:]
-        numbers = {event.trial for event in events if event.trial is not None}
-        changed: dict[int | None, TrialState] = {number: state.trials[number] for number in numbers}
-        return News(events, changed, state.groups.shown(), state.done, state.stalled_seconds, state.budget.exhausted)
-
-    def trials(self) -> list[TrialState]:
-        """All trials, by number."""
-        return [trial for _, trial in sorted(self._dispatcher.trials.items())]
+        for group in self._desk.groups.on(gone_nodes):
+            self._desk.lost(group, "its node is gone")
+        for group in self._desk.groups.silent(silent_seconds, time.time()):
+            self._desk.lost(group, f"nothing was heard of it for {silent_seconds:.0f} s")
 
 
 def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str], report: Report) -> dict[str, Any]:
@@ -117,7 +98,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         _warm_up()
     words = _Words(context.get_world_rank(), context.get_world_size())
     if work.pack > 1:
-        from launcher.sweeps.side_by_side import SideBySide
+        from launcher.pool.side_by_side import SideBySide
 
         with contextlib.ExitStack() as beating:
             places = [_Member(work, f"{group}.{number}", words) for number in range(work.pack)]

@@ -27,11 +27,12 @@ from infoprompt.data.unlabelled import check_number
 from infoprompt.engine.deepspeed_config import accumulation_steps
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading, partitions_weights
 from infoprompt.engine.interface import Engine
+from infoprompt.engine.ranks import num_starts
 from infoprompt.evaluate import Evaluation, evaluate, evaluate_given
 from infoprompt.kernels.implementation import triton_obstacle
 from infoprompt.metrics import check_metric
 from infoprompt.model.backbone.cache import kept_backbone
-from infoprompt.model.backbone.load import Backbone, load_backbone
+from infoprompt.model.backbone.load import Backbone
 from infoprompt.model.build import backbone_needs, build_member
 from infoprompt.model.heads.kind import Head, head_kind
 from infoprompt.model.heads.linear import class_means
@@ -375,8 +376,8 @@ def _backbone(config: RunConfig, ranks: Ranks) -> tuple[Backbone, str]:
     if not partitions_weights(config):
         return kept_backbone(config.backbone, ranks.device, needs=needs, lm_head=lm_head)
     with partitioned_loading(config, ranks):
-        backbone = load_backbone(config.backbone, ranks.device, gathered, needs=needs, lm_head=lm_head)
-    return backbone, backbone.fingerprint()
+        parts = f"{ranks.rank} of {ranks.world_size} {config.engine.model_dump_json()} {num_starts()}"
+        return kept_backbone(config.backbone, ranks.device, gathered, needs=needs, lm_head=lm_head, parts=parts)
 
 
 def start_head(setup: Setup, head: Head, plain: _Plain) -> None:

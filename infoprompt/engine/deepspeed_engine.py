@@ -44,6 +44,9 @@ from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
 
+KEPT_WHOLE = "infoprompt_kept_whole"
+"""Marks a parameter that is whole on every rank: a later engine finds it parted, and could not tell otherwise."""
+
 
 class DeepSpeedEngine:
     """An `Engine`; `start_ranks` must have been called with the same settings.
@@ -64,7 +67,9 @@ class DeepSpeedEngine:
         self._outputs = _TensorOutputs(model)
         self._loading = live_config(config, ranks.world_size)
         # Of what is trained, a backbone that was loaded in parts stays so.
-        self._whole = [parameter for parameter in parameters if not hasattr(parameter, "ds_id")]
+        self._whole = [each for each in parameters if not hasattr(each, "ds_id") or hasattr(each, KEPT_WHOLE)]
+        for parameter in self._whole:
+            setattr(parameter, KEPT_WHOLE, True)
         if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             # DeepSpeed moves a model that it has not loaded in parts; of one that it has, only the parts.
             _move_unpartitioned(model, ranks.device)
@@ -160,6 +165,9 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._engine.destroy()
+        # It would destroy once more when it is collected, and take from the parameters what the next engine has hung on
+        # them by then (stages 1 and 2).
+        self._engine.optimizer = None
         self._loading = None
 
     def _keep_whole(self) -> None:

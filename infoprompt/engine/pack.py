@@ -92,8 +92,6 @@ def why_alone(config: RunConfig) -> str | None:
     """Why a run can share no pass with others; None if it can."""
     if config.backbone.trained_by is not None:
         return f"{config.backbone.trained_by}, and a backbone that is trained is no other run's"
-    if config.engine.kind == "deepspeed" and config.engine.zero_stage > 0:
-        return f"engine.zero_stage is {config.engine.zero_stage}, and packs are made without and with stage 0"
     return None
 
 

@@ -105,6 +105,11 @@ def stop_ranks() -> None:
     _process.owns_group = False
 
 
+def num_starts() -> int:
+    """Process groups that `start_ranks` has made so far: what belongs to one ends with it."""
+    return _process.num_starts
+
+
 def _await_gloo() -> None:
     """Let gloo's threads drop the tensors of the last collectives while the interpreter still lets them.
 

@@ -12,7 +12,7 @@ import torch
 from infoprompt.config import BackboneSettings
 from infoprompt.embedded import backbone_source
 from infoprompt.model.backbone.backbone import Backbone
-from infoprompt.model.backbone.load import check_config, load_backbone
+from infoprompt.model.backbone.load import Gather, check_config, load_backbone, whole
 
 _Key = tuple[str, str, bool, tuple[tuple[str, int], ...]]
 _kept: dict[_Key, tuple[Backbone, str]] = {}
@@ -20,18 +20,25 @@ _kept: dict[_Key, tuple[Backbone, str]] = {}
 
 
 def kept_backbone(
-    settings: BackboneSettings, device: torch.device, *, needs: frozenset[str], lm_head: bool
+    settings: BackboneSettings,
+    device: torch.device,
+    gather: Gather = whole,
+    *,
+    needs: frozenset[str],
+    lm_head: bool,
+    parts: str = "",
 ) -> tuple[Backbone, str]:
     """Backbone and fingerprint of the last call, if no run trains it and nothing that it was loaded by is different.
 
-    Not for weights that an engine partitions, which end with it. Arguments and errors are those of `load_backbone`.
+    Arguments and errors are those of `load_backbone`. `parts` tells weights in parts from others, which those of an
+    earlier process group are too.
     """
-    key = (settings.model_dump_json(), str(device), lm_head, _changed(settings))
+    key = (settings.model_dump_json() + parts, str(device), lm_head, _changed(settings))
     if key in _kept:
         check_config(settings.name, _kept[key][0].config, needs)
         return _kept[key]
     forget()
-    backbone = load_backbone(settings, device, needs=needs, lm_head=lm_head)
+    backbone = load_backbone(settings, device, gather, needs=needs, lm_head=lm_head)
     read = backbone, backbone.fingerprint()
     if settings.trained_by is None:
         _kept[key] = read

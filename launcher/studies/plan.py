@@ -67,9 +67,14 @@ class Study:
     @cached_property
     def pack(self) -> int:
         """Runs of a worker that share each pass."""
-        ray = self.config.ray
-        any_run = self.run_of_task(next(iter(self.config.tasks)))
-        return pack_size(self.config.pack, any_run, num_ranks=ray.workers_per_run, on_gpu=ray.gpus_per_worker > 0)
+        needs = self.config.needs
+        return pack_size(
+            self.config.pack,
+            self.run_of_task(next(iter(self.config.tasks))),
+            num_ranks=needs.workers,
+            num_workers=(needs.most_groups or 1) * needs.workers,
+            on_gpu=needs.gpus > 0,
+        )
 
     def run_of_task(self, task: str) -> RunConfig:
         """The config of one of a task's runs, by which what all of them share is known."""

@@ -1,8 +1,10 @@
 """A sweep's file, the configs of its trials, and what they need. Knows nothing of Ray."""
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,18 @@ class Sweep:
         """Seeds of a trial whose values do not say one."""
         return self.settings.seeds or [self.first.seed]
 
-    @property
+    @cached_property
     def pack(self) -> int:
         """Runs of a worker group that share each pass."""
-        settings = self.settings
-        on_gpu = settings.gpus_per_worker > 0
-        return pack_size(settings.pack, self.first, num_ranks=settings.workers_per_trial, on_gpu=on_gpu)
+        needs = self.settings.needs
+        beside = needs.most_groups or max(1, int((os.cpu_count() or 1) // (needs.workers * needs.cpus)))
+        return pack_size(
+            self.settings.pack,
+            self.first,
+            num_ranks=needs.workers,
+            num_workers=beside * needs.workers,
+            on_gpu=needs.gpus > 0,
+        )
 
     @property
     def scheduler(self) -> Scheduler:

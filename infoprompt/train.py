@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from torch import Tensor
 
 from infoprompt.bar import ProgressBar
+from infoprompt.build_setup import EngineOf, build_own_engine, build_setup
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.rows import collect_examples
 from infoprompt.data.splits import Splits, load_splits
@@ -30,7 +31,7 @@ from infoprompt.output import claimed_output_dir, on_first, write_first_file
 from infoprompt.progress import Decision, LeftOff, Progress, Report, due
 from infoprompt.result import RunResult, finish
 from infoprompt.schedule import learning_rate
-from infoprompt.setup import EngineOf, Setup, build_own_engine, build_setup
+from infoprompt.setup import Setup
 from infoprompt.stopping import Preempted, Terminated, noting
 from infoprompt.tracking import Tracker
 from infoprompt.training_state import TrainingState, save_training_state, saved_state, start_training_state

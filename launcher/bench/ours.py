@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from infoprompt.build_setup import build_setup
 from infoprompt.config import RunConfig, build_config
 from infoprompt.data.batch import Batch
 from infoprompt.data.splits import Splits
@@ -14,7 +15,7 @@ from infoprompt.engine.interface import SeededDropout
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.objective.total import information_objective
 from infoprompt.progress import Progress
-from infoprompt.setup import Setup, build_setup
+from infoprompt.setup import Setup
 from launcher.bench.contender import Contender
 
 LEARNING_RATE = 1e-3

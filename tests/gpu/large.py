@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infoprompt.build_setup import build_setup
 from infoprompt.config import RunConfig
 from infoprompt.data.batch import Batch
 from infoprompt.engine.interface import SeededDropout
@@ -15,7 +16,7 @@ from infoprompt.engine.ranks import start_ranks
 from infoprompt.kernels.ceilings import measure_ceilings
 from infoprompt.objective.total import information_objective
 from infoprompt.progress import Progress
-from infoprompt.setup import Setup, build_setup
+from infoprompt.setup import Setup
 from tests.gpu.models import config_of, large_backbone, rows_of_words
 from tests.gpu.record import Recorder
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from infoprompt import bar
 from infoprompt.bar import Pace, ProgressBar, track
+from infoprompt.build_setup import build_setup
 from infoprompt.config import build_config
 from infoprompt.progress import Progress
 from infoprompt.ranks import Ranks
-from infoprompt.setup import build_setup
 
 
 @pytest.fixture

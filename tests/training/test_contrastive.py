@@ -94,6 +94,6 @@ def test_what_does_not_go_with_pairs_is_refused(toy_settings, overrides, told):
 
 def test_a_pair_that_two_passes_would_part_is_refused(toy_settings, monkeypatch):
     settings = config(toy_settings, *PROMPT, "data.batch_size=6")
-    monkeypatch.setattr("infoprompt.setup.accumulation_steps", lambda data, world_size: 2)  # as of two ranks
+    monkeypatch.setattr("infoprompt.build_setup.accumulation_steps", lambda data, world_size: 2)  # as of two ranks
     with pytest.raises(ConfigError, match=r"data\.batch_size is 6, but .* Use a multiple of 4"):
         run(settings)

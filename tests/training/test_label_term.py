@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from infoprompt.artifact import Artifact
+from infoprompt.build_setup import build_setup
 from infoprompt.config import ConfigError, build_config, override_config
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.objective.total import information_objective
 from infoprompt.progress import LeftOff, Progress
-from infoprompt.setup import build_setup
 from infoprompt.train import run
 
 TERM = [

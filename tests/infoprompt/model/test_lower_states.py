@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from infoprompt.build_setup import build_setup
 from infoprompt.cache_folder import cache_dir
 from infoprompt.config import BackboneSettings, build_config
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.model import lower_states
 from infoprompt.model.backbone.families import FAMILIES
 from infoprompt.model.backbone.load import load_backbone
-from infoprompt.setup import build_setup
 from infoprompt.train import run
 
 STARTS = [name for name, family in FAMILIES.items() if family.packs and "layers" not in family.cannot]

@@ -6,9 +6,12 @@ A thread copies, so training never waits. A folder's manifest is removed first a
 none, or none that fits, and is not read. There are no locks in such places, so the last start that came has the mirror.
 """
 
+import contextlib
 import json
 import logging
+import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -34,6 +37,8 @@ T = TypeVar("T")
 STATES, ARTIFACT, RESULT_NAME = "checkpoints", "artifact", "result.json"
 ELSEWHERE = ("compare", "stacks", STATES, ARTIFACT, RESULT_NAME, MIRROR_NAME)
 """What is copied in an order of its own, by a run of its own, or not at all."""
+HELD = ".mirrored"
+"""States that are being copied."""
 START_SECONDS = 60.0  # for the first answers; some clients try for minutes
 STALLED_SECONDS = 120.0  # how long the end of a run waits for the next file to arrive
 LAST_PAUSES = (0.0, 1.0, 5.0)  # before the attempts at the end
@@ -218,17 +223,35 @@ class Mirror:
         if not theirs:  # emptied by somebody
             self._copied.clear()
             self._store.put(self._folder / MIRROR_NAME, MIRROR_NAME)
-        states = self._states()  # before the records, which so reach as far as any of them
-        for name in self._loose():
-            self._put(name)
-        for name in states:
-            self._put_whole(name)
-        if states:
-            there = self._store.files(STATES)
-            for old in {"/".join(name.split("/")[:2]) for name in there} - {*states}:
-                self._store.remove_folder(old, there)
-        self._put_whole(ARTIFACT)
+        with self._held_states() as states:  # before the records, which so reach as far as any of them
+            for name in self._loose():
+                self._put(name)
+            for name, folder in states.items():
+                self._put_whole(name, folder)
+            if states:
+                there = self._store.files(STATES)
+                for old in {"/".join(name.split("/")[:2]) for name in there} - states.keys():
+                    self._store.remove_folder(old, there)
+        self._put_whole(ARTIFACT, self._folder / ARTIFACT)
         self._put(RESULT_NAME)
+
+    @contextmanager
+    def _held_states(self) -> Iterator[dict[str, Path]]:
+        """The states, and for each a folder that stays as it is while it is copied, however soon the run drops it."""
+        holding = self._folder / HELD
+        shutil.rmtree(holding, ignore_errors=True)
+        held: dict[str, Path] = {}
+        try:
+            for name in self._states():
+                folder = holding / Path(name).name
+                folder.mkdir(parents=True)
+                with contextlib.suppress(FileNotFoundError):  # dropped already
+                    for file in (MANIFEST, *read_manifest(self._folder / name)):
+                        _link(self._folder / name / file, folder / file)
+                    held[name] = folder
+            yield held
+        finally:
+            shutil.rmtree(holding, ignore_errors=True)
 
     def _put(self, name: str) -> None:
         path = self._folder / name
@@ -239,9 +262,9 @@ class Mirror:
         self._copied[name] = signature
         self._num_files += 1
 
-    def _put_whole(self, name: str) -> None:
+    def _put_whole(self, name: str, folder: Path) -> None:
         """Copy a folder that a manifest closes."""
-        folder, closing = self._folder / name, f"{name}/{MANIFEST}"
+        closing = f"{name}/{MANIFEST}"
         try:
             manifest = (folder / MANIFEST).read_bytes()
             if self._copied.get(name) == manifest:
@@ -259,7 +282,7 @@ class Mirror:
         except FileNotFoundError:
             if folder.exists():
                 raise
-            return  # a state that is no longer kept, or no artifact
+            return  # no artifact
         self._copied[name] = manifest
 
     def _states(self) -> list[str]:
@@ -276,6 +299,16 @@ class Mirror:
         left = [name for name in whole if self._copied.get(name) != (self._folder / name / MANIFEST).read_bytes()]
         loose = [name for name in [*self._loose(), RESULT_NAME] if (self._folder / name).exists()]
         return left + [name for name in loose if self._copied.get(name) != _signature(self._folder / name)]
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file by another name, or a copy where a file system has no such thing."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _asked(address: str, seconds: float, call: Callable[[], T]) -> T:

@@ -216,7 +216,11 @@ class _Member:
     def settle(self, job: Job, error: BaseException | None, result: dict[str, Any] | None = None) -> None:
         """Say how a run has ended. Raises where only new workers can go on."""
         if error is None:
-            self._say("finished", job.token, result)
+            try:
+                self._say("finished", job.token, result)
+            except Exception as failed:  # else these workers would end, come again, and be at the same point
+                text = f"its result could not be told ({type(failed).__name__}: {failed})"
+                self._say("raised", job.token, 0, text, connection=False, ends_group=False)
         elif isinstance(error, LeftOff):
             self._say("left_off", job.token, error.decision)
         elif isinstance(error, Preempted):  # on every rank

@@ -18,7 +18,8 @@ import ray
 from preloaded import COMMAND, Forked, Preloaded
 from project_copy import copied_project
 
-from launcher.pool.ray_worker import Work, train_one
+from launcher.pool.jobs import Job
+from launcher.pool.ray_worker import Work, _Member, train_one
 from launcher.processes import held_port
 from launcher.sweeps.plan import load_sweep
 
@@ -430,6 +431,24 @@ def test_the_proof_of_a_thousand_trials_runs_with_six(runs_in_mlflow, tmp_path):
     assert finished
     assert (finished + stopped, failed) == (6, 0)
     assert len(runs_in_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}")) == 7
+
+
+@pytest.mark.timeout(60)
+def test_a_result_that_cannot_be_told_fails_its_run_with_the_reason():
+    told = []
+
+    class Place(_Member):
+        def __init__(self):
+            self._rank, self._world_size = 0, 1
+
+        def _tell(self, method, *arguments, **named):
+            if method == "finished":
+                raise TypeError("cannot pickle it")
+            told.append((method, *arguments, named))
+
+    Place().settle(Job("token", 0, 0, "trial 0 seed 0", {}, None, {}), None, {"a": 1})
+    text = "its result could not be told (TypeError: cannot pickle it)"
+    assert told == [("raised", "token", 0, text, {"connection": False, "ends_group": False})]
 
 
 @pytest.mark.timeout(60)

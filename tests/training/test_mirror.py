@@ -34,7 +34,7 @@ from launcher.sweeps.plan import load_sweep
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 TRAINS = f"import runpy; runpy.run_path({str(ROOT / 'launcher' / 'train.py')!r}, run_name='__main__')"
-# A state may be pruned before a slow store has it; the newest stay while the run waits after its first evaluation.
+# The newest states stay while the run waits after its first evaluation.
 NEVER_ENDS = f"""
 import sys, time
 from pathlib import Path
@@ -334,6 +334,27 @@ def test_an_upload_cut_at_any_moment_leaves_only_what_is_whole(configured, tmp_p
             break
     assert len(ends) > 8
     assert not any(ends[:-1])
+
+
+def test_a_state_that_the_run_drops_while_it_is_copied_arrives_whole(configured, memory, tmp_path, monkeypatch):
+    folder, put = tmp_path / "run", mirrors.Store.put
+    make_folder(folder, [3], artifact=1)
+    one = Mirror(configured("run", memory), resume=True)
+
+    def put_and_drop(self, path, name):
+        if name.startswith("checkpoints/step-00000003") and (folder / "checkpoints/step-00000003").exists():
+            make_folder(folder, [6, 9], artifact=1)  # a run that is faster than the store
+        put(self, path, name)
+
+    monkeypatch.setattr(mirrors.Store, "put", put_and_drop)
+    assert one._attempt()
+    assert not (folder / "checkpoints/step-00000003").exists()
+    assert "checkpoints/step-00000003" in whole_folders(memory, tmp_path / "read")
+    assert one._attempt()
+    states = {name for name in whole_folders(memory, tmp_path / "read") if name != "artifact"}
+    assert states == {"checkpoints/step-00000006", "checkpoints/step-00000009"}
+    one.close()
+    assert not (folder / mirrors.HELD).exists()
 
 
 @pytest.mark.parametrize("harm", ["no manifest", "other content", "a file missing"])

@@ -112,10 +112,13 @@ def evaluate_rows(
     dialect: Dialect = FOUND_OUT,
 ) -> Evaluation:
     """As `evaluate_artifact` on the artifact's own task, with labels and predictions of each row."""
-    own = artifact.task
     adapt = adapter(TASKS.get(artifact.config.data.task or ""))
-    examples = _read(own, source, columns, adapt, dialect)
-    rows = artifact.encode(examples)
+    return evaluate_examples(artifact, _read(artifact.task, source, columns, adapt, dialect), batch_size)
+
+
+def evaluate_examples(artifact: Artifact, examples: Sequence[Example], batch_size: int = 64) -> Evaluation:
+    """As `evaluate_rows`, of rows that were read and checked."""
+    own, rows = artifact.task, artifact.encode(examples)
     labels, predicted_M = compared(rows, own, artifact.predicted(rows, batch_size))
     return Evaluation(score(own, labels, predicted_M), labels, predicted_M)
 

@@ -58,12 +58,13 @@ def calibrate(setup: Setup, splits: Splits, training: EncodedDataset) -> None:
     settings, task = setup.config.head, setup.task
     if not isinstance(settings, VerbaliserSettings) or settings.calibration == "none":
         return
-    rows, given = training, list(splits.unlabelled.texts[:SHARES_ROWS])
+    rows, pool = training, splits.unlabelled
+    given = [pool.texts[row] for row in pool.used[:SHARES_ROWS]]
     if settings.calibration == "contextual":
         given = without_content(splits.train[0])
     if given:
         rows = EncodedDataset.encode(given, task.labels, setup.template, "calibrating", task.scale)
-    mean_C = setup.mean_prediction(rows, np.arange(min(len(rows), SHARES_ROWS)))
+    mean_C = setup.mean_prediction(rows, np.unique(np.linspace(0, len(rows) - 1, SHARES_ROWS).round().astype(int)))
     trained = setup.engine.trained_state()
     bias_C = -mean_C.clamp(min=LEAST_SHARE).log()
     setup.engine.load_trained_state({**trained, "head.bias_C": bias_C - bias_C.mean()})

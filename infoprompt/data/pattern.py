@@ -181,7 +181,8 @@ def template_of(settings: DataSettings, task: Task) -> str | None:
 def label_stands_alone(settings: DataSettings, task: Task) -> bool:
     """Whether a label begins a line, and so has no blank before it."""
     template = template_of(settings, task)
-    return template is not None and (settings.chat or template.rstrip(" ").endswith("\n"))
+    before = (template or "").partition("{mask}")[0]
+    return template is not None and (settings.chat or before.rstrip(" ").endswith("\n"))
 
 
 def without_content(like: Example) -> list[Example]:

@@ -113,7 +113,7 @@ def check_number(count: int, what: str) -> None:
     if count < LEAST_ROWS:
         raise ConfigError(
             f"{what}, of which {count:,} texts can be used, but under {LEAST_ROWS} the term harms. Give more texts, or "
-            "set objective.label_form to off."
+            "leave data.unlabelled out and set objective.label_form to off."
         )
     if count < FEW_ROWS:
         log.warning("%s, of which %s texts can be used; %s are better.", what, f"{count:,}", f"{FEW_ROWS:,}")

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from infoprompt.config import ConfigError, RunConfig
+from infoprompt.data.places import files_of
 from infoprompt.data.splits import Splits
+from infoprompt.folder_lock import LOCK_NAME
 from launcher.choosing.candidates import Plan
 from launcher.choosing.probe import Estimate
 from launcher.choosing.rows import Facts
+
+PROBE_NAME = ".probe"
+"""Folder of the runs by which times are measured."""
+_ROWS = ("data.validation", "data.test", "data.unlabelled")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Asked:
     def key(self) -> dict[str, Any]:
         """What must be the same to go on: settings, and the files' contents."""
         files = {name: _digest(getattr(self, name)) for name in ("train", "test", "unlabelled")}
-        return {"backbone": self.backbone, "overrides": list(self.overrides), **files}
+        named = [override.partition("=") for override in self.overrides]
+        given = {key.strip(): _digest(value) for key, _, value in named if key.strip() in _ROWS}
+        return {"backbone": self.backbone, "overrides": list(self.overrides), **files, **given}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ def kept_of(asked: Asked, folder: Path) -> Mapping[str, Any]:
     """
     path = folder / "compare.json"
     if not path.exists():
+        if strange := [one.name for one in sorted(folder.iterdir()) if one.name not in (LOCK_NAME, PROBE_NAME)]:
+            raise ConfigError(f"--output is {folder}, which holds {strange[0]} and no comparison. Name another folder.")
         return {}
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for name, value in asked.key().items():
@@ -79,8 +89,12 @@ def keep(
 
 
 def _digest(path: str | None) -> str | None:
-    """Of a file's content; of what is no file, such as a hub split, its name."""
-    if path is None or not Path(path).is_file():
+    """Of the files' contents; of what is no file, such as a hub split, its name."""
+    files = files_of(path) if path else None
+    if not path or not files:
         return path
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()

@@ -81,8 +81,11 @@ class Plan:
         return cls(**{**values, "candidates": [Candidate(**one) for one in values["candidates"]]})
 
 
-def misfits(facts: Facts, config: RunConfig) -> dict[str, str]:
-    """Each method that does not fit the kind of rows or the backbone, with the reason."""
+def misfits(facts: Facts, config: RunConfig, *, texts_given: bool = False) -> dict[str, str]:
+    """Each method that does not fit the kind of rows or the backbone, with the reason.
+
+    `texts_given`: whether there were texts without labels, of which `config` has none where too few can be used.
+    """
     reasons = {}
     for name, method in METHODS.items():
         if facts.kind not in method.kinds:
@@ -90,9 +93,9 @@ def misfits(facts: Facts, config: RunConfig) -> dict[str, str]:
         elif name == "lora" and importlib.util.find_spec("peft") is None:
             reasons[name] = "it needs infoprompt[peft]"
         elif name == "label_information" and config.data.unlabelled is None:
-            reasons[name] = "no texts without labels are given (--unlabelled)"
-        elif name == "label_information" and facts.num_unlabelled < LEAST_ROWS:
-            reasons[name] = f"{facts.num_unlabelled} texts without labels are too few, {LEAST_ROWS} are needed"
+            reasons[name] = f"fewer than {LEAST_ROWS} of the texts without labels can be used"
+            if not texts_given:
+                reasons[name] = "no texts without labels are given (--unlabelled)"
         elif method.trained == "body" and config.backbone.quantization != "none" and "backbone" in method.changes:
             reasons[name] = "the backbone is quantised, and stays as it is"
     return reasons
@@ -105,6 +108,7 @@ def make_plan(
     num_train: int,
     seconds: float,
     recommended: str | None = None,
+    workers: int = 1,
 ) -> Plan:
     """The most seeds and tries with which all methods fit the time; else the recommended one and the cheapest that do.
 
@@ -115,32 +119,40 @@ def make_plan(
         num_train: rows that a run trains on.
         seconds: what is left of the time given.
         recommended: a method that is left out last.
+        workers: runs side by side.
     """
     usable = max(0.0, seconds * (1 - KEPT_BACK) - START_SECONDS)
     reasons = dict(left_out)
-    if plan := _whole(facts, estimates, reasons, num_train, usable):
+    if plan := _whole(facts, estimates, reasons, num_train, usable, workers):
         return plan
     num_seeds, tries = OPTIONS[-1]
     found = _planned(facts, estimates, num_train, num_seeds, tries)
-    total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
+    total, tested, seeds = _total(found, estimates, facts, num_seeds, usable, workers)
     while len(found) > 1 and total > usable:
         others = [one for one in found if one.name != recommended]
-        alone = _total([one for one in found if one.name == recommended], estimates, facts, num_seeds, usable)[0]
+        only = [one for one in found if one.name == recommended]
+        alone = _total(only, estimates, facts, num_seeds, usable, workers)[0]
         dropped = found[-1] if alone > usable else others[-1]
         found.remove(dropped)
         reasons[dropped.name] = f"its {dropped.runs} runs take about {dropped.seconds / 60:.0f} min"
-        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
+        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable, workers)
     rest = {one.name: estimates[one.name] for one in found}  # which may have time for more seeds
-    return _whole(facts, rest, reasons, num_train, usable) or Plan(found, reasons, num_seeds, total, tested, seeds)
+    whole = _whole(facts, rest, reasons, num_train, usable, workers)
+    return whole or Plan(found, reasons, num_seeds, total, tested, seeds)
 
 
 def _whole(
-    facts: Facts, estimates: Mapping[str, Estimate], left_out: Mapping[str, str], num_train: int, usable: float
+    facts: Facts,
+    estimates: Mapping[str, Estimate],
+    left_out: Mapping[str, str],
+    num_train: int,
+    usable: float,
+    workers: int,
 ) -> Plan | None:
     """The most seeds and tries with which all of these methods fit the time, if any do."""
     for num_seeds, tries in OPTIONS:
         found = _planned(facts, estimates, num_train, num_seeds, tries)
-        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable)
+        total, tested, seeds = _total(found, estimates, facts, num_seeds, usable, workers)
         if total <= usable:
             return Plan(found, left_out, num_seeds, total, tested, seeds)
     return None
@@ -161,7 +173,12 @@ def _planned(
 
 
 def _total(
-    found: Sequence[Candidate], estimates: Mapping[str, Estimate], facts: Facts, num_seeds: int, usable: float
+    found: Sequence[Candidate],
+    estimates: Mapping[str, Estimate],
+    facts: Facts,
+    num_seeds: int,
+    usable: float,
+    workers: int,
 ) -> tuple[float, float, int]:
     """Seconds of everything and of the test in it: two methods, with the seeds that a part of the time allows."""
     dearest = max((estimates[one.name].row for one in found), default=0.0)
@@ -170,4 +187,4 @@ def _total(
     tested = seeds * one_test if facts.num_test else 0.0
     quick = [one.run_seconds for one in found if one.method.trained != "body"]
     curve = CURVE_SIZES * num_seeds * max(quick, default=0.0)
-    return sum(one.seconds for one in found) + curve + tested, tested, seeds
+    return (sum(one.seconds for one in found) + curve) / workers + tested, tested, seeds

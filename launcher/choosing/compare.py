@@ -1,7 +1,7 @@
 """`infoprompt compare`: what works on rows of one's own, by how much, and what it costs."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ from infoprompt.config import ConfigError, compose_config
 from infoprompt.data.splits import load_splits
 from infoprompt.data.unlabelled import LEAST_ROWS
 from infoprompt.folder_lock import held, inside
-from launcher.choosing.asked import Asked, Rows, keep, kept_of
+from launcher.choosing.asked import PROBE_NAME, Asked, Rows, keep, kept_of
 from launcher.choosing.candidates import Plan, make_plan, misfits
-from launcher.choosing.deadline import Clock
+from launcher.choosing.deadline import Clock, OutOfTime, at_most
 from launcher.choosing.methods import METHODS
 from launcher.choosing.probe import Estimate, probe
 from launcher.choosing.recommended import recommend
@@ -22,12 +22,14 @@ from launcher.choosing.screen import left_out_lines, plan_table
 from launcher.choosing.study_files import base_settings, method_settings, size_of, write_study
 from launcher.processes import prepare_environment
 from launcher.report import configure_logging, console, print_json
+from launcher.studies.plan import DECIDED, POINTS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PROBE_SHARE = 0.3
 """Most of the time that is used to measure what runs take."""
+NO_TIME = "there was no time to measure it"
 
 
 def compare(
@@ -87,6 +89,7 @@ def compare(
 
 def _look(asked: Asked) -> Rows:
     """The rows with what is told of them; of a large file a sample is what runs are trained on."""
+    check_overrides(asked.overrides)
     plain = METHODS["head_only"].settings
     first = compose_config([plain, {"backbone": {"name": asked.backbone}, "data": asked.data()}], asked.overrides)
     facts = facts_of(load_splits(first.data, 0), first.data)
@@ -109,27 +112,33 @@ def _measure(
     asked: Asked, rows: Rows, folder: Path, kept: Mapping[str, Any], clock: Clock, screen: "Console"
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
     """What a run of each method takes, the cheapest first; those that do not fit are named with the reason."""
-    if kept:
+    more_time = bool(kept) and asked.minutes > kept["minutes"]
+    if kept and not (more_time and NO_TIME in kept["left_out"].values()):
         return {name: Estimate(**one) for name, one in kept["estimates"].items()}, dict(kept["left_out"])
-    left_out = misfits(rows.facts, rows.config)
+    left_out = misfits(rows.facts, rows.config, texts_given=asked.unlabelled is not None)
     estimates: dict[str, Estimate] = {}
     for name, method in METHODS.items():
         if name in left_out:
             continue
         if method.trained == "body" and clock.used > PROBE_SHARE * 60 * asked.minutes:
-            left_out[name] = "there was no time to measure it"
+            left_out[name] = NO_TIME
             continue
         settings = method_settings(method, len(rows.splits.train), asked.unlabelled)
-        decided = {**method.default(rows.facts.num_classes), "run.output_dir": str(folder / "probe" / name)}
+        decided = {**method.default(rows.facts.num_classes), "run.output_dir": str(folder / PROBE_NAME / name)}
         decided |= {f"data.few_shot.{key}": value for key, value in size_of(rows.facts).items()}
         try:
             config = compose_config([rows.base, settings], asked.overrides, decided)
-            if not estimates:  # the first one loads modules and the backbone, which stay
-                probe(config, rows.splits)
-            estimates[name] = probe(config, rows.splits)
+            with at_most(clock.left):
+                if not estimates:  # the first one loads modules and the backbone, which stay
+                    probe(config, rows.splits)
+                estimates[name] = probe(config, rows.splits)
         except ConfigError as error:
             left_out[name] = f"it does not fit: {_first_clause(error)}"
-    shutil.rmtree(folder / "probe", ignore_errors=True)
+        except OutOfTime:
+            left_out[name] = NO_TIME
+        except RuntimeError as error:  # torch's, such as for want of memory
+            left_out[name] = f"it failed: {_first_clause(error)}"
+    shutil.rmtree(folder / PROBE_NAME, ignore_errors=True)
     plain = [one.row for name, one in estimates.items() if METHODS[name].trained == "body" and one.row]
     for name, one in estimates.items():  # others read kept states of held-out rows, and have none of test rows
         if METHODS[name].asks:
@@ -152,9 +161,20 @@ def _plan(
     """The plan of an earlier start with the same time, which its runs belong to; else a new one."""
     if kept and kept["minutes"] == asked.minutes:
         return Plan.load(kept["plan"])
-    advice = recommend(rows.facts, asked.backbone)
-    return make_plan(rows.facts, estimates, left_out, len(rows.splits.train), clock.left, advice.method.name)
+    advice = recommend(rows.facts, rows.config.backbone.name)
+    return make_plan(
+        rows.facts, estimates, left_out, len(rows.splits.train), clock.left, advice.method.name, asked.workers
+    )
 
 
-def _first_clause(error: ConfigError) -> str:
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a setting that a comparison tries or decides itself: it would be lost."""
+    tried = {key for method in METHODS.values() for key in method.grid if key != POINTS}
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in tried or key in DECIDED or key.startswith("search"):
+            raise ConfigError(f"{override} is given, but a comparison decides {key} itself. Leave it out.")
+
+
+def _first_clause(error: Exception) -> str:
     return str(error).splitlines()[0].partition(" (")[0].partition(". ")[0]

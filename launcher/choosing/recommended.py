@@ -127,10 +127,14 @@ def choose(overrides: Sequence[str]) -> Chosen:
     if "data.validation_share" not in given:
         layer["data.validation_share"] = validation_share(facts.num_rows)
     splits = load_splits(_composed(advice, layer, overrides).data, asked.data_seed)
-    layer |= _timing(advice.method, splits, given)
+    size = asked.data.batch_size if "data.batch_size" in given else None
+    layer |= _timing(advice.method, splits, given, size)
     config = _composed(advice, layer, overrides)
-    name = "your own method" if own else advice.method.name
-    return Chosen(advice.method.name, config, [f"{name}: {advice.reason}", _said(config, splits)], splits)
+    if config.updates and "evaluation.every_steps" not in given:  # of the updates that the run really makes
+        total = config.optim.total_steps(-(-len(splits.train) // config.data.batch_size))
+        config = _composed(advice, {**layer, "evaluation.every_steps": max(1, total // EVALUATIONS)}, overrides)
+    name, told = ("own", "your own method") if own else (advice.method.name, advice.method.name)
+    return Chosen(name, config, [f"{told}: {advice.reason}", _said(config, splits)], splits)
 
 
 def _composed(advice: Recommendation, layer: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
@@ -138,12 +142,11 @@ def _composed(advice: Recommendation, layer: Mapping[str, Any], overrides: Seque
     return compose_config(layers, overrides)
 
 
-def _timing(method: Method, splits: Splits, given: Set[str]) -> dict[str, Any]:
-    """Batch, updates, evaluations, patience and the last training, where they are not given otherwise."""
-    settings = flat_nested(schedule(method, len(splits.train)))
+def _timing(method: Method, splits: Splits, given: Set[str], size: int | None) -> dict[str, Any]:
+    """Batch, updates, patience and the last training, where they are not given otherwise."""
+    settings = flat_nested(schedule(method, len(splits.train), size))
     if not settings:
         return {"run.final_on_all": len(splits.train) <= SMALL_ENOUGH_FOR_ALL}
-    settings["evaluation.every_steps"] = max(1, settings["optim.max_steps"] // EVALUATIONS)
     if "optim.max_steps" in given:
         settings["optim.epochs"] = 10**6
     elif "optim.epochs" in given:

@@ -146,7 +146,9 @@ def read_by(config: RunConfig, examples: Sequence[Example]) -> Reading:
     texts = [_text(examples[place]) for place in range(0, len(examples), step)]
     # a limit of 1e30 stands for none
     limit = config.backbone.max_length or min(int(tokenizer.model_max_length), 10**6)
-    lengths = sorted(len(ids) for ids in tokenizer(texts, add_special_tokens=True, truncation=False)["input_ids"])
+    lengths = sorted(
+        len(ids) for ids in tokenizer(texts, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+    )
     words = [word for text in texts for word in re.findall(r"\w+", text)] or ["word"]
     pieces = [tokenizer.tokenize(word) for word in words[: 20 * MOST_TEXTS]]
     unknown = tokenizer.unk_token
@@ -161,4 +163,5 @@ def read_by(config: RunConfig, examples: Sequence[Example]) -> Reading:
 
 
 def _text(example: Example) -> str:
-    return " ".join([example.text, example.pair or "", *(example.choices or ())]).strip()
+    longest = max(example.choices or [""], key=len)  # each is an input of its own
+    return " ".join([example.text, example.pair or "", longest]).strip()

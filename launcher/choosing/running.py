@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infoprompt.config import FewShotSettings
-from infoprompt.data.splits import dialect_of
 from launcher.choosing.asked import Asked, Rows
 from launcher.choosing.candidates import Candidate, Plan
 from launcher.choosing.cells import GivenCell, HeldOutCell
@@ -85,7 +84,7 @@ class Comparison:
         if not scored:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in unfinished.items())
             raise ComparisonFailed(f"No method could be scored. {reasons}. Give more --minutes.")
-        advice = recommend(self.rows.facts, self.asked.backbone)
+        advice = recommend(self.rows.facts, self.rows.config.backbone.name)
         choice = choose_best(scored, self._held_out_share, advice.method.name)
         of_name = {cell.method: cell for cell in cells}
         smaller = self._smaller(choice, of_name)
@@ -97,7 +96,7 @@ class Comparison:
         lines += self._test_lines(choice, tested)
         cheaper = next((one for one in scored if one.name == choice.reference), None)
         lines.append(cost_line(choice.best, cheaper))
-        lines += curve_lines(curve_method, curve)
+        lines += curve_lines(curve_method, curve, self._held_out_share)
         lines += self._text_lines(scored)
         lines += [f"Not finished in the time: {name} ({reason})." for name, reason in unfinished.items()]
         chosen, _ = write_chosen(
@@ -144,7 +143,7 @@ class Comparison:
             changed(running, ended)
             if ended and isinstance(ended.cell, HeldOutCell) and _complete(ended.cell):
                 ended.cell.drop_saved()
-            if ended and next_seconds() > self.clock.left - kept_seconds - MARGIN_SECONDS:
+            if ended and not running and next_seconds() > self.clock.left - kept_seconds - MARGIN_SECONDS:
                 raise OutOfTime
 
         left = self.clock.left - kept_seconds - MARGIN_SECONDS
@@ -198,12 +197,14 @@ class Comparison:
             return {}
         path, names = self.folder / "test.json", [choice.best.name, *filter(None, [choice.reference])]
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not kept.keys() >= set(names):
+        # a start with more time may have chosen another setting
+        kept = {name: one for name, one in kept.items() if name in cells and one["setting"] == cells[name].chosen}
+        if missing := [name for name in names if name not in kept]:
             if not self.quiet:
-                self.screen.print(f"test rows: {' and '.join(names)}")
+                self.screen.print(f"test rows: {' and '.join(missing)}")
             try:
                 with at_most(max(0.0, self.clock.left - END_SECONDS)):
-                    kept = {name: self._tested(cells[name]) for name in names}
+                    kept |= {name: self._tested(cells[name]) for name in missing}
             except OutOfTime:
                 return {}
             path.write_text(json.dumps(kept), encoding="utf-8")
@@ -213,18 +214,18 @@ class Comparison:
 
     def _tested(self, cell: HeldOutCell) -> dict[str, Any]:
         from infoprompt.artifact import Artifact
-        from infoprompt.evaluate import evaluate_rows
+        from infoprompt.evaluate import evaluate_examples
 
-        data, metric = self.rows.config.data, self.rows.facts.metric
+        metric = self.rows.facts.metric
         scores: dict[int, float] = {}
         right: dict[int, list[bool]] = {}
         for seed, folder in list(cell.saved().items())[: self.plan.test_seeds]:
-            loaded = Artifact.from_pretrained(folder, backbone=self.asked.backbone)
-            found = evaluate_rows(loaded, data.test or "", data.columns, dialect=dialect_of(data))
+            loaded = Artifact.from_pretrained(folder, backbone=self.rows.config.backbone.name)
+            found = evaluate_examples(loaded, self.rows.splits.test)
             scores[seed] = found.scores[metric]
             if metric == "accuracy" and loaded.task.classifies:
                 right[seed] = (found.labels == found.predictions).tolist()
-        return {"scores": scores, "right": right}
+        return {"setting": cell.chosen, "scores": scores, "right": right}
 
     def _test_lines(self, choice: Choice, tested: Mapping[str, OnTestRows]) -> list[str]:
         if not self.rows.facts.num_test:
@@ -288,7 +289,7 @@ def _unfinished(cells: Iterable[HeldOutCell]) -> dict[str, str]:
     found = {}
     for cell in cells:
         failures = [message for job in cell.jobs if (message := job.failure())]
-        if failures and not cell.scores():
+        if failures and len(cell.scores()) < LEAST_SCORED:
             found[cell.method] = failures[0]
         elif not _complete(cell):
             found[cell.method] = f"{sum(job.ended for job in cell.jobs)} runs ended"

@@ -33,11 +33,11 @@ def batch_size(method: Method, num_rows: int) -> int:
     return int(given or (8 if num_rows <= SMALL else 16 if num_rows < LARGE else 32))
 
 
-def updates(method: Method, num_rows: int) -> int:
-    """Updates of a run on so many training rows; 0 of a method that makes none."""
+def updates(method: Method, num_rows: int, size: int | None = None) -> int:
+    """Updates of a run on so many training rows, in batches of the method's size or another; 0 if it makes none."""
     if method.trained == "nothing":
         return 0
-    size = batch_size(method, num_rows)
+    size = size or batch_size(method, num_rows)
     per_epoch = math.ceil(num_rows / size)
     if method.name == "contrastive":
         return min(PAIR_UPDATES, 80 * per_epoch)
@@ -45,12 +45,12 @@ def updates(method: Method, num_rows: int) -> int:
     return min(MOST_UPDATES, max(least, epochs * per_epoch))
 
 
-def schedule(method: Method, num_rows: int) -> dict[str, Any]:
-    """Nested settings: batch, epochs and updates, the last of which ends the run."""
-    total = updates(method, num_rows)
+def schedule(method: Method, num_rows: int, size: int | None = None) -> dict[str, Any]:
+    """Nested settings: batch, epochs and updates, the last of which ends the run; `size`: a batch that is given."""
+    total = updates(method, num_rows, size)
     if not total:
         return {}
-    size = batch_size(method, num_rows)
+    size = size or batch_size(method, num_rows)
     return {
         "data": {"batch_size": size},
         "optim": {"epochs": math.ceil(total / math.ceil(num_rows / size)), "max_steps": total},

@@ -10,7 +10,7 @@ import yaml
 from infoprompt.config import RunConfig, compose_config, dump_config
 from infoprompt.data.places import RowSource
 from launcher.choosing.candidates import Candidate
-from launcher.choosing.methods import Method
+from launcher.choosing.methods import METHODS, Method
 from launcher.choosing.rows import Facts
 from launcher.choosing.schedule import SMALL_ENOUGH_FOR_ALL, schedule, validation_share
 from launcher.studies.plan import POINTS, Setting, Study, load_study
@@ -95,11 +95,12 @@ def write_chosen(folder: Path, study: Study, method: str, setting: Setting, num_
         **setting,
         "run.output_dir": str(folder / "chosen"),
         "run.final_on_all": num_rows <= SMALL_ENOUGH_FOR_ALL,
-        "evaluation.every_steps": None,
-        "tracking.enabled": True,
-        "checkpoint.enabled": True,
     }
-    config = compose_config(entry.layers, overrides, decided).model_copy(update={"search": {}})
+    shown = {"evaluation": {"every_steps": None}, "tracking": {"enabled": True}, "checkpoint": {"enabled": True}}
+    layers = [*entry.layers, shown]
+    if study.config.sizes[0].total is not None:  # the comparison's runs had a sample
+        layers.append(schedule(METHODS[method], round(num_rows * (1 - validation_share(num_rows)))))
+    config = compose_config(layers, overrides, decided).model_copy(update={"search": {}})
     path = folder / "chosen.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     return path, config

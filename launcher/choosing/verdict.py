@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from launcher.paired import interval, paired_differences, resampled_error, resampled_interval
+from launcher.paired import LEVEL, paired_differences, resampled_error, resampled_interval
 from launcher.studies.statistics import bootstrap_mean, row_differences
 
-SAME_SEEDS = 3
 ERRORS = 2.0
 """Standard errors within which the recommended method is taken in place of the best one."""
 GAIN = 0.02
@@ -49,15 +48,15 @@ class Gap:
     other: str
     mean: float
     low: float | None
-    """Of the 95 % interval; None where it cannot be told."""
+    """Of the interval; None where it cannot be told. Those of one choice all hold together at 95 % (Bonferroni)."""
     high: float | None
     seeds: int
 
     @property
     def sure(self) -> Literal["above", "below", "no"]:
-        """Where zero lies; a difference that is the same on three seeds or more counts as sure."""
+        """Where zero lies. A difference that is the same on every seed is not sure: the rows may all be the same."""
         if self.low is None or self.high is None:
-            return "no" if self.seeds < SAME_SEEDS else "above" if self.mean > 0 else "below"
+            return "no"
         return "above" if self.low > 0 else "below" if self.high < 0 else "no"
 
     def text(self) -> str:
@@ -110,18 +109,20 @@ def choose_best(methods: Sequence[Scored], held_out_share: float, recommended: s
         error = resampled_error(differences, held_out_share)
         if one.name == recommended and error is not None and statistics.fmean(differences) <= ERRORS * error:
             best = one
-    gaps = [gap_between(best, other, held_out_share) for other in methods if other is not best]
-    cheaper = list(methods[: methods.index(best)]) or [one for one in methods if one is not best]
+    others = [one for one in methods if one is not best]
+    level = 1 - (1 - LEVEL) / max(1, len(others))
+    gaps = [gap_between(best, other, held_out_share, level) for other in others]
+    cheaper = list(methods[: methods.index(best)]) or others
     quick = [one for one in cheaper if one.quick] or cheaper
     real = [one for one in quick if one.name != "majority"] or quick
     reference = max(real, key=lambda one: one.mean).name if real else None
     return Choice(best, top, gaps, reference)
 
 
-def gap_between(method: Scored, other: Scored, held_out_share: float | None) -> Gap:
-    """The paired difference; without a share its interval is Student's, of scores on rows that no seed changes."""
+def gap_between(method: Scored, other: Scored, held_out_share: float, level: float = LEVEL) -> Gap:
+    """The paired difference, with an interval of that level."""
     values = paired_differences(method.scores, other.scores)
-    found = interval(values) if held_out_share is None else resampled_interval(values, held_out_share)
+    found = resampled_interval(values, held_out_share, level)
     low, high = found or (None, None)
     return Gap(method.name, other.name, statistics.fmean(values) if values else 0.0, low, high, len(values))
 
@@ -182,7 +183,7 @@ def confirmation(method: str, other: str, ours: OnTestRows, theirs: OnTestRows) 
     The interval is over the rows (bootstrap) where these are right or wrong, else Student's over the seeds.
     """
     values = paired_differences(ours.scores, theirs.scores)
-    mean, found = statistics.fmean(values), interval(values)
+    mean, found = statistics.fmean(values), resampled_interval(values, 0.0)
     seeds = sorted(ours.right.keys() & theirs.right.keys())
     of = f"{len(values)} seeds"
     if seeds:
@@ -216,7 +217,7 @@ def taken(seconds: float) -> str:
     return "under a second" if seconds < 1 else f"about {duration(seconds)}"
 
 
-def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]]) -> list[str]:
+def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]], held_out_share: float) -> list[str]:
     """What more labels would bring, by scores at rising numbers of training rows."""
     done = [(rows, scores) for rows, scores in curve if scores and rows]
     if len(done) < 2:
@@ -226,7 +227,7 @@ def curve_lines(name: str, curve: Sequence[tuple[int, Mapping[int, float]]]) -> 
     values = paired_differences(after, before)
     if not values:
         return []
-    mean, found = statistics.fmean(values), interval(values)
+    mean, found = statistics.fmean(values), resampled_interval(values, held_out_share)
     told = f"interval {found[0] * 100:.1f} to {found[1] * 100:.1f}" if found else "no interval"
     change = f"{'gained' if mean >= 0 else 'lost'} {abs(mean) * 100:.1f} points"
     gain = f"From {few:,} to {many:,} it {change} ({told})"

@@ -83,7 +83,9 @@ def compare(
     overrides: Overrides = None,
     test: Annotated[str | None, typer.Option(help="Labelled rows that are read once, at the end.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="Texts without labels: rows, or .txt with one a line.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time that it may take; what fits is planned first.")] = 30,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=10**6, help="Time that it may take; what fits is planned first.")
+    ] = 30,
     backbone: Annotated[str, typer.Option(help="As backbone.name.")] = "minilm",
     output: Annotated[
         Path | None,

@@ -110,7 +110,8 @@ def label_token_ids(
         first = ids.index(ids[same])
         raise ConfigError(
             f"The labels {label_texts[first]!r} and {label_texts[same]!r} have the same tokens, so head.kind "
-            "label_words or text cannot tell them apart. Give other words by data.label_texts, or use head.kind=linear."
+            "label_words or text cannot tell them apart. Give other words by head.words or data.label_texts, or use "
+            "head.kind=linear."
         )
     closing = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     return [part + closing for part in ids]

@@ -90,10 +90,13 @@ def held(path: Path, setting: str, what: str = "a run", owner: str | None = None
         _release(path, mine)
 
 
-def require_free(path: Path, setting: str) -> None:
-    """Raise ConfigError, which says who it is, if a living process holds the lock; may wait `SILENT_SECONDS`."""
+def require_free(path: Path, setting: str, owner: str | None = None) -> None:
+    """Raise ConfigError, which says who it is, if a living process holds the lock; may wait `SILENT_SECONDS`.
+
+    A lock of the same `owner` is no obstacle: see `Holder`.
+    """
     first = _read(path)
-    if first is None:
+    if first is None or (owner is not None and first.holder.owner == owner):
         return
     state = _state(first.holder)
     end = time.monotonic() + DYING_SECONDS

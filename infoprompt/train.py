@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, NoReturn
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from infoprompt.build_setup import EngineOf, build_own_engine, build_setup
 from infoprompt.config import RunConfig, dump_config
 from infoprompt.data.rows import collect_examples
 from infoprompt.data.splits import Splits, load_splits
+from infoprompt.engine.engine import partitions_weights
 from infoprompt.engine.interface import SeededDropout
 from infoprompt.engine.pack import Asking, Pack, alone, forward, step
 from infoprompt.engine.ranks import start_ranks
@@ -24,6 +26,7 @@ from infoprompt.finite import FiniteUpdates
 from infoprompt.fitting import fit_head
 from infoprompt.metrics import why_undefined
 from infoprompt.mirror import check_new_mirror, mirrored
+from infoprompt.model.backbone.cache import forget
 from infoprompt.nodes import check_folder, check_software
 from infoprompt.objective.terms import LossTerms, mean_metrics
 from infoprompt.objective.total import information_objective
@@ -104,6 +107,8 @@ def asking_run(
     engine_of = build_own_engine if pack is None else pack.joined(place)
     output_dir = Path(config.run.output_dir)
     with ExitStack() as around:
+        if partitions_weights(config):
+            around.push(_forget_parts)
         around.enter_context(watched(ranks, output_dir / "stacks", config.engine.timeout_seconds))
         check_software(ranks)
         if resume == "never":
@@ -136,6 +141,12 @@ def asking_run(
             raise
 
 
+def _forget_parts(kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    """What has failed may have left parts of the backbone on their way; the next run shall not find them."""
+    if kind is not None:
+        forget()
+
+
 @contextmanager
 def recorded(
     setup: Setup, state: TrainingState, parent_run_id: str | None, tags: Mapping[str, str], *, resumed: bool
@@ -165,6 +176,7 @@ def recorded(
         raise
     except BaseException:
         tracker.close("FAILED")
+        setup.engine.close()
         raise
     tracker.close()
     setup.engine.close()

@@ -1,9 +1,11 @@
 """How many runs share each pass, where a study or a sweep says `pack: auto`."""
 
+import os
 from typing import Literal
 
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import accumulation_steps
+from launcher.pool.needs import Needs
 
 PackSize = int | Literal["auto"]
 
@@ -16,17 +18,14 @@ MEMORY_SHARE = 0.8
 MOST = 64
 
 
-def pack_size(
-    pack: PackSize, config: RunConfig, *, num_ranks: int = 1, num_workers: int = 1, on_gpu: bool = False
-) -> int:
+def pack_size(pack: PackSize, config: RunConfig, needs: Needs) -> int:
     """The number itself, or for `auto` as many runs as fill a pass of each rank, and fit into memory beside each other.
 
     Args:
         pack: as the study or the sweep says.
         config: of one of its runs.
-        num_ranks: that train a run.
-        num_workers: processes that share the machine, each with a pack.
-        on_gpu: whether they train on GPUs, whose memory is not looked at.
+        needs: of a worker group. Where it says no most groups, as many share a machine as its cores are for. The memory
+            of GPUs is not looked at.
     Raises:
         ConfigError: the run cannot be planned, see `make_plan`.
     """
@@ -34,9 +33,11 @@ def pack_size(
         return pack
     from launcher.plan.plan import make_plan  # imports torch
 
-    plan = make_plan(config, None, num_ranks)
-    tokens = plan.real_tokens / accumulation_steps(config.data, num_ranks)
-    size = (TOKENS_ON_GPU if on_gpu else TOKENS_ON_CPU) // max(tokens, 1)
-    if not on_gpu:
-        size = min(size, plan.memory.fitting(int(MEMORY_SHARE * plan.device.memory_bytes / num_workers)))
+    plan = make_plan(config, None, needs.workers)
+    tokens = plan.real_tokens / accumulation_steps(config.data, needs.workers)
+    size = (TOKENS_ON_GPU if needs.gpus else TOKENS_ON_CPU) // max(tokens, 1)
+    if not needs.gpus:
+        num_groups = needs.most_groups or max(1, int((os.cpu_count() or 1) // (needs.workers * needs.cpus)))
+        share = MEMORY_SHARE * plan.device.memory_bytes / (num_groups * needs.workers)
+        size = min(size, plan.memory.fitting(int(share)))
     return max(1, min(int(size), MOST))

@@ -165,6 +165,9 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._engine.destroy()
+        for module in self._outputs.modules():  # made once for a module, they would ask this engine for ever
+            for name in ("pre_bwd_fn", "post_bwd_fn"):
+                vars(module).pop(name, None)
         # It would destroy once more when it is collected, and take from the parameters what the next engine has hung on
         # them by then (stages 1 and 2).
         self._engine.optimizer = None

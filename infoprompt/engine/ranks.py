@@ -123,6 +123,7 @@ _ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 def _new_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    _process.num_starts += 1
     if world_size == 1:
         return dist.HashStore()  # in memory: no port, and no race for one
     if _process.store is None:
@@ -131,7 +132,6 @@ def _new_store(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
             _process.store = _loopback_store(world_size, timeout)
         else:
             _process.store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
-    _process.num_starts += 1
     return dist.PrefixStore(f"start{_process.num_starts}", _process.store)
 
 

@@ -30,6 +30,11 @@ Answer = Job | Literal["wait", "leave", "re-register"]
 """`re-register`: the group was taken for lost; it shall say register as a new generation."""
 
 
+def resume_of(tags: Mapping[str, str]) -> Literal["auto", "never"]:
+    """A run of a sweep goes on from its own state; one of a study starts anew, whatever its folder has."""
+    return "auto" if "sweep" in tags else "never"
+
+
 def owner_of(tags: Mapping[str, str]) -> str:
     """Who holds a run's folder. A sweep or a study holds its own, and gives a run to one group at a time.
 

@@ -5,7 +5,8 @@
 
 There are as many worker groups as fit side by side. Each takes run after run: processes are started, modules imported
 and process groups made once a worker group, not once a run. A group whose workers are killed is started again by Ray
-Train, and goes on with its run from the run's own resume state. One whose node is gone loses its run to another group.
+Train; a sweep's run then goes on from its own resume state, a study's starts anew. One whose node is gone loses its run
+to another group.
 """
 
 import contextlib

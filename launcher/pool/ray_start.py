@@ -102,8 +102,8 @@ def explain_start(error: BaseException, address: str | None) -> tuple[str, str, 
     if address is not None:
         return (
             "it does not answer",
-            "Check RAY_ADDRESS and that the cluster runs (`ray status`), or unset RAY_ADDRESS: the sweep then starts a "
-            "Ray of its own",
+            "Check RAY_ADDRESS and that the cluster runs (`ray status`), or unset RAY_ADDRESS to run "
+            "on this machine alone",
             isinstance(error, OSError),  # that was quick; Ray's own answer takes minutes
         )
     if isinstance(error, TimeoutError) or any(word in said for word in ("timed out", "timeout", "register", "gcs")):

@@ -1,7 +1,6 @@
 """What runs in Ray's processes: the actor that hands out work, and the loop of a group's workers."""
 
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -20,11 +19,9 @@ from infoprompt.progress import Decision, LeftOff, Progress, Report, TrainingSto
 from infoprompt.stopping import Preempted, hear, is_noting
 from launcher.exits import explain
 from launcher.pool.desk import Desk
-from launcher.pool.jobs import Answer, Job, owner_of
+from launcher.pool.jobs import Answer, Job, owner_of, resume_of
 from launcher.processes import collect_seldom
 from launcher.report import configure_logging
-
-log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 2.0
 ASK_SECONDS = 0.1
@@ -81,8 +78,15 @@ def train_one(config: RunConfig, parent_run_id: str | None, tags: dict[str, str]
     from infoprompt.train import run
 
     try:
-        # After a restart of the workers the folder has a resume state; at first it is empty.
-        result = run(config, resume="auto", parent_run_id=parent_run_id, tags=tags, report=report, owner=owner_of(tags))
+        # After a restart of the workers the folder of a sweep's run has a resume state; at first it is empty.
+        result = run(
+            config,
+            resume=resume_of(tags),
+            parent_run_id=parent_run_id,
+            tags=tags,
+            report=report,
+            owner=owner_of(tags),
+        )
     except (TrainingStopped, ConfigError) as error:
         raise TrialStopped(str(error)) from None
     return result.as_json()

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from infoprompt.config import RunConfig, build_config
+from infoprompt.config import ConfigError, RunConfig, build_config
 from infoprompt.engine.pack import Ended, Pack, pack_key
 from infoprompt.engine.ranks import start_ranks
 from infoprompt.progress import Report, TrainingStopped
 from infoprompt.train import asking_run
-from launcher.pool.jobs import Answer, Job, owner_of
+from launcher.pool.jobs import Answer, Job, owner_of, resume_of
 
 ASK_SECONDS = 0.1
 ASK_UPDATES = 10
@@ -91,8 +91,11 @@ class SideBySide:
     def _begin(self, place: int, job: Job) -> None:
         """Start a run, or hold it until it can be."""
         slot, config = self._places[place], build_config(job.config)
-        ranks = start_ranks(config.engine) if self._pack is None else self._pack.ranks
-        key = None if job.alone else pack_key(config, ranks.world_size)
+        try:
+            ranks = start_ranks(config.engine) if self._pack is None else self._pack.ranks
+            key = None if job.alone else pack_key(config, ranks.world_size)
+        except ConfigError:  # it says so by itself, as any run that fails
+            key = None
         if self._jobs and (key is None or key != self._key):
             self._held = place, job
             return
@@ -108,7 +111,7 @@ class SideBySide:
             return
         run = asking_run(
             config,
-            resume="auto",
+            resume=resume_of(job.tags),
             parent_run_id=job.parent_run_id,
             tags=job.tags,
             report=slot.report(job),

@@ -1,6 +1,5 @@
 """Which worker group trains which run of a study. Knows nothing of Ray or processes."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from launcher.studies.jobs import Cell
 from launcher.studies.jobs import Job as StudyJob
 from launcher.studies.plan import Setting
 from launcher.studies.queue import StudyQueue, end_record, make_room, tags_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class StudyDispatcher(Desk):
         while (job := self._queue.take(self._beside(name))) is not None:
             try:
                 make_room(job)
-            except ConfigError as error:
+            except (ConfigError, OSError) as error:
                 self._ended(job, str(error))
                 continue
             return self._start(job)
@@ -156,10 +153,14 @@ class StudyDispatcher(Desk):
         own = [text for text, connection in group.raised if not connection]
         job = self._release(group.job.token)
         assert job is not None
+        if job.result() is not None:  # it had ended, and could not say so any more
+            end_record(job, "FINISHED")
+            self._ended(job, None)
+            return
+        end_record(job, "FAILED")
         if own:
             self._ended(job, own[0])
             return
-        end_record(job, "FAILED")
         for lost, failure in self._queue.lost([job], why, counts=counts):
             self._ended(lost, failure)
 

@@ -157,14 +157,16 @@ class Job:
         """Let it be tried again."""
         (self.folder / FAILURE_NAME).unlink(missing_ok=True)
 
-    def clear(self) -> None:
+    def clear(self, owner: str | None = None) -> None:
         """Make room for a new start. A finished run of other settings stays: the run itself moves it aside.
 
+        Args:
+            owner: whose earlier start of the run, on a machine that was lost, need not be waited for.
         Raises:
             ConfigError: a run that is not this study's is writing there.
         """
         if self.folder.exists() and not (self.folder / "result.json").exists():
-            require_free(inside(self.folder), f"run.output_dir is {self.folder}")
+            require_free(inside(self.folder), f"run.output_dir is {self.folder}", owner)
             shutil.rmtree(self.folder)
 
     def fail(self, message: str) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,16 @@ class Study:
     @cached_property
     def pack(self) -> int:
         """Runs of a worker that share each pass."""
+        if self.config.pack != "auto":
+            return self.config.pack
         needs = self.config.needs
-        return pack_size(
-            self.config.pack,
-            self.run_of_task(next(iter(self.config.tasks))),
-            num_ranks=needs.workers,
-            num_workers=(needs.most_groups or 1) * needs.workers,
-            on_gpu=needs.gpus > 0,
-        )
+        if not os.environ.get("RAY_ADDRESS"):  # a run is one process, and one at a time where nothing else is said
+            needs = replace(needs, workers=1, gpus=0, most_groups=self.config.workers or 1)
+        task = next(iter(self.config.tasks))
+        size, seed = self.config.sizes_of(task)[0], self.config.seeds[0]
+        runs = [self.run_config(name, task, size, {}, seed, {}) for name in self.methods]
+        sharing = [run for run in runs if run.backbone.trained_by is None]
+        return min((pack_size("auto", run, needs) for run in sharing), default=1)
 
     def run_of_task(self, task: str) -> RunConfig:
         """The config of one of a task's runs, by which what all of them share is known."""
@@ -150,7 +152,7 @@ def _method(config: StudyConfig, name: str, base: Mapping[str, Any], folder: Pat
         recipe = read_settings(folder / entry.recipe)
     except ConfigError as error:
         raise ConfigError(f"methods.{name}.recipe is {entry.recipe}: {error}") from None
-    # runs of a study share one machine, are short, and are started anew when they are stopped
+    # runs of a study are short, and are started anew when they are stopped
     lowest = {"engine": {"kind": "plain"}, "checkpoint": {"enabled": False}}
     layers = (lowest, base, recipe)
     grid = compose_config(layers).search

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from infoprompt.tracking import end_for
+from launcher.pool.jobs import owner_of
 from launcher.studies.jobs import Cell, Job
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class StudyQueue:
 def make_room(job: Job) -> None:
     """Before a run starts: end an earlier start of it in MLflow, and empty its folder; raises ConfigError."""
     end_record(job, "KILLED")
-    job.clear()
+    job.clear(owner_of(tags_of(job)))
 
 
 def tags_of(job: Job) -> dict[str, str]:
@@ -87,9 +88,9 @@ def tags_of(job: Job) -> dict[str, str]:
     return {**tags, "recipe": method}
 
 
-def end_record(job: Job, status: Literal["FAILED", "KILLED"]) -> None:
+def end_record(job: Job, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     """End in MLflow what an earlier start of the run, or its dead process, could not."""
-    if not (job.folder / "result.json").exists():
+    if (status == "FINISHED") == (job.folder / "result.json").exists():
         end_for(job.folder, job.config.tracking, status)
 
 

@@ -1,5 +1,6 @@
 """Trains what is left of a study on the worker groups of a Ray cluster, those that sweeps have."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,10 @@ class _News:
 class StudyCoordinator(Coordinator):
     """A study's dispatcher as an actor."""
 
-    def __init__(self, cells: Sequence[Cell], parent_run_id: str | None, forced: Setting) -> None:
-        """What is left of the cells."""
+    def __init__(self, cells: Sequence[Cell], parent_run_id: str | None, forced: Setting, uri: str | None) -> None:
+        """What is left of the cells; `uri` is MLflow's address."""
+        if uri is not None:  # an actor has not the driver's environment, and ends runs whose workers died
+            os.environ["MLFLOW_TRACKING_URI"] = uri
         self._dispatcher = StudyDispatcher(cells, parent_run_id=parent_run_id, forced=forced)
         super().__init__(self._dispatcher)
 
@@ -79,10 +82,13 @@ def train_study_on_ray(
     forced: Setting = {} if needs.gpus else {"engine.device": "cpu"}  # whatever the node has
     if uri and shown_uri(uri) != uri:  # to the workers by Ray's memory: their environment is shown
         forced["tracking.uri"] = uri
-    num_runs = num_planned(cells)
+    done = sum(job.result() is not None for cell in cells for job in (*cell.search_jobs, *cell.final_jobs))
+    num_runs = num_planned(cells) - done
+    if not num_runs:
+        return
     with connected(needs, say, debug), signals_heard():
         number = num_groups(needs, num_runs, study.pack)
-        coordinator = start_coordinator(StudyCoordinator, cells, parent_run_id, forced)
+        coordinator = start_coordinator(StudyCoordinator, cells, parent_run_id, forced, uri)
         work = Work(coordinator, worker_environment(uri), train_one, study.pack)
         timeout_seconds = int(any_run.engine.timeout_seconds)
         groups = RayGroups(
@@ -110,6 +116,8 @@ def _watch(
     seen = 0
     while True:
         news: _News = ray.get(coordinator.news.remote(seen))
+        if not news.done:  # at once: groups leave when all is done, and tables take seconds to write
+            groups.look_after(news.stalled_seconds, news.groups, say)
         seen += len(news.events)
         running[:] = [key.among(cells) for key in news.running]
         for event in news.events:
@@ -121,5 +129,4 @@ def _watch(
         if news.done:
             groups.wait()
             return
-        groups.look_after(news.stalled_seconds, news.groups, say)
         time.sleep(TICK_SECONDS)

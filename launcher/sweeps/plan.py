@@ -1,7 +1,6 @@
 """A sweep's file, the configs of its trials, and what they need. Knows nothing of Ray."""
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,15 +58,7 @@ class Sweep:
     @cached_property
     def pack(self) -> int:
         """Runs of a worker group that share each pass."""
-        needs = self.settings.needs
-        beside = needs.most_groups or max(1, int((os.cpu_count() or 1) // (needs.workers * needs.cpus)))
-        return pack_size(
-            self.settings.pack,
-            self.first,
-            num_ranks=needs.workers,
-            num_workers=beside * needs.workers,
-            on_gpu=needs.gpus > 0,
-        )
+        return pack_size(self.settings.pack, self.first, self.settings.needs)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -1,6 +1,5 @@
 """Runs a sweep on Ray: the driver, which follows what the dispatcher's actor and the worker groups do."""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,8 +31,6 @@ from launcher.sweeps.plan import Sweep
 from launcher.sweeps.resume import earlier_trials
 from launcher.sweeps.test_scores import score_best
 from launcher.sweeps.view import View
-
-log = logging.getLogger(__name__)
 
 
 class SweepCoordinator(Coordinator):
@@ -121,6 +118,8 @@ def _watch(coordinator: Any, groups: RayGroups, view: View, record: Record) -> l
     seen = 0
     while True:
         news = ray.get(coordinator.news.remote(seen))
+        if not news.done:  # at once: groups leave when all is done, and records take their time
+            groups.look_after(news.stalled_seconds, news.groups, view.say)
         seen += len(news.events)
         for event in news.events:
             if event.kind == "opened":
@@ -131,7 +130,6 @@ def _watch(coordinator: Any, groups: RayGroups, view: View, record: Record) -> l
         if news.done:
             groups.wait()
             return list(ray.get(coordinator.trials.remote()))
-        groups.look_after(news.stalled_seconds, news.groups, view.say)
         time.sleep(TICK_SECONDS)
 
 

@@ -1,5 +1,6 @@
 """Runs that share each pass over several ranks come to what each comes to alone on as many."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from infoprompt.config import RunConfig, build_config
 from infoprompt.engine.ranks import stop_ranks
 from infoprompt.packed import run_packed
+from infoprompt.progress import TrainingStopped
 from infoprompt.train import run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
@@ -71,3 +73,27 @@ def test_a_pack_on_two_ranks_trains_each_run_as_alone(run_distributed, toy_setti
     data = {**toy_settings["data"], "unlabelled": toy_data["unlabelled"], "unlabelled_batch": 8, "micro_batch_size": 2}
     settings = {**toy_settings, "data": data, "evaluation": {"every_steps": 3}}
     assert run_distributed(__file__, "train_both_ways", settings, str(tmp_path)) == [[], []]
+
+
+def train_after_others(settings: dict[str, Any], folder: str) -> list[list[dict[str, float]]]:
+    """On a rank: the same run first, after another start of the ranks, and after runs that failed; each history."""
+
+    def config(name: str, **optim: Any) -> RunConfig:
+        own = {"optim": {"lr": 0.01, "max_steps": 4, **optim}, "run": {"output_dir": str(Path(folder) / name)}}
+        return build_config({**settings, **RUNS["static"], **own, "engine": ENGINES["zero3"]})
+
+    run(config("first"))
+    stop_ranks()
+    run(config("second"))
+    for name in ("broken", "again"):
+        with pytest.raises(TrainingStopped):
+            run(config(name, lr=1e30))
+    run(config("third"))
+    stop_ranks()
+    return [json.loads((Path(folder) / name / "history.json").read_text()) for name in ("first", "second", "third")]
+
+
+def test_parts_of_a_backbone_serve_the_next_run_whatever_became_of_the_last(run_distributed, toy_settings, tmp_path):
+    settings = {**toy_settings, "evaluation": {"every_steps": 2}}
+    (found,) = run_distributed(__file__, "train_after_others", settings, str(tmp_path), world_size=1)
+    assert found[0] == found[1] == found[2]

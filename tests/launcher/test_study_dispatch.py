@@ -8,7 +8,7 @@ from here_worker import HEAD, leave_result
 
 from infoprompt.config import ConfigError, build_config
 from infoprompt.folder_lock import held, inside
-from launcher.pool.jobs import Job
+from launcher.pool.jobs import Job, owner_of, resume_of
 from launcher.studies.dispatcher import StudyDispatcher
 from launcher.studies.jobs import cells
 from launcher.studies.plan import load_study
@@ -127,6 +127,43 @@ def test_a_folder_that_another_run_writes_to_is_a_failure_of_that_run_alone(stud
         other = one.next("b", 1)
     assert other.config["run"]["output_dir"] != job.config["run"]["output_dir"]
     assert ended(one) == [("search", 0)]
+
+
+def test_a_lost_groups_lock_is_no_obstacle_to_the_next_start_of_the_run(study_file):
+    one = dispatcher(study_file, "methods={head: head.yaml}")
+    job = one.next("a", 1)
+    one.lost("a", "nothing was heard of it")
+    assert owner_of(job.tags) == "study out"
+    with held(inside(Path(job.config["run"]["output_dir"])), "run.output_dir", "a run", owner_of(job.tags)):
+        assert one.next("b", 1).config == job.config
+    assert ended(one) == []
+
+
+def test_a_folder_that_cannot_be_emptied_fails_its_run(study_file, monkeypatch):
+    one = dispatcher(study_file, "methods={head: head.yaml}")
+    with monkeypatch.context() as patched:
+        patched.setattr("launcher.studies.dispatcher.make_room", raise_busy)
+        assert one.next("a", 1) == "wait"
+    assert ended(one) == [("search", 0), ("search", 0)]
+    assert one.done  # no setting is left to choose
+
+
+def raise_busy(job):
+    raise OSError("Directory not empty")
+
+
+def test_a_run_that_ended_before_its_workers_did_is_not_trained_again(study_file):
+    one = dispatcher(study_file, "methods={head: head.yaml}")
+    job = one.next("a", 1)
+    train(job)
+    one.register("a", 2, ["node"])
+    assert ended(one) == [("search", 0)]
+    assert one.next("a", 2).config["optim"]["lr"] != job.config["optim"]["lr"]
+
+
+def test_a_run_of_a_study_starts_anew_and_one_of_a_sweep_goes_on(study_file):
+    job = dispatcher(study_file, "methods={head: head.yaml}").next("a", 1)
+    assert (resume_of(job.tags), resume_of({"sweep": "mine"})) == ("never", "auto")
 
 
 def test_a_run_that_does_not_fit_a_cluster_is_told_with_the_settings_of_a_study(study_file):

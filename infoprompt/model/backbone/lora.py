@@ -5,6 +5,7 @@
 Source: Hu et al. 2021, arXiv:2106.09685.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -28,6 +29,7 @@ def with_lora(backbone: Backbone, settings: BackboneSettings) -> Backbone:
     """
     if settings.lora_rank is None:
         return backbone
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it where it is, and it tells what it lacks
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer

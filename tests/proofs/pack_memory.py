@@ -8,17 +8,13 @@ from before the backbone is loaded to its peak (VmHWM), of processes that have i
 
 import argparse
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from infoprompt.config import build_config
-from tests.proofs.zero3_memory import MIB, SHAPES, _status, leave, make_backbone
+from tests.proofs.zero3_memory import MIB, SHAPES, _status, leave, make_backbone, outputs_of_ranks
 
 WORDS = "good bad great awful film movie plot actor story scene".split()
 
@@ -64,25 +60,9 @@ def growth(folder: str, num_members: int) -> tuple[int, int]:
 
 def measure(folder: str, num_members: int, num_ranks: int) -> list[tuple[int, int]]:
     """Growth and share of each rank, in processes of their own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     code = "from tests.proofs import pack_memory as p; "
     code += f"print('GROWTH', *p.growth({folder!r}, {num_members}), flush=True); p.leave()"
-    shared = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1"}
-    environment = os.environ | shared | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(num_ranks)
-    ]
-    outputs = [process.communicate()[0] for process in processes]
-    found = [re.search(r"GROWTH (\d+) (\d+)", output) for output in outputs]
+    found = [re.search(r"GROWTH (\d+) (\d+)", output) for output in outputs_of_ranks(code, num_ranks)]
     return [(int(match[1]), int(match[2])) for match in found if match]
 
 

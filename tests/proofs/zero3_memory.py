@@ -101,29 +101,34 @@ def _status(name: str) -> int:
     return int(found[1]) // 1024
 
 
-def measure(size: str, num_ranks: int, shard: str) -> list[Growth]:
-    """Growth of each rank, in processes of their own."""
+def outputs_of_ranks(code: str, num_ranks: int) -> list[str]:
+    """What each of so many ranks prints that run this code, in processes of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1"}
+    environment = os.environ | shared | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+    return [process.communicate()[0] for process in processes]
+
+
+def measure(size: str, num_ranks: int, shard: str) -> list[Growth]:
+    """Growth of each rank."""
     with tempfile.TemporaryDirectory() as folder:
         make_backbone(Path(folder), size, shard)
         code = (
             f"from tests.proofs import zero3_memory as z; print('GROWTH', z.growth({folder!r}), flush=True); z.leave()"
         )
-        shared = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1"}
-        environment = os.environ | shared | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                cwd=Path(__file__).parents[2],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(num_ranks)
-        ]
-        outputs = [process.communicate()[0] for process in processes]
+        outputs = outputs_of_ranks(code, num_ranks)
     return [Growth(*map(int, re.findall(r"=(\d+)", output.split("GROWTH")[1]))) for output in outputs]
 
 

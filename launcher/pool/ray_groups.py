@@ -23,8 +23,8 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from infoprompt.config import ConfigError
-from infoprompt.tracking import shown_uri
+from infoprompt.config import ConfigError, TrackingSettings
+from infoprompt.tracking import shown_uri, tracking_uri
 from infoprompt.tracking.environment import COMMIT_VARIABLE, git_commit
 from launcher.pool.needs import Needs
 from launcher.pool.ray_start import start_ray
@@ -225,6 +225,15 @@ def connected(needs: Needs, say: Callable[[str], None], debug: bool) -> Iterator
         yield
     finally:
         ray.shutdown()
+
+
+def tracking_addresses(tracking: TrackingSettings) -> tuple[str | None, str | None]:
+    """MLflow's address, and the same again if it holds a login.
+
+    Runs are told that one in Ray's memory, since Ray shows the environment that it passes on.
+    """
+    uri = tracking_uri(tracking) if tracking.enabled else None
+    return uri, uri if uri and shown_uri(uri) != uri else None
 
 
 def worker_environment(uri: str | None) -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 import ray
 
 from infoprompt.config import RunConfig
-from infoprompt.tracking import shown_uri, tracking_uri
 from launcher.exits import signals_heard
 from launcher.pool.ray_groups import (
     TICK_SECONDS,
@@ -17,6 +16,7 @@ from launcher.pool.ray_groups import (
     connected,
     num_groups,
     start_coordinator,
+    tracking_addresses,
     worker_environment,
 )
 from launcher.pool.ray_worker import Coordinator, Work, train_one
@@ -77,11 +77,11 @@ def train_study_on_ray(
         NoGroupLeft: every worker group has left.
     """
     study = cells[0].study
-    needs, tracking = study.config.needs, any_run.tracking
-    uri = tracking_uri(tracking) if tracking.enabled else None
+    needs = study.config.needs
+    uri, hidden_uri = tracking_addresses(any_run.tracking)
     forced: Setting = {} if needs.gpus else {"engine.device": "cpu"}  # whatever the node has
-    if uri and shown_uri(uri) != uri:  # to the workers by Ray's memory: their environment is shown
-        forced["tracking.uri"] = uri
+    if hidden_uri is not None:
+        forced["tracking.uri"] = hidden_uri
     done = sum(job.result() is not None for cell in cells for job in (*cell.search_jobs, *cell.final_jobs))
     num_runs = num_planned(cells) - done
     if not num_runs:

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 
 from infoprompt.config import RunConfig, build_config
-from infoprompt.tracking import shown_uri, tracking_uri
 from launcher.exits import signals_heard
 from launcher.pool.needs import Needs
 from launcher.pool.ray_groups import (
@@ -19,6 +18,7 @@ from launcher.pool.ray_groups import (
     connected,
     num_groups,
     start_coordinator,
+    tracking_addresses,
     worker_environment,
 )
 from launcher.pool.ray_worker import Coordinator, TrainFunction, Work, train_one
@@ -84,12 +84,12 @@ def run_sweep(
     if resume and not past:  # no error: what starts again by itself may have ended before the first trial began
         view.say(f"there is nothing to resume in {folder}: the sweep starts anew")
     tracking = sweep.first.tracking
-    uri = tracking_uri(tracking) if tracking.enabled else None
-    if uri and shown_uri(uri) != uri:  # to the workers by Ray's memory: their environment is shown
-        sweep = replace(sweep, tracking_uri=uri)
+    uri, hidden_uri = tracking_addresses(tracking)
+    if hidden_uri is not None:
+        sweep = replace(sweep, tracking_uri=hidden_uri)
     folder.mkdir(parents=True, exist_ok=True)
-    # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
     num_runs = sweep.num_trials * len(sweep.seeds)
+    # Ray's start puts a handler of its own on SIGTERM, which would skip everything that is to be closed.
     with connected(settings.needs, view.say, debug), signals_heard():
         number = num_groups(settings.needs, num_runs, sweep.pack)
         with recorded(sweep, tracking, past) as record:

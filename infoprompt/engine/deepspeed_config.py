@@ -12,7 +12,8 @@ REDUCE_BUCKET_NUMEL = 16_000_000
 # memory. What is trained stays whole at any size, see deepspeed_engine.py.
 PERSISTENCE_NUMEL = 100_000
 
-# Stage 3 gathers this many numbers ahead of use: one to two layers of a large language model.
+# Stage 3 gathers this many numbers ahead of use: one to two layers of a large language model. So many may also stay
+# whole between two uses. DeepSpeed's own default of 1,000 million would keep a small model whole on every rank.
 PREFETCH_NUMEL = 50_000_000
 
 NEVER = 2**31
@@ -43,12 +44,19 @@ def accumulation_steps(data: DataSettings, world_size: int) -> int:
     return data.batch_size // part if data.micro_batch_size else 1
 
 
-def deepspeed_config(config: RunConfig, world_size: int, device_type: Literal["cpu", "cuda"]) -> dict[str, Any]:
+def deepspeed_config(
+    config: RunConfig, world_size: int, device_type: Literal["cpu", "cuda"], largest_numel: int = 0
+) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` takes.
 
     No fp16 or bf16 section: either would cast the whole model. The frozen weights come in the dtype they have, and
     what is trained is float32, so it is its own master copy.
 
+    Args:
+        config: every setting.
+        world_size: number of ranks.
+        device_type: of the model.
+        largest_numel: numbers of its largest tensor, which is whole while it is used (stage 3).
     Raises:
         ConfigError: the batch cannot be cut into equal parts for all ranks.
     """
@@ -60,6 +68,8 @@ def deepspeed_config(config: RunConfig, world_size: int, device_type: Literal["c
         zero["overlap_comm"] = device_type == "cuda"
         zero["stage3_param_persistence_threshold"] = PERSISTENCE_NUMEL
         zero["stage3_prefetch_bucket_size"] = PREFETCH_NUMEL
+        zero["stage3_max_live_parameters"] = largest_numel + PREFETCH_NUMEL
+        zero["stage3_max_reuse_distance"] = PREFETCH_NUMEL
         if config.engine.offload != "none":
             zero["offload_param"] = {"device": config.engine.offload, "pin_memory": device_type == "cuda"}
     return {

@@ -77,7 +77,7 @@ class DeepSpeedEngine:
             model=self._outputs,
             model_parameters=parameters,
             optimizer=build_optimizer(self._trained, [config.optim for config in configs]),
-            config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device)),
+            config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device), _largest_numel(model)),
         )
         if self._stage == 3:
             self._keep_whole()
@@ -295,6 +295,10 @@ def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
 
 def _whole_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _largest_numel(model: nn.Module) -> int:
+    return max(_whole_shape(parameter).numel() for parameter in model.parameters())
 
 
 def _move_unpartitioned(model: nn.Module, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import loading_config
+from infoprompt.engine.heap import free_large_blocks_at_once
 from infoprompt.model.backbone.in_parts import PARTITIONS
 from infoprompt.ranks import Ranks
 
@@ -54,6 +55,7 @@ def partitioned_loading(config: RunConfig, ranks: Ranks) -> Iterator[None]:
     if config.engine.zero_stage < 3:
         yield
         return
+    free_large_blocks_at_once()
     token = PARTITIONS.set(DeepSpeedPartitions(config, ranks))
     try:
         yield

@@ -2,7 +2,7 @@
 
     python tests/proofs/pack_memory.py [--size 465M] [--members 1 8] [--ranks 2]
 
-Prompt tuning (20 vectors, 8 rows, two updates) on a Llama of random weights in bfloat16. Growth is of resident memory
+Prompt tuning (20 vectors, 8 rows, four updates) on a Llama of random weights in bfloat16. Growth is of resident memory
 from before the backbone is loaded to its peak (VmHWM), of processes that have imported everything.
 """
 
@@ -39,7 +39,7 @@ def growth(folder: str, num_members: int) -> tuple[int, int]:
                 "prompt": {"kind": "static", "length": 20},
                 "head": {"pooling": "last"},
                 "objective": {"head_weight": 0, "representation_weight": 0},
-                "optim": {"max_steps": 2},
+                "optim": {"max_steps": 4},
                 "evaluation": {"batch_size": 8},
                 "checkpoint": {"enabled": False},
                 "tracking": {"enabled": False},

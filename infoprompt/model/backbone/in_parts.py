@@ -21,7 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from infoprompt.config import ConfigError
-from infoprompt.model.backbone.weight_files import PIECE_NUMEL, Freed, WeightFiles
+from infoprompt.model.backbone.weight_files import PIECE_NUMEL, WeightFiles
 from infoprompt.ranks import Ranks
 
 _IF_THERE = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
@@ -233,7 +233,6 @@ def _fill(model: nn.Module, names: Mapping[str, str], files: WeightFiles, partit
         if name in names:
             keys.setdefault(parameter, names[name])
     filled: dict[nn.Parameter, nn.Parameter] = {}
-    freed = Freed()
     for module in model.modules():
         for name, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if empty not in filled:
@@ -241,12 +240,10 @@ def _fill(model: nn.Module, names: Mapping[str, str], files: WeightFiles, partit
                 if partitions.ranks.is_first:
                     files.read(keys[empty], filled[empty].data)
                 partitions.part(filled[empty])
-                freed.add(empty.nbytes)
             setattr(module, name, filled[empty])
     for name, buffer in model.named_buffers():
         if name in names:
             files.read(names[name], buffer)
-    freed.trim()
 
 
 def _own_part(parameter: nn.Parameter) -> tuple[Tensor, int]:

@@ -3,7 +3,6 @@
 Format: 8 bytes with the length of the header, the header as JSON, the numbers (github.com/huggingface/safetensors).
 """
 
-import ctypes
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 PIECE_NUMEL = 2**20
-_TRIM_BYTES = 2**25
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -107,31 +105,6 @@ class WeightFiles:
             if not self.same(other, part, start):
                 return False
         return True
-
-
-class Freed:
-    """Gives the memory of tensors that are gone back to the system, again and again.
-
-    glibc keeps what is freed below 32 MiB, in each of its arenas. A model that goes through memory tensor by tensor
-    would leave some hundred MiB.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = 0
-        libc = ctypes.CDLL(None)
-        self._trim = getattr(libc, "malloc_trim", None)
-
-    def add(self, num_bytes: int) -> None:
-        """Tell of a tensor that is gone."""
-        self._bytes += num_bytes
-        if self._bytes >= _TRIM_BYTES:
-            self.trim()
-
-    def trim(self) -> None:
-        """Give back what is free now."""
-        self._bytes = 0
-        if self._trim is not None:
-            self._trim(0)
 
 
 def _fill(file: int, piece: Tensor) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import PERSISTENCE_NUMEL, PREFETCH_NUMEL, REDUCE_BUCKET_NUMEL
 from infoprompt.model.backbone.quantized import BYTES_PER_WEIGHT
+from infoprompt.model.backbone.row_reads import largest_whole_numel
 from infoprompt.model.member import Member
 from launcher.plan.passes import Passes
 
@@ -82,10 +84,13 @@ def rank_memory(
     share = ranks if stage else 1
     heap_or_live = passes.heap_bytes if on_cpu else max(passes.step_bytes, passes.inference_bytes)
     gradients = FLOAT32 * numel if stage < 2 else FLOAT32 * numel // ranks + _bucket(numel)
+    gathered = max(map(_nbytes, _packed(config, member)), default=0)
+    if stage == 3:
+        gathered = _gathered(config, member, ranks)
     return Memory(
         base=base,
         weights=weight_bytes(config, member, ranks if stage == 3 else 1),
-        gathered=_gathered(member, ranks) if stage == 3 else max(map(_nbytes, _packed(config, member)), default=0),
+        gathered=gathered,
         trained=FLOAT32 * (whole + shared // ranks),
         gradients=gradients,
         moments=FLOAT32 * (2 + bool(stage)) * numel // share,
@@ -129,12 +134,13 @@ def _nbytes(tensor: Tensor) -> int:
     return tensor.nbytes
 
 
-def _gathered(member: Member, ranks: int) -> int:
-    """The largest module in use, and what is fetched ahead of the next."""
+def _gathered(config: RunConfig, member: Member, ranks: int) -> int:
+    """The largest tensor in use, and what is fetched ahead of the next; of tables of words rows alone are fetched."""
+    model: Any = member.backbone.model
     parameters = list(member.backbone.parameters())
-    size = parameters[0].element_size()
-    in_use = max(parameter.nbytes for parameter in parameters) + PREFETCH_NUMEL * size
-    return min(in_use, _numel(parameters) * size * (ranks - 1) // ranks)
+    unused = None if config.head.kind == "text" else model.get_output_embeddings()
+    largest = largest_whole_numel(model, unused) if config.backbone.frozen else max(map(torch.numel, parameters))
+    return min(largest + PREFETCH_NUMEL, _numel(parameters) * (ranks - 1) // ranks) * parameters[0].element_size()
 
 
 def _table_numel(member: Member) -> int:

@@ -13,6 +13,7 @@ from infoprompt.engine import deepspeed_config
 from infoprompt.engine.engine import build_engine, gathered, partitioned_loading
 from infoprompt.engine.ranks import start_ranks, stop_ranks
 from infoprompt.model.backbone.load import Backbone, load_backbone
+from infoprompt.model.backbone.row_reads import own_parameter
 from infoprompt.model.insert import insert_prompt, pool
 from infoprompt.model.prompts.kind import DeepPrompt
 from infoprompt.model.shared import SharedModel
@@ -38,16 +39,20 @@ class EveryPlace(nn.Module):
         self.vectors = nn.Parameter(draw(1, 1, backbone.embedding_size))
         self.prefix = nn.Parameter(draw(*shape))
         self.layer = nn.Parameter(draw(1, 1, backbone.hidden_size))
+        self.words_read = -1
 
     def forward(self, batch: Batch) -> Encoding:
         backbone, size = self.backbone, len(batch)
+        table = own_parameter(backbone.body.get_input_embeddings(), "weight")
         prefix = tuple((keys, values) for keys, values in self.prefix)
         deep = DeepPrompt(prefix, layers={1: lambda states, batch: self.layer.expand(size, -1, -1)}, adds=True)
         vectors = self.vectors.expand(size, -1, -1)
         embeddings = insert_prompt(backbone.embed(batch.input_ids_BL), vectors, batch.slot_BL)
         if backbone.kind == "encoder":
             pooled = pool(backbone(embeddings, batch, deep), batch, "first")
-            return Encoding(backbone.word_scores(pooled, [ids[-1] for ids in LABELS]), pooled)
+            scores = backbone.word_scores(pooled, [ids[-1] for ids in LABELS])
+            self.words_read = table.numel()
+            return Encoding(scores, pooled)
         scores, states = backbone.score_texts(embeddings, batch, LABELS, deep)
         return Encoding(scores, pool(states, batch, "last"))
 
@@ -79,7 +84,8 @@ def curve(folder: str, kind: str, stage: int, **engine: Any) -> tuple[list[float
     table, fingerprint = backbone.embedding_table(), backbone.fingerprint()
     ids = [5, 0, len(table) - 1, 5]
     assert torch.equal(backbone.embedding_rows(ids), table[ids])
-    engine = build_engine(SharedModel([EveryPlace(backbone)]), [config], ranks)
+    model = EveryPlace(backbone)
+    engine = build_engine(SharedModel([model]), [config], ranks)
     losses = []
     for _ in range(3):
         batch = batch_of(ranks.rank)
@@ -89,6 +95,8 @@ def curve(folder: str, kind: str, stage: int, **engine: Any) -> tuple[list[float
         losses.append(ranks.mean({"loss": loss.item()})["loss"])
     engine.close()
     stop_ranks()
+    if stage == 3 and backbone.kind == "encoder":
+        assert model.words_read == 0, "the table of words, which is the output's too, was made whole"
     return losses, table, fingerprint, held
 
 

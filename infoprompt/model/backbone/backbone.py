@@ -30,10 +30,11 @@ from infoprompt.model.backbone.hooks import (
     recompute_in_backward,
     starts_at,
 )
-from infoprompt.model.backbone.in_parts import numbers, rows_of
+from infoprompt.model.backbone.in_parts import numbers
 from infoprompt.model.backbone.last_layer import make_where_read
 from infoprompt.model.backbone.masks import attention_mask
 from infoprompt.model.backbone.packing import Packing
+from infoprompt.model.backbone.row_reads import embedded, own_parameter, read_by_row, rows_of
 from infoprompt.model.prompts.kind import DeepPrompt
 
 Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
@@ -118,7 +119,10 @@ class Backbone(nn.Module):
 
     def embed(self, input_ids_BL: Tensor) -> Tensor:
         """Word embeddings as the first layer takes them (scaled, where the family scales), [B, L, E]."""
-        embeddings_BLE: Tensor = self._embedding()(input_ids_BL)
+        embedding = self._embedding()
+        if read_by_row(self._table):
+            return embedded(embedding, input_ids_BL)
+        embeddings_BLE: Tensor = embedding(input_ids_BL)
         return embeddings_BLE
 
     def forward(
@@ -137,7 +141,7 @@ class Backbone(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Number format of its weights and states."""
-        return self._embedding().weight.dtype
+        return self._table.dtype
 
     def leaves_out_padding(self, device: torch.device) -> bool:
         """Whether a pass on that device does; then an example's numbers do not depend on who shares it."""
@@ -164,11 +168,13 @@ class Backbone(nn.Module):
         """
         assert self.lm_head, "loaded without its language-model head"
         assert self.family.head is not None, "no family of this kind is loaded to score words"
-        transform, weight_VD, bias_V = self.family.head(self.model)
+        transform, output, bias_V = self.family.head(self.model)
+        weight_VD = own_parameter(output, "weight")
         hidden_BD = transform(state_BD.to(weight_VD.dtype))
         index_S = torch.tensor(token_ids, device=state_BD.device)
-        # Under ZeRO-3, reading a weight in a forward pass has made it whole until the end of the pass.
-        rows_SD, bias_S = weight_VD[index_S], None if bias_V is None else bias_V[index_S]
+        # Read as an attribute, a weight in parts is made whole until the end of the pass.
+        rows_SD = rows_of(weight_VD, index_S) if read_by_row(weight_VD) else output.weight[index_S]
+        bias_S = None if bias_V is None else bias_V[index_S]
         return self._capped(F.linear(hidden_BD, rows_SD, bias_S).float())
 
     def score_texts(
@@ -205,25 +211,23 @@ class Backbone(nn.Module):
     @property
     def num_embeddings(self) -> int:
         """Rows of the embedding table, also where it is partitioned."""
-        weight = self._embedding().weight
-        return int(getattr(weight, "ds_shape", weight.shape)[0])
+        return int(getattr(self._table, "ds_shape", self._table.shape)[0])
 
     @torch.no_grad()
     def embedding_table(self) -> Tensor:
         """A float32 copy of all word embeddings as `embed` gives them, [V, E], on the CPU; all ranks take part."""
-        weight = self._embedding().weight
-        with self.gather([weight]):
-            table_VE: Tensor = weight.detach().to("cpu", torch.float32, copy=True)
+        with self.gather([self._table]):
+            table_VE: Tensor = self._table.detach().to("cpu", torch.float32, copy=True)
         return table_VE * self._embedding_scale()
 
     @torch.no_grad()
     def embedding_rows(self, ids: Sequence[int]) -> Tensor:
         """Rows of `embedding_table`, [P, E], without the others; all ranks ask for the same."""
-        return rows_of(self._embedding().weight, ids) * self._embedding_scale()
+        return rows_of(self._table, torch.tensor(ids)).to("cpu", torch.float32) * self._embedding_scale()
 
     def _embedding_scale(self) -> Tensor:
         embedding = self._embedding()
-        return torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to("cpu", embedding.weight.dtype).float()
+        return torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to("cpu", self.dtype).float()
 
     @torch.no_grad()
     def fingerprint(self) -> str:
@@ -244,6 +248,10 @@ class Backbone(nn.Module):
     def _embedding(self) -> Any:
         body: Any = self.body
         return body.get_input_embeddings()
+
+    @property
+    def _table(self) -> nn.Parameter:
+        return own_parameter(self._embedding(), "weight")
 
     @property
     def _softcap(self) -> float | None:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from infoprompt.config import ConfigError
 from infoprompt.model.backbone.last_layer import LastLayer, NormFirst, NormLast
 
-LanguageHead = tuple[Callable[[Tensor], Tensor], Tensor, Tensor | None]
-"""What is done to a state before it meets the vocabulary, the matrix [V, D'], and the bias [V]."""
+LanguageHead = tuple[Callable[[Tensor], Tensor], Any, Tensor | None]
+"""What is done to a state before it meets the vocabulary, the module with the matrix [V, D'], and the bias [V]."""
 
 NEEDS = {
     "prefix": ("prompt.kind", "a prompt of keys and values"),
@@ -65,22 +65,22 @@ class Family:
 
 def _bert_head(model: Any) -> LanguageHead:
     head = model.cls.predictions
-    return head.transform, head.decoder.weight, head.decoder.bias
+    return head.transform, head.decoder, head.decoder.bias
 
 
 def _roberta_head(model: Any) -> LanguageHead:
     head = model.lm_head
-    return lambda state: head.layer_norm(F.gelu(head.dense(state))), head.decoder.weight, head.decoder.bias
+    return lambda state: head.layer_norm(F.gelu(head.dense(state))), head.decoder, head.decoder.bias
 
 
 def _electra_head(model: Any) -> LanguageHead:
     output = model.generator_lm_head
-    return model.generator_predictions, output.weight, output.bias
+    return model.generator_predictions, output, output.bias
 
 
 def _albert_head(model: Any) -> LanguageHead:
     head = model.predictions
-    return lambda state: head.LayerNorm(head.activation(head.dense(state))), head.decoder.weight, head.decoder.bias
+    return lambda state: head.LayerNorm(head.activation(head.dense(state))), head.decoder, head.decoder.bias
 
 
 def _deberta_head(model: Any) -> LanguageHead:
@@ -88,15 +88,15 @@ def _deberta_head(model: Any) -> LanguageHead:
         return _bert_head(model)
     head = model.lm_predictions.lm_head
     table = model.deberta.embeddings.word_embeddings
-    return lambda state: head.LayerNorm(head.transform_act_fn(head.dense(state))), table.weight, head.bias
+    return lambda state: head.LayerNorm(head.transform_act_fn(head.dense(state))), table, head.bias
 
 
 def _modernbert_head(model: Any) -> LanguageHead:
-    return model.head, model.decoder.weight, model.decoder.bias
+    return model.head, model.decoder, model.decoder.bias
 
 
 def _decoder_head(model: Any) -> LanguageHead:
-    return lambda state: state, model.lm_head.weight, model.lm_head.bias
+    return lambda state: state, model.lm_head, model.lm_head.bias
 
 
 _NORM_FIRST, _NORM_LAST = NormFirst("input_layernorm", "self_attn"), NormLast("attention.output")

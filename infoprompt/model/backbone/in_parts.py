@@ -6,7 +6,7 @@ and each is parted over the ranks before the next.
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -163,7 +163,7 @@ def numbers(parameter: nn.Parameter) -> Iterator[Tensor]:
         yield from part.detach().reshape(-1).split(PIECE_NUMEL)
         return
     size = part.ds_tensor.numel()
-    device = _sending_device(part)
+    device = sending_device(part)
     received = torch.empty_like(part.ds_tensor[:PIECE_NUMEL], device=device)
     for rank in range(part.ds_zero_partition_world_size):
         own = rank == part.ds_zero_partition_rank
@@ -174,22 +174,7 @@ def numbers(parameter: nn.Parameter) -> Iterator[Tensor]:
             yield piece
 
 
-def rows_of(parameter: nn.Parameter, ids: Sequence[int]) -> Tensor:
-    """Rows of a matrix, [P, E], float32, on the CPU. Of one in parts, all ranks must ask for the same."""
-    part: Any = parameter
-    if not hasattr(part, "ds_id"):
-        return part.detach()[list(ids)].to("cpu", torch.float32)
-    width, size = part.ds_shape[1], part.ds_tensor.numel()
-    device = _sending_device(part)
-    numbers_PE = torch.tensor(list(ids)).unsqueeze(1) * width + torch.arange(width) - size * part.ds_zero_partition_rank
-    own_PE = (numbers_PE >= 0) & (numbers_PE < size)
-    rows_PE = torch.zeros(numbers_PE.shape, device=device)
-    rows_PE[own_PE.to(device)] = part.ds_tensor[numbers_PE[own_PE].to(part.ds_tensor.device)].to(device, torch.float32)
-    dist.all_reduce(rows_PE)  # exact: the others have zeros there
-    return rows_PE.cpu()
-
-
-def _sending_device(part: Any) -> torch.device:
+def sending_device(part: Any) -> torch.device:
     """Where collectives want tensors; a part that is offloaded lies elsewhere."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else part.ds_tensor.device
 

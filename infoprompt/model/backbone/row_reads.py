@@ -1,0 +1,94 @@
+"""Reads rows of a matrix; of one in parts (ZeRO-3) rows alone are sent, and it is never whole.
+
+Shapes: P rows, E numbers in each, A what each rank asks for, W ranks.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infoprompt.model.backbone.in_parts import sending_device
+
+
+def own_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """A parameter of a module, as it is.
+
+    While a pass runs, DeepSpeed makes a parameter whole that is read as the module's attribute.
+    """
+    return dict(module.named_parameters(recurse=False))[name]
+
+
+def read_by_row(parameter: nn.Parameter) -> bool:
+    """Whether its rows must be asked of other ranks; what is trained is made whole instead, for its gradient."""
+    part: Any = parameter
+    return hasattr(part, "ds_id") and not part.requires_grad and not getattr(part, "ds_persist", False)
+
+
+def largest_whole_numel(model: nn.Module, unused: nn.Module | None = None) -> int:
+    """Numbers of the largest tensor that a pass needs whole, in a model of which each rank keeps parts.
+
+    Args:
+        model: tables of words in it are read by row.
+        unused: a module that the pass does not call.
+    """
+    called = [module for module in model.modules() if module is not unused and not isinstance(module, nn.Embedding)]
+    own = [parameter for module in called for parameter in module.parameters(recurse=False)]
+    return max(getattr(parameter, "ds_shape", parameter.shape).numel() for parameter in own)
+
+
+@torch.no_grad()
+def rows_of(parameter: nn.Parameter, ids_P: Tensor) -> Tensor:
+    """Rows of a matrix, [P, E], in its dtype. Of one in parts, all ranks must ask for the same."""
+    part: Any = parameter
+    if not hasattr(part, "ds_id"):
+        return part.detach()[ids_P.to(part.device)]
+    kept, width = part.ds_tensor, part.ds_shape[1]
+    ids_P = ids_P.to(kept.device)
+    start = kept.numel() * part.ds_zero_partition_rank
+    stop = min(start + kept.numel(), part.ds_numel)
+    rows_PE = torch.zeros(len(ids_P), width, dtype=kept.dtype, device=kept.device)
+    first, last = -(-start // width), stop // width
+    if first < last:
+        inside_P = (ids_P >= first) & (ids_P < last)
+        whole = kept[first * width - start : last * width - start].view(-1, width)
+        rows_PE[inside_P] = whole[ids_P[inside_P] - first]
+    for row in {first - 1, last}:  # these may be cut
+        begin, end = max(row * width, start), min((row + 1) * width, stop)
+        if begin < end and not first <= row < last:
+            rows_PE[ids_P == row, begin - row * width : end - row * width] = kept[begin - start : end - start]
+    rows_PE = rows_PE.to(sending_device(part))
+    dist.all_reduce(rows_PE.view(torch.uint8))  # exact: of each byte the other ranks have a zero
+    return rows_PE
+
+
+def embedded(embedding: nn.Module, ids: Tensor) -> Tensor:
+    """What an embedding of which each rank keeps a part makes of its ids, [..., E]; all ranks must come here.
+
+    Args:
+        embedding: its weight is frozen.
+        ids: any shape, another on each rank.
+    """
+    table: Any = own_parameter(embedding, "weight")
+    ids_A, places = ids.unique(return_inverse=True)
+    wanted_P = _of_all_ranks(ids_A)
+    rows_PE = rows_of(table, wanted_P)[torch.searchsorted(wanted_P, ids_A)]
+    # Families scale in `forward`, each in its own way. Calling it so passes by the hook that makes the table whole.
+    small: Any = copy.copy(embedding)
+    small._parameters = {"weight": nn.Parameter(rows_PE.to(ids.device), requires_grad=False)}
+    small.padding_idx = None
+    embeddings: Tensor = small.forward(places)
+    return embeddings
+
+
+def _of_all_ranks(ids_A: Tensor) -> Tensor:
+    """The distinct ids that any rank asks for, [P], in order."""
+    counts_W = [torch.zeros(1, dtype=torch.long, device=ids_A.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts_W, torch.tensor([len(ids_A)], device=ids_A.device))
+    longest = int(torch.cat(counts_W).max())
+    filled_A = torch.cat([ids_A, ids_A[:1].expand(longest - len(ids_A))])
+    asked_WA = [torch.empty_like(filled_A) for _ in counts_W]
+    dist.all_gather(asked_WA, filled_A)
+    return torch.cat(asked_WA).unique()

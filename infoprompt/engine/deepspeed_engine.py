@@ -40,7 +40,7 @@ from infoprompt.engine.deepspeed_config import deepspeed_config
 from infoprompt.engine.deepspeed_loading import live_config
 from infoprompt.engine.interface import NonFiniteLoss, Update, checked_norm, finite_losses, total
 from infoprompt.engine.plain_engine import set_whole_optimizer_state, whole_optimizer_state
-from infoprompt.model.backbone.row_reads import largest_whole_numel
+from infoprompt.model.backbone.row_reads import made_whole
 from infoprompt.model.shared import SharedModel
 from infoprompt.objective.encoding import Encoding
 from infoprompt.ranks import Ranks
@@ -78,7 +78,7 @@ class DeepSpeedEngine:
             model=self._outputs,
             model_parameters=parameters,
             optimizer=build_optimizer(self._trained, [config.optim for config in configs]),
-            config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device), largest_whole_numel(model)),
+            config=deepspeed_config(config, ranks.world_size, _device_type(ranks.device), _largest_numel(model)),
         )
         if self._stage == 3:
             self._keep_whole()
@@ -296,6 +296,10 @@ def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
 
 def _whole_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _largest_numel(model: nn.Module) -> int:
+    return max(_whole_shape(parameter).numel() for parameter in made_whole(model))
 
 
 def _move_unpartitioned(model: nn.Module, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from infoprompt.config import RunConfig
 from infoprompt.engine.deepspeed_config import PERSISTENCE_NUMEL, PREFETCH_NUMEL, REDUCE_BUCKET_NUMEL
 from infoprompt.model.backbone.quantized import BYTES_PER_WEIGHT
-from infoprompt.model.backbone.row_reads import largest_whole_numel
+from infoprompt.model.backbone.row_reads import made_whole
 from infoprompt.model.member import Member
 from launcher.plan.passes import Passes
 
@@ -134,13 +134,19 @@ def _nbytes(tensor: Tensor) -> int:
     return tensor.nbytes
 
 
-def _gathered(config: RunConfig, member: Member, ranks: int) -> int:
-    """The largest tensor in use, and what is fetched ahead of the next; of tables of words rows alone are fetched."""
+def weights_made_whole(config: RunConfig, member: Member) -> list[nn.Parameter]:
+    """What is fetched from other ranks to be whole, at ZeRO stage 3."""
     model: Any = member.backbone.model
-    parameters = list(member.backbone.parameters())
-    unused = None if config.head.kind == "text" else model.get_output_embeddings()
-    largest = largest_whole_numel(model, unused) if config.backbone.frozen else max(map(torch.numel, parameters))
-    return min(largest + PREFETCH_NUMEL, _numel(parameters) * (ranks - 1) // ranks) * parameters[0].element_size()
+    if not config.backbone.frozen:
+        return list(model.parameters())
+    return made_whole(model, None if config.head.kind == "text" else model.get_output_embeddings())
+
+
+def _gathered(config: RunConfig, member: Member, ranks: int) -> int:
+    """The largest tensor in use, and what is fetched ahead of the next."""
+    parameters = weights_made_whole(config, member)
+    most = max(map(torch.numel, parameters)) + PREFETCH_NUMEL
+    return min(most, _numel(parameters) * (ranks - 1) // ranks) * parameters[0].element_size()
 
 
 def _table_numel(member: Member) -> int:

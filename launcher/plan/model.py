@@ -31,19 +31,23 @@ SHAPES = Path(__file__).parent / "shapes"
 
 
 def read_model_config(config: RunConfig) -> PretrainedConfig:
-    """The `config.json` of the backbone, or its published shape where it cannot be read.
+    """The `config.json` of the backbone; of the large models its published shape where no copy is on this machine.
 
     Raises:
         ConfigError: there is neither, or its family cannot do the run.
     """
     settings = config.backbone
+    published = _published(settings.name)
     try:
         found = AutoConfig.from_pretrained(
-            backbone_source(settings.name), revision=settings.revision, trust_remote_code=False
+            backbone_source(settings.name),
+            revision=settings.revision,
+            trust_remote_code=False,
+            local_files_only=published.is_file(),
         )
     except (OSError, ValueError) as error:
-        if (published := SHAPES / f"{settings.name.replace('/', '--')}.json").is_file():
-            log.warning("%s: its config.json cannot be read; its published shape is taken.", settings.name)
+        if published.is_file():
+            log.warning("%s: its config.json is not on this machine; its published shape is taken.", settings.name)
             return AutoConfig.for_model(**json.loads(published.read_text(encoding="utf-8")))
         raise ConfigError(
             f"backbone.name is {settings.name!r}, whose config.json cannot be read: {str(error).splitlines()[0]:.200} "
@@ -51,6 +55,11 @@ def read_model_config(config: RunConfig) -> PretrainedConfig:
         ) from error
     check_config(settings.name, found, backbone_needs(config))
     return found
+
+
+def _published(name: str) -> Path:
+    """Where the shape of a large model is. Asking an unreachable hub for it would take half a minute."""
+    return SHAPES / f"{name.replace('/', '--')}.json"
 
 
 def weightless_backbone(config: RunConfig, found: PretrainedConfig, *, on_cpu: bool) -> Backbone:
@@ -121,7 +130,10 @@ class _Shapes(Vocabulary):
 def _tokenizer(settings: BackboneSettings) -> Any:
     try:
         found = AutoTokenizer.from_pretrained(
-            backbone_source(settings.name), revision=settings.revision, trust_remote_code=False
+            backbone_source(settings.name),
+            revision=settings.revision,
+            trust_remote_code=False,
+            local_files_only=_published(settings.name).is_file(),
         )
     except Exception:  # whatever tokenizers make of files that are absent or damaged
         return Words()

@@ -11,7 +11,7 @@ import torch
 from infoprompt.config import RunConfig
 from infoprompt.model.member import Member
 from launcher.plan.devices import Device, find_device
-from launcher.plan.memory import Memory, rank_memory
+from launcher.plan.memory import Memory, rank_memory, weights_made_whole
 from launcher.plan.model import parameters, read_model_config, weightless_backbone, weightless_member
 from launcher.plan.passes import Passes, count_passes
 from launcher.plan.rows import Batches, planned_batches, read_rows
@@ -117,7 +117,7 @@ def _fetched_bytes(config: RunConfig, member: Member, batches: Batches, ranks: i
     """The parts of all others for forward, for backward and, where inner states are computed anew, once more."""
     if config.engine.kind != "deepspeed" or config.engine.zero_stage < 3:
         return 0
-    whole = sum(parameter.nbytes for parameter in member.backbone.parameters())
+    whole = sum(parameter.nbytes for parameter in weights_made_whole(config, member))
     passes = (2 + config.backbone.gradient_checkpointing) * batches.accumulation
     return passes * whole * (ranks - 1) // ranks
 

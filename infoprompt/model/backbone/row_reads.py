@@ -27,16 +27,16 @@ def read_by_row(parameter: nn.Parameter) -> bool:
     return hasattr(part, "ds_id") and not part.requires_grad and not getattr(part, "ds_persist", False)
 
 
-def largest_whole_numel(model: nn.Module, unused: nn.Module | None = None) -> int:
-    """Numbers of the largest tensor that a pass needs whole, in a model of which each rank keeps parts.
+def made_whole(model: nn.Module, unused: nn.Module | None = None) -> list[nn.Parameter]:
+    """What a pass makes whole of a model in parts: all but tables of words, whose rows are read.
 
     Args:
-        model: tables of words in it are read by row.
+        model: with frozen tables.
         unused: a module that the pass does not call.
     """
     called = [module for module in model.modules() if module is not unused and not isinstance(module, nn.Embedding)]
-    own = [parameter for module in called for parameter in module.parameters(recurse=False)]
-    return max(getattr(parameter, "ds_shape", parameter.shape).numel() for parameter in own)
+    own = (parameter for module in called for parameter in module.parameters(recurse=False))
+    return list(dict.fromkeys(own))
 
 
 @torch.no_grad()

@@ -103,12 +103,18 @@ def train_once(place: str, name: str, method: str, updates: int, started: float)
 
 
 def own_mib(process: psutil.Process) -> float:
-    """Pages of a process and all below it that are of no file, shared ones in part."""
+    """Pages of a process and all below it that are of no file, shared ones in part; 0 where one came or went meanwhile.
+
+    A fork between two looks would count its shared pages whole in the parent, and in part in the child.
+    """
     total = 0
     try:
-        for each in [process, *process.children(recursive=True)]:
+        family = [process, *process.children(recursive=True)]
+        for each in family:
             lines = Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
+        if family != [process, *process.children(recursive=True)]:
+            return 0.0
     except (OSError, psutil.Error):  # one has ended
         return 0.0
     return total / 1024

@@ -23,6 +23,8 @@ class Needs:
     most_groups: int | None
     """At most so many at a time; None: as many as fit."""
     stall_minutes: float
+    autoscaling: bool = False
+    """Whether the cluster adds nodes for groups that do not fit yet; needs `most_groups`."""
     prefix: str = ""
     """Of the settings' names, for messages."""
 
@@ -40,6 +42,8 @@ class Needs:
         Raises:
             ConfigError: not even one fits; Ray itself would wait for ever.
         """
+        if self.autoscaling and self.most_groups:  # what waits for room has the cluster grow
+            return self.most_groups
         fitting = []
         num_workers, a_run = f"{self.prefix}workers_per_{self.unit}", f"a {self.unit}"
         for resource, each in self.resources.items():

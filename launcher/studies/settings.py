@@ -60,6 +60,10 @@ class StudyRay(Settings):
     placement: Placement = "PACK"
     """How Ray lays the workers of a run over the nodes; STRICT_ refuses another way."""
 
+    autoscaling: bool = False
+    """Whether the cluster adds nodes when asked: then `workers` worker groups are asked for, whatever nodes there are
+    now."""
+
     stall_minutes: PositiveFloat = 10
     """Without progress for so long, the study says so and why."""
 
@@ -137,6 +141,11 @@ class StudyConfig(Settings):
             near = difflib.get_close_matches(self.baseline, self.methods, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]}?" if near else f"Methods are {', '.join(self.methods)}."
             raise ValueError(f"baseline is {self.baseline}, but must be one of the methods. {hint}")
+        if self.ray.autoscaling and self.workers is None:
+            raise ValueError(
+                "ray.autoscaling is true, but workers is not given, and a cluster that grows takes any number. Set "
+                "workers to the worker groups that it shall grow to."
+            )
         for key, seeds in (("seeds", self.seeds), ("search.seeds", self.search_seeds)):
             if len(set(seeds)) < len(seeds) or min(seeds) < 0:
                 raise ValueError(f"{key} is {seeds}, but must be different numbers from 0. Name each seed once.")
@@ -174,6 +183,7 @@ class StudyConfig(Settings):
             ray.placement,
             self.workers,
             ray.stall_minutes,
+            ray.autoscaling,
             prefix="ray.",
         )
 

@@ -155,6 +155,10 @@ class SweepSettings(Settings):
     max_concurrent: PositiveInt | None = None
     """Worker groups at a time, each with one run or a pack of them; as many as fit if not given."""
 
+    autoscaling: bool = False
+    """Whether the cluster adds nodes when asked: then `max_concurrent` worker groups are asked for, whatever nodes
+    there are now."""
+
     pack: PositiveInt | Literal["auto"] = 1
     """Runs of a worker group that share each pass of its backbone. Each comes to what it comes to alone; where a run
     can share none, as one that trains its backbone, it is alone. `auto`: as many as fill a pass."""
@@ -195,6 +199,11 @@ class SweepSettings(Settings):
             raise ValueError("space varies tracking.uri, but a sweep has one record. Set it in base or overrides.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}, but each may come once. Leave out those that come again.")
+        if self.autoscaling and self.max_concurrent is None:
+            raise ValueError(
+                "autoscaling is true, but max_concurrent is not given, and a cluster that grows takes any number. Set "
+                "max_concurrent to the worker groups that it shall grow to."
+            )
         free = [key for key, dimension in self.space.items() if dimension.grid is None]
         if self.searcher == "grid" and free:
             raise ValueError(
@@ -226,6 +235,7 @@ class SweepSettings(Settings):
             self.placement,
             self.max_concurrent,
             self.stall_minutes,
+            self.autoscaling,
         )
 
     @property

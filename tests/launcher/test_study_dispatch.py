@@ -167,6 +167,10 @@ def test_a_run_of_a_study_starts_anew_and_one_of_a_sweep_goes_on(study_file):
 
 
 def test_a_run_that_does_not_fit_a_cluster_is_told_with_the_settings_of_a_study(study_file):
+    growing = load_study(study_file, ["ray.autoscaling=true", "workers=2"]).config.needs
+    assert growing.groups_that_fit({}, {}) == 2
+    with pytest.raises(ConfigError, match=r"ray\.autoscaling is true, but workers is not given.*Set workers"):
+        load_study(study_file, ["ray.autoscaling=true"])
     needs = load_study(study_file, ["ray.workers_per_run=3", "workers=2"]).config.needs
     assert needs.groups_that_fit({"CPU": 64}, {"CPU": 8}) == 2
     with pytest.raises(ConfigError, match=r"ray\.workers_per_run is 3 and ray\.cpus_per_worker is 1, so a run needs 3"):

@@ -245,6 +245,13 @@ def test_a_trial_that_cannot_fit_is_refused_with_numbers(settings, total, larges
         sweep(**settings).needs.groups_that_fit(total, largest)
 
 
+def test_a_cluster_that_grows_is_asked_for_all_groups_whatever_it_has_now():
+    needs = sweep(autoscaling=True, max_concurrent=3, workers_per_trial=2).needs
+    assert needs.groups_that_fit({}, {}) == needs.groups_that_fit({"CPU": 64}, {"CPU": 8}) == 3
+    with pytest.raises(ValueError, match=r"autoscaling is true, but max_concurrent is not given.*Set max"):
+        sweep(autoscaling=True)
+
+
 def test_a_job_of_ray_writes_to_a_folder_that_lasts(tmp_path, monkeypatch):
     copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     copy.mkdir(parents=True)

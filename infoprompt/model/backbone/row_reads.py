@@ -1,6 +1,6 @@
 """Reads rows of a matrix; of one in parts (ZeRO-3) rows alone are sent, and it is never whole.
 
-Shapes: P rows, E numbers in each, A what each rank asks for, W ranks.
+Shapes: S words whose rows are read, T tokens of one rank, E embedding width.
 """
 
 import copy
@@ -40,28 +40,28 @@ def made_whole(model: nn.Module, unused: nn.Module | None = None) -> list[nn.Par
 
 
 @torch.no_grad()
-def rows_of(parameter: nn.Parameter, ids_P: Tensor) -> Tensor:
-    """Rows of a matrix, [P, E], in its dtype. Of one in parts, all ranks must ask for the same."""
+def rows_of(parameter: nn.Parameter, ids_S: Tensor) -> Tensor:
+    """Rows of a matrix, [S, E], in its dtype. Of one in parts, all ranks must ask for the same."""
     part: Any = parameter
     if not hasattr(part, "ds_id"):
-        return part.detach()[ids_P.to(part.device)]
+        return part.detach()[ids_S.to(part.device)]
     kept, width = part.ds_tensor, part.ds_shape[1]
-    ids_P = ids_P.to(kept.device)
+    ids_S = ids_S.to(kept.device)
     start = kept.numel() * part.ds_zero_partition_rank
     stop = min(start + kept.numel(), part.ds_numel)
-    rows_PE = torch.zeros(len(ids_P), width, dtype=kept.dtype, device=kept.device)
+    rows_SE = torch.zeros(len(ids_S), width, dtype=kept.dtype, device=kept.device)
     first, last = -(-start // width), stop // width
     if first < last:
-        inside_P = (ids_P >= first) & (ids_P < last)
+        inside_S = (ids_S >= first) & (ids_S < last)
         whole = kept[first * width - start : last * width - start].view(-1, width)
-        rows_PE[inside_P] = whole[ids_P[inside_P] - first]
+        rows_SE[inside_S] = whole[ids_S[inside_S] - first]
     for row in {first - 1, last}:  # these may be cut
         begin, end = max(row * width, start), min((row + 1) * width, stop)
         if begin < end and not first <= row < last:
-            rows_PE[ids_P == row, begin - row * width : end - row * width] = kept[begin - start : end - start]
-    rows_PE = rows_PE.to(sending_device(part))
-    dist.all_reduce(rows_PE.view(torch.uint8))  # exact: of each byte the other ranks have a zero
-    return rows_PE
+            rows_SE[ids_S == row, begin - row * width : end - row * width] = kept[begin - start : end - start]
+    rows_SE = rows_SE.to(sending_device(part))
+    dist.all_reduce(rows_SE.view(torch.uint8))  # exact: of each byte the other ranks have a zero
+    return rows_SE
 
 
 def embedded(embedding: nn.Module, ids: Tensor) -> Tensor:
@@ -72,23 +72,23 @@ def embedded(embedding: nn.Module, ids: Tensor) -> Tensor:
         ids: any shape, another on each rank.
     """
     table: Any = own_parameter(embedding, "weight")
-    ids_A, places = ids.unique(return_inverse=True)
-    wanted_P = _of_all_ranks(ids_A)
-    rows_PE = rows_of(table, wanted_P)[torch.searchsorted(wanted_P, ids_A)]
+    ids_T, places = ids.unique(return_inverse=True)
+    wanted_S = _of_all_ranks(ids_T)
+    rows_SE = rows_of(table, wanted_S)[torch.searchsorted(wanted_S, ids_T)]
     # Families scale in `forward`, each in its own way. Calling it so passes by the hook that makes the table whole.
     small: Any = copy.copy(embedding)
-    small._parameters = {"weight": nn.Parameter(rows_PE.to(ids.device), requires_grad=False)}
+    small._parameters = {"weight": nn.Parameter(rows_SE.to(ids.device), requires_grad=False)}
     small.padding_idx = None
     embeddings: Tensor = small.forward(places)
     return embeddings
 
 
-def _of_all_ranks(ids_A: Tensor) -> Tensor:
-    """The distinct ids that any rank asks for, [P], in order."""
-    counts_W = [torch.zeros(1, dtype=torch.long, device=ids_A.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts_W, torch.tensor([len(ids_A)], device=ids_A.device))
-    longest = int(torch.cat(counts_W).max())
-    filled_A = torch.cat([ids_A, ids_A[:1].expand(longest - len(ids_A))])
-    asked_WA = [torch.empty_like(filled_A) for _ in counts_W]
-    dist.all_gather(asked_WA, filled_A)
-    return torch.cat(asked_WA).unique()
+def _of_all_ranks(ids_T: Tensor) -> Tensor:
+    """The distinct ids that any rank asks for, [S], in order."""
+    counts = [torch.zeros(1, dtype=torch.long, device=ids_T.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(ids_T)], device=ids_T.device))
+    longest = int(torch.cat(counts).max())
+    filled_T = torch.cat([ids_T, ids_T[:1].expand(longest - len(ids_T))])
+    asked = [torch.empty_like(filled_T) for _ in counts]
+    dist.all_gather(asked, filled_T)
+    return torch.cat(asked).unique()

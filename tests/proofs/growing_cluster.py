@@ -61,6 +61,7 @@ SWEEP = {
         "optim.max_steps=8",
         "optim.epochs=100",
         "tracking.enabled=false",
+        "evaluation.test=false",
     ],
     "space": {"optim.lr": {"grid": [0.001, 0.003, 0.01, 0.03]}, "seed": {"grid": [0, 1]}},
     "max_concurrent": 2,

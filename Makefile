@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 export TOKENIZERS_PARALLELISM := false
 
-PROOFS := two_hosts killed_ranks kept_backbone zero3_memory thousand_trials fault_sweep long_rows large_tasks million_rows
+PROOFS := two_hosts killed_ranks kept_backbone zero3_memory thousand_trials fault_sweep growing_cluster long_rows large_tasks million_rows
 
 .PHONY: install train test lint proofs $(PROOFS) prove-gpu
 

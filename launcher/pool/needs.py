@@ -52,7 +52,8 @@ class Needs:
             if group > has:
                 raise ConfigError(
                     f"{num_workers} is {self.workers} and {setting} is {each:g}, so {a_run} needs {group:g} "
-                    f"{resource}s, but the cluster has {has:g}. Lower one of them, or add nodes first."
+                    f"{resource}s, but the cluster has {has:g}. Lower one of them, or add nodes first. If it "
+                    f"adds nodes by itself, set {self.prefix}autoscaling=true."
                 )
             if each > on_one:
                 raise ConfigError(

@@ -250,4 +250,6 @@ def _name_classes(axes: Axes, label_names: Sequence[str], fontsize: float, uprig
 def _print_counts(axes: Axes, counts_CC: NDArray[np.int64], shares_CC: NDArray[np.float64]) -> None:
     for true, predicted in zip(*np.nonzero(counts_CC), strict=True):
         colour = "white" if shares_CC[true, predicted] > 0.55 else "#222222"
-        axes.text(predicted, true, str(counts_CC[true, predicted]), ha="center", va="center", fontsize=7, color=colour)
+        count = str(counts_CC[true, predicted])
+        text = axes.text(predicted, true, count, ha="center", va="center", fontsize=7, color=colour)
+        text.set_in_layout(False)  # it is inside the axes, and measuring hundreds takes longer than drawing them

@@ -25,6 +25,7 @@ MEMORIES: dict[tuple[str, str], Any] = {
     ("infoprompt.kernels.implementation", "_said"): set(),
     ("infoprompt.cache_folder", "_distrust"): 0,  # of a cached function: how many calls it remembers
     ("infoprompt.data.loader", "epoch_order"): 0,
+    ("infoprompt.data.kept_splits", "_remembered"): {},
     ("infoprompt.engine.row_check", "rows_are_independent"): 0,
     ("infoprompt.data.tokenized", "_remembered"): 0,
     ("infoprompt.stopping", "_heard"): {

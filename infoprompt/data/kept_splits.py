@@ -1,9 +1,11 @@
-"""Splits of large files, kept between runs: read, checked and split once on each node, then mapped by all."""
+"""Splits, kept between runs: those of large files by each node, read, checked and split once, then mapped by all; those
+of a few rows by this process."""
 
 import hashlib
 import json
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -26,7 +28,10 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 """Raised when files are read or split in another way, so that what was kept before is not used."""
 LEAST_BYTES = 2**20
-"""Files of fewer bytes are read anew by every run."""
+"""Files of fewer bytes are not kept on the disk."""
+MOST_REMEMBERED = 8
+"""Splits of few rows: those of several tasks or seeds, which the runs of a study or a pack take turn by turn."""
+_remembered: OrderedDict[str, Any] = OrderedDict()
 _NOT_READ = ("batch_size", "micro_batch_size", "class_weights", "unlabelled_batch", "unlabelled_filter", "seed")
 
 
@@ -63,21 +68,42 @@ def kept_splits(settings: DataSettings, seed: int, sources: Sequence[RowSource],
         sources: what is read. Splits of the hub are not kept here, and neither are small files.
         make: makes the splits.
     """
-    path = _path(settings, seed, sources)
-    if path is None:
+    files = _files(sources)
+    if files is None:
         return make()
+    key = _key(settings, seed, files)
+    if key is None:
+        return make()
+    if key in _remembered:
+        _remembered.move_to_end(key)
+        return _remembered[key]
+    small = sum(file.stat().st_size for file in files) < LEAST_BYTES
+    splits = make() if small else _from_disk(cache_dir() / "rows" / f"{key}.json", settings, make)
+    if _most_rows(splits) <= MOST_IN_MEMORY:
+        _remembered[key] = splits
+        while len(_remembered) > MOST_REMEMBERED:
+            _remembered.popitem(last=False)
+    return splits
+
+
+def _from_disk(path: Path, settings: DataSettings, make: Callable[[], Splits]) -> Splits:
     with alone(path) as writable:
         found = _read(path, settings)
         if found is not None:
             return found
         splits = make()
-        if not writable or max(map(len, splits.parts().values())) <= MOST_IN_MEMORY:
+        if not writable or _most_rows(splits) <= MOST_IN_MEMORY:
             return splits
         _write(path, splits)
         return _read(path, settings) or splits
 
 
-def _path(settings: DataSettings, seed: int, sources: Sequence[RowSource]) -> Path | None:
+def _most_rows(splits: Splits) -> int:
+    return max(map(len, splits.parts().values()))
+
+
+def _files(sources: Sequence[RowSource]) -> list[Path] | None:
+    """What is read; None where that is not files alone, or cannot be told, which who reads them says better."""
     files: list[Path] = []
     try:
         for source in sources:
@@ -86,14 +112,20 @@ def _path(settings: DataSettings, seed: int, sources: Sequence[RowSource]) -> Pa
                 if found is None:
                     return None
                 files += found
-        if sum(file.stat().st_size for file in files) < LEAST_BYTES:
-            return None
+    except (ConfigError, OSError):
+        return None
+    return files if all(file.is_file() for file in files) else None  # a pipe is read but once
+
+
+def _key(settings: DataSettings, seed: int, files: Sequence[Path]) -> str | None:
+    """Splits of equal keys are equal."""
+    try:
         content = [[str(file), _digest(file)] for file in files]
-    except (ConfigError, OSError):  # said better by who reads them
+    except OSError:
         return None
     read = settings.model_dump(mode="json", exclude=set(_NOT_READ))
     key = json.dumps([FORMAT, metadata.version("infoprompt"), read, seed, content], sort_keys=True)
-    return cache_dir() / "rows" / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _digest(path: Path) -> str:

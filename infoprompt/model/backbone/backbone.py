@@ -115,6 +115,8 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         """A frozen model stays in evaluation mode: it has no use for dropout."""
+        if self.frozen and not self.training:
+            return self  # every pass of a run asks, and a walk over all modules takes longer than a head's update
         return super().train(mode and not self.frozen)
 
     def embed(self, input_ids_BL: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def cache(tmp_path, monkeypatch):
 
 def map_all(monkeypatch):
     """Rows are mapped and kept however few they are."""
+    kept_splits._remembered.clear()
     for module in (mapped_rows, kept_splits):
         monkeypatch.setattr(module, "MOST_IN_MEMORY", 3)
     monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", 4)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from infoprompt.config import ConfigError, DataSettings
+from infoprompt.data import kept_splits
 from infoprompt.data.rows import Example
 from infoprompt.data.splits import Splits, load_splits
 
@@ -59,9 +60,37 @@ def test_a_share_of_own_rows_is_held_out(train: str) -> None:
 
 def test_a_seed_gives_the_same_rows_and_another_seed_others(train: str) -> None:
     settings = DataSettings(train=train, few_shot={"total": 16})
-    assert load_splits(settings, 5) == load_splits(settings, 5)
+    first = load_splits(settings, 5)
+    kept_splits._remembered.clear()
+    assert load_splits(settings, 5) == first
     assert load_splits(settings, 5).train != load_splits(settings, 6).train
     assert load_splits(settings, 5).validation != load_splits(settings, 6).validation
+
+
+def test_splits_of_a_few_rows_are_made_once_in_a_process(train: str) -> None:
+    settings = DataSettings(train=train)
+    first = load_splits(settings, 0)
+    assert load_splits(settings.model_copy(update={"batch_size": 2}), 0) is first
+    assert load_splits(settings, 1) is not first
+    assert load_splits(settings.model_copy(update={"validation_share": 0.5}), 0) is not first
+
+
+def test_a_file_that_was_changed_is_read_again(train: str) -> None:
+    first, path = load_splits(DataSettings(train=train), 0), Path(train)
+    path.write_text(path.read_text().replace("text 7", "TEXT 7"))
+    assert texts(load_splits(DataSettings(train=train), 0).train) != texts(first.train)
+
+
+def test_only_the_latest_splits_are_remembered(train: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_splits, "MOST_REMEMBERED", 2)
+    first = load_splits(DataSettings(train=train), 0)
+    load_splits(DataSettings(train=train), 1)
+    assert load_splits(DataSettings(train=train), 0) is first
+    load_splits(DataSettings(train=train), 2)
+    assert load_splits(DataSettings(train=train), 0) is first
+    load_splits(DataSettings(train=train), 3)
+    load_splits(DataSettings(train=train), 4)
+    assert load_splits(DataSettings(train=train), 0) is not first
 
 
 def questions(folder: Path, count: int) -> str:

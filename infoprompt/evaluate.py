@@ -14,7 +14,7 @@ from infoprompt.artifact import Artifact
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.dataset import EncodedDataset
-from infoprompt.data.loader import num_batches
+from infoprompt.data.loader import evaluation_batches, num_batches
 from infoprompt.data.mapped_rows import changed
 from infoprompt.data.places import RowSource, source_name
 from infoprompt.data.published_formats import adapter
@@ -23,11 +23,11 @@ from infoprompt.data.sources import FOUND_OUT, Dialect
 from infoprompt.data.split_rows import SplitRows
 from infoprompt.data.task import Task
 from infoprompt.data.tasks import TASKS, known_task
+from infoprompt.engine.interface import Engine
+from infoprompt.engine.pack import Asking, infer
 from infoprompt.metrics import score
 from infoprompt.objective.task import example_losses
 from infoprompt.predictions import Target, as_array, compared, completed, predicted, targets
-from infoprompt.predictor import Infer, scored_batches
-from infoprompt.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,15 @@ class Evaluation:
     """The task's loss, mean over the rows; NaN where only predictions are known."""
 
 
-def evaluate(
-    infer: Infer,
-    rows: EncodedDataset,
-    task: Task,
-    ranks: Ranks,
-    batch_size: int,
-    name: str = "given",
-) -> Evaluation:
+def evaluate(engine: Engine, rows: EncodedDataset, task: Task, batch_size: int, name: str) -> Asking[Evaluation]:
     """Score every row once; all ranks take part and all get the result. `name`: of the rows, for people."""
-    batches = scored_batches({name: rows}, infer, batch_size, rank=ranks.rank, world_size=ranks.world_size)
-    parts = [
-        (batch.examples, predicted(logits_BC, batch, task), example_losses(logits_BC, batch))
-        for ((_, batch, logits_BC),) in track(
-            batches, num_batches(rows, batch_size, ranks.world_size), f"scoring {name} rows, batches"
-        )
-    ]
+    ranks = engine.ranks
+    batches = evaluation_batches(rows, batch_size, ranks.rank, ranks.world_size)
+    count, parts = num_batches(rows, batch_size, ranks.world_size), []
+    for batch in track(batches, count, f"scoring {name} rows, batches"):
+        encoding = yield from infer(engine, batch.to(ranks.device))
+        logits_BC = encoding.logits_BC.float().cpu()
+        parts.append((batch.examples, predicted(logits_BC, batch, task), example_losses(logits_BC, batch)))
     known = targets(rows, task)
     found: list[Target] = [-1] * len(rows)
     loss_of = [math.nan] * len(rows)

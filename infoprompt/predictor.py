@@ -1,4 +1,4 @@
-"""From tokenised rows to the model's scores: the one loop of evaluation and prediction.
+"""From tokenised rows to an artifact's scores: the loop of prediction.
 
 Shapes: B examples, C classes.
 """
@@ -27,18 +27,14 @@ def scored_batches(
     batch_size: int,
     *,
     reads: Mapping[str, States] | None = None,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> Iterator[list[tuple[str, Batch, Tensor]]]:
-    """Every row once over all ranks, in batches that all members share.
+    """Every row once, in batches that all members share.
 
     Args:
         rows: of each member.
-        infer: what makes the encodings; every rank calls it equally often.
-        batch_size: rows per rank and pass.
+        infer: what makes the encodings.
+        batch_size: rows per pass.
         reads: members for whose rows the states of plain texts are computed here, in a pass before.
-        rank: this one.
-        world_size: the number of ranks.
     Yields:
         For each member with rows in a batch: its name, its rows of the batch, and their scores, [B, C] or of the form
         that its head gives, float32 on the CPU.
@@ -49,7 +45,7 @@ def scored_batches(
         asked = {name: replace(plain[name].batch(own), unprompted=True) for name, own in chosen.items()}
         return infer(asked) if asked else {}
 
-    for chosen in shared_batches(rows, batch_size, rank, world_size):
+    for chosen in shared_batches(rows, batch_size, rank=0, world_size=1):
         batches = {name: rows[name].batch(own) for name, own in chosen.items()}
         given = batches
         for name, states in plain_states({name: own for name, own in chosen.items() if name in plain}).items():

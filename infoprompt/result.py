@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infoprompt.artifact_files import save_artifact
+from infoprompt.engine.pack import Asking
 from infoprompt.evaluate import Evaluation
 from infoprompt.figures import confusion_matrix, learning_curves
 from infoprompt.files import replace_file
@@ -71,7 +72,7 @@ class RunResult:
         return asdict(self)
 
 
-def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
+def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> Asking[RunResult]:
     """Score the best state on the test rows, and write all that a run leaves; every rank calls it.
 
     Raises:
@@ -80,7 +81,7 @@ def finish(setup: Setup, state: TrainingState, tracker: Tracker) -> RunResult:
     config, ranks = setup.config, setup.ranks
     output_dir = Path(config.run.output_dir)
     setup.engine.load_trained_state(state.best_state)
-    tested = setup.evaluate(setup.test) if len(setup.test) else None
+    tested = (yield from setup.evaluate(setup.test)) if len(setup.test) else None
     test = tested.scores if tested else {}
     curve = [(int(row["step"]), row[f"dev/{setup.metric}"]) for row in state.history if f"dev/{setup.metric}" in row]
     trained_parameters = sum(tensor.numel() for tensor in state.best_state.values())

@@ -14,6 +14,7 @@ from infoprompt.data.loader import TrainLoader
 from infoprompt.data.tasks import Task
 from infoprompt.data.template import Template
 from infoprompt.engine.interface import Engine
+from infoprompt.engine.pack import Asking
 from infoprompt.evaluate import Evaluation, evaluate, evaluate_given
 from infoprompt.model.member import Member
 from infoprompt.objective.encoding import Encoding
@@ -53,7 +54,7 @@ class Setup:
 
     def infer(self, batch: Batch) -> Encoding:
         """Forward without gradient."""
-        return self.engine.infer(batch.to(self.ranks.device))
+        return self.engine.infer({0: batch.to(self.ranks.device)})[0]
 
     def of(self, rows: Mapping[str, EncodedDataset], kept_texts: np.ndarray | None = None) -> "Setup":
         """The same with other rows: `training`, `dev`, `test` and `unlabelled`."""
@@ -123,14 +124,9 @@ class Setup:
         real = self.train.rows.without_prompt().texts.input_ids
         return sum(parameter.numel() for parameter in prompt.parameters()) - prompt.touched_parameters(real)
 
-    def evaluate(self, rows: EncodedDataset) -> Evaluation:
+    def evaluate(self, rows: EncodedDataset) -> Asking[Evaluation]:
         """Scores on rows; all ranks take part."""
         name = "test" if rows is self.test else "dev"
         if self.given is not None:
             return evaluate_given(self.given.get(name), rows, self.task)
-        batch_size = self.config.evaluation.batch_size
-
-        def infer(batches: Mapping[str, Batch]) -> dict[str, Encoding]:
-            return {name: self.infer(batch) for name, batch in batches.items()}
-
-        return evaluate(infer, rows, self.task, self.ranks, batch_size, name)
+        return (yield from evaluate(self.engine, rows, self.task, self.config.evaluation.batch_size, name))

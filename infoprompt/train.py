@@ -132,7 +132,7 @@ def asking_run(
                     if ranks.wishes.leave:
                         leave(setup, state, ranks.wishes.leave)
                 trained = True
-                return finish(setup, state, tracker)
+                return (yield from finish(setup, state, tracker))
         except Terminated as told:
             if isinstance(told, Preempted):
                 ranks.barrier()  # a launcher ends the others as soon as one has left
@@ -217,7 +217,7 @@ def train(
         bar.update(progress)
         decision: Decision = "go"
         if due(evaluate_every, progress):  # all ranks take part
-            decision = _evaluate_dev(setup, state, tracker, bar, report)
+            decision = yield from _evaluate_dev(setup, state, tracker, bar, report)
         state.seconds = clock.seconds
         if decision == "pause" or (config.checkpoint.enabled and save):  # all ranks take part
             save_training_state(setup, state)
@@ -228,7 +228,7 @@ def train(
             leave(setup, state, told)
     state.seconds = clock.seconds
     if not state.best_state:  # there was no update to make
-        _evaluate_dev(setup, state, tracker, bar, report)
+        yield from _evaluate_dev(setup, state, tracker, bar, report)
         if config.checkpoint.enabled:
             save_training_state(setup, state)
 
@@ -291,9 +291,9 @@ def _preempted(setup: Setup, state: TrainingState, number: int) -> Preempted:
 
 def _evaluate_dev(
     setup: Setup, state: TrainingState, tracker: Tracker, bar: ProgressBar, report: Report | None
-) -> Decision:
+) -> Asking[Decision]:
     fit_head(setup)
-    evaluated = setup.evaluate(setup.dev)
+    evaluated = yield from setup.evaluate(setup.dev)
     scores = evaluated.scores
     undefined = why_undefined(setup.metric, setup.task, evaluated.labels, evaluated.predictions)
     if undefined and undefined not in state.told and setup.ranks.is_first:

@@ -88,8 +88,7 @@ class DeepSpeedEngine:
     def forward(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
         self._engine.train()
-        outputs = self._engine(list(batches), list(batches.values()))
-        return dict(zip(batches, self._outputs.take(outputs), strict=True))
+        return self._pass(batches)
 
     def step(self, losses: Mapping[int, Tensor]) -> dict[int, Update]:
         """See `Engine`."""
@@ -112,11 +111,10 @@ class DeepSpeedEngine:
         self._engine.optimizer.param_groups[member]["lr"] = lr
 
     @torch.no_grad()
-    def infer(self, batch: Batch, member: int = 0) -> Encoding:
+    def infer(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
         self._engine.eval()
-        (encoding,) = self._outputs.take(self._engine([member], [batch]))
-        return encoding
+        return self._pass(batches)
 
     def trained_state(self, member: int = 0) -> dict[str, Tensor]:
         """See `Engine`."""
@@ -173,6 +171,10 @@ class DeepSpeedEngine:
         # them by then (stages 1 and 2).
         self._engine.optimizer = None
         self._loading = None
+
+    def _pass(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
+        outputs = self._engine(list(batches), list(batches.values()))
+        return dict(zip(batches, self._outputs.take(outputs), strict=True))
 
     def _keep_whole(self) -> None:
         # Otherwise a trained parameter has its values only while the module that owns it runs. Some are used elsewhere

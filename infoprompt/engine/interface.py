@@ -54,8 +54,8 @@ class Engine(Protocol):
     def set_lr(self, lr: float, member: int = 0) -> None:
         """Learning rate of a member's next updates."""
 
-    def infer(self, batch: Batch, member: int = 0) -> Encoding:
-        """Forward of a member in evaluation mode, without gradients."""
+    def infer(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
+        """Forward in evaluation mode, without gradients, of any members."""
 
     def trained_state(self, member: int = 0) -> dict[str, Tensor]:
         """Every trained parameter, by its name in the member."""

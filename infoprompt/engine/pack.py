@@ -1,6 +1,7 @@
 """Runs that share each pass of one frozen backbone, and a run alone.
 
     run, a generator -> asks for a forward pass, then for an update -> pack: one pass, one backward, an update for each
+                     -> asks for a pass without gradient            -> pack: as few passes as their rows need
 
 A run takes a place of the pack, and gives it back when it ends, whatever its end; the next run may take it between two
 updates. What a run trains, its optimiser, order, noise, records and files are its own.
@@ -8,7 +9,7 @@ updates. What a run trains, its optimiser, order, noise, records and files are i
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ class Ask:
 
     engine: Engine
     given: Batch | Tensor
+    trains: bool = True
+    """Whether the encoding is one to train by."""
 
 
 Asking = Generator[Ask, Any, T]
@@ -46,6 +49,12 @@ Asking = Generator[Ask, Any, T]
 def forward(engine: Engine, batch: Batch) -> Asking[Encoding]:
     """The encoding of a batch."""
     encoding: Encoding = yield Ask(engine, batch)
+    return encoding
+
+
+def infer(engine: Engine, batch: Batch) -> Asking[Encoding]:
+    """The encoding of a batch in evaluation mode, without gradients."""
+    encoding: Encoding = yield Ask(engine, batch, trains=False)
     return encoding
 
 
@@ -66,7 +75,7 @@ def alone(run: Asking[T]) -> T:
             return result
         try:
             if isinstance(ask.given, Batch):
-                answer = ask.engine.forward({0: ask.given})[0]
+                answer = (ask.engine.forward if ask.trains else ask.engine.infer)({0: ask.given})[0]
             else:
                 answer = ask.engine.step({0: ask.given})[0]
             del ask  # what it holds would part the memory that the next pass could take
@@ -157,10 +166,13 @@ class Pack:
         """Have a run begin at a free place; what it came to, if it needs no update or cannot begin."""
         assert place not in self._runs, f"place {place} is taken"
         assert self.between_updates, "a run starts between two updates"
-        return self._send(place, run, None)
+        ended = self._send(place, run, None)
+        if ended is None:  # all others wait for their next update, so only this one may evaluate
+            ended = next(iter(self._evaluate()), None)
+        return ended
 
     def update(self) -> list[Ended]:
-        """A pass for each run's next micro-batch, and what follows from it; the runs that have ended.
+        """A pass for all runs' next micro-batches, and what follows from it, evaluations too; the runs that have ended.
 
         Raises:
             BaseException: what is no `Exception`, such as Ctrl-C, ends every run, and is raised.
@@ -168,6 +180,7 @@ class Pack:
         try:
             ended = self._answer(self._encodings)
             ended += self._answer(self._updates)
+            ended += self._evaluate()
         except BaseException as error:
             self.end(error)
             raise
@@ -213,13 +226,34 @@ class Pack:
         for seat in list(self._seats.pop(place, [])):
             self.close(seat)
 
-    def _answer(self, answers: Callable[[Mapping[int, Ask]], Mapping[int, Any]]) -> list[Ended]:
-        if not self._runs:
+    def _evaluate(self) -> list[Ended]:
+        """Passes for the runs that evaluate, until each of them waits for an update again or has ended."""
+        ended: list[Ended] = []
+        while any(not ask.trains for ask in self._asks.values()):
+            ended += self._answer(self._inferred, trains=False)
+        return ended
+
+    def _answer(self, answers: Callable[[Mapping[int, Ask]], Mapping[int, Any]], *, trains: bool = True) -> list[Ended]:
+        asks = {place: ask for place, ask in self._asks.items() if ask.trains is trains}
+        if not asks:
             return []
-        found = answers(self._asks)
-        self._asks = {}  # what they hold would part the memory that the next pass could take
+        found = answers(asks)
+        for place in asks:
+            del self._asks[place]
+        asks.clear()  # what they hold would part the memory that the next pass could take
         sent = [self._send(place, self._runs[place], answer) for place, answer in found.items()]
         return [ended for ended in sent if ended is not None]
+
+    def _inferred(self, asks: Mapping[int, Ask]) -> dict[int, Any]:
+        """Runs share passes of at most as many rows as the largest of their `evaluation.batch_size` allows."""
+        found: dict[int, Any] = {}
+        part: dict[int, Ask] = {}
+        for place, ask in asks.items():
+            if part and not _fit_together([*part.values(), ask], self.ranks):
+                found |= self._encodings(part)
+                part = {}
+            part[place] = ask
+        return found | self._encodings(part)
 
     def _encodings(self, asks: Mapping[int, Ask]) -> dict[int, Any]:
         try:
@@ -238,7 +272,8 @@ class Pack:
     def _forward(self, asks: Mapping[int, Ask]) -> dict[int, Any]:
         batches = {self._order.index(ask.engine): ask.given for ask in asks.values() if isinstance(ask.given, Batch)}
         assert self._engine is not None
-        return dict(zip(asks, self._engine.forward(batches).values(), strict=True))
+        passes = self._engine.forward if all(ask.trains for ask in asks.values()) else self._engine.infer
+        return dict(zip(asks, passes(batches).values(), strict=True))
 
     def _updates(self, asks: Mapping[int, Ask]) -> dict[int, Any]:
         losses = {self._order.index(ask.engine): ask.given for ask in asks.values() if isinstance(ask.given, Tensor)}
@@ -290,9 +325,9 @@ class _Seat:
         engine, own = self.pack.engine_of(self)
         engine.set_lr(lr, own)
 
-    def infer(self, batch: Batch, member: int = 0) -> Encoding:
+    def infer(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         engine, own = self.pack.engine_of(self)
-        return engine.infer(batch, own)
+        return {0: engine.infer({own: batches[0]})[own]}
 
     def trained_state(self, member: int = 0) -> dict[str, Tensor]:
         engine, own = self.pack.engine_of(self)
@@ -312,3 +347,13 @@ class _Seat:
 
     def close(self) -> None:
         self.pack.close(self)
+
+
+def _fit_together(asks: Sequence[Ask], ranks: Ranks) -> bool:
+    """Whether these may share a pass without gradient; every rank finds the same, whatever the length of its rows."""
+    batches = [ask.given for ask in asks if isinstance(ask.given, Batch)]
+    seats = [ask.engine for ask in asks if isinstance(ask.engine, _Seat)]
+    if ranks.device.type == "cpu" and not seats[0].model.backbone.leaves_out_padding(ranks.device):
+        return False  # padded to another length, a run's numbers would not be those that it has alone
+    sizes = [seat.config.evaluation.batch_size * batch.num_choices for seat, batch in zip(seats, batches, strict=True)]
+    return sum(map(len, batches)) <= max(sizes)

@@ -72,11 +72,10 @@ class PlainEngine:
         self._optimizer.param_groups[member]["lr"] = lr
 
     @torch.no_grad()
-    def infer(self, batch: Batch, member: int = 0) -> Encoding:
+    def infer(self, batches: Mapping[int, Batch]) -> dict[int, Encoding]:
         """See `Engine`."""
         self._model.eval()
-        (encoding,) = self._model([member], [batch])
-        return encoding
+        return dict(zip(batches, self._model(list(batches), list(batches.values())), strict=True))
 
     def trained_state(self, member: int = 0) -> dict[str, Tensor]:
         """See `Engine`."""

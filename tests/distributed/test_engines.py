@@ -111,7 +111,7 @@ def train(engine: Engine, first: int, last: int) -> list[tuple[float, float]]:
         engine.set_lr(0.02 / (1 + step))
         losses, norms = [], []
         batches = micro_batches(step, engine.ranks)
-        assert not engine.infer(batches[0]).logits_BC.requires_grad  # type: ignore[arg-type]
+        assert not engine.infer({0: batches[0]})[0].logits_BC.requires_grad  # type: ignore[arg-type]
         for batch in batches:
             loss = loss_of(engine.forward({0: batch})[0], batch)  # type: ignore[dict-item]
             losses.append(loss.item())

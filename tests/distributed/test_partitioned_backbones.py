@@ -89,7 +89,7 @@ def curve(folder: str, kind: str, stage: int, **engine: Any) -> tuple[list[float
     losses = []
     for _ in range(3):
         batch = batch_of(ranks.rank)
-        engine.infer(batch)
+        engine.infer({0: batch})
         loss = nn.functional.cross_entropy(engine.forward({0: batch})[0].logits_BC, batch.label_B)
         engine.step({0: loss})
         losses.append(ranks.mean({"loss": loss.item()})["loss"])

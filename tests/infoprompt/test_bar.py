@@ -11,6 +11,7 @@ from infoprompt import bar
 from infoprompt.bar import Pace, ProgressBar, track
 from infoprompt.build_setup import build_setup
 from infoprompt.config import build_config
+from infoprompt.engine.pack import alone
 from infoprompt.progress import Progress
 from infoprompt.ranks import Ranks
 
@@ -135,8 +136,8 @@ def test_every_long_part_of_a_run_is_tracked(toy_settings, monkeypatch, tmp_path
     for module in ("infoprompt.data.template", "infoprompt.evaluate", "infoprompt.model.unprompted"):
         monkeypatch.setattr(f"{module}.track", kept)
     setup = build_setup(build_config(toy_settings), Ranks(0, 1, 0, torch.device("cpu")))
-    setup.evaluate(setup.dev)
-    setup.evaluate(setup.test)
+    alone(setup.evaluate(setup.dev))
+    alone(setup.evaluate(setup.test))
     assert all(whole for _, whole in told)
     assert {name for name, _ in told} >= {
         "tokenizing training texts, thousands",

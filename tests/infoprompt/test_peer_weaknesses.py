@@ -265,7 +265,7 @@ def test_training_evaluation_and_prediction_all_see_the_prompt(prompt, tiny_bert
 
     def scores() -> list[torch.Tensor]:
         found = [list(prediction.probabilities.values()) for prediction in artifact.predict(TEXTS)]
-        return [engine.forward({0: batch})[0].logits_BC, engine.infer(batch).logits_BC, torch.tensor(found)]
+        return [engine.forward({0: batch})[0].logits_BC, engine.infer({0: batch})[0].logits_BC, torch.tensor(found)]
 
     before = scores()
     before[0].sum().backward()

@@ -51,7 +51,7 @@ def test_while_a_correlation_is_undefined_the_lower_dev_loss_chooses(undefined_c
     evaluate = infoprompt.setup.evaluate
 
     def kept(*arguments):
-        evaluated = evaluate(*arguments)
+        evaluated = yield from evaluate(*arguments)
         losses.append(evaluated.loss)
         return evaluated
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, RunConfig, build_config, override_config
+from infoprompt.model.member import Member
+from infoprompt.model.shared import SharedModel
 from infoprompt.packed import run_packed
 from infoprompt.progress import TrainingStopped
 from infoprompt.settings import PROMPT_KINDS
@@ -125,9 +127,44 @@ def test_a_run_that_goes_astray_ends_and_the_others_do_not_notice(configured):
     check_equal(whole, good)
 
 
-def test_a_pass_that_fails_for_one_fails_for_that_one_alone(configured, monkeypatch):
-    from infoprompt.model.member import Member
+@pytest.mark.parametrize("batch_size", [64, 9])
+def test_evaluations_share_passes_of_at_most_as_many_rows_as_one_may_have(configured, monkeypatch, batch_size):
+    changes = [("static", f"seed={seed}", f"evaluation.batch_size={batch_size}") for seed in range(3)]
+    for each in changes:
+        run(configured("alone", *each))
+    passes, forward = [], SharedModel.forward
 
+    def counted(self, places, batches):
+        if not self.training and not any(batch.unprompted for batch in batches):
+            passes.append([len(batch) for batch in batches])
+        return forward(self, places, batches)
+
+    monkeypatch.setattr(SharedModel, "forward", counted)
+    run_packed([configured("packed", *each) for each in changes], 3)
+    assert max(map(len, passes)) > 1  # with 9 rows the last ones of each run
+    assert max(map(sum, passes)) <= batch_size
+    for each in changes:
+        check_equal(configured("alone", *each), configured("packed", *each))
+
+
+def test_an_evaluation_that_fails_for_one_fails_for_that_one_alone(configured, monkeypatch):
+    whole = configured("alone", "static")
+    run(whole)
+    made = Member.make_prompt
+
+    def fails(self, batch):
+        if not self.training and self.prompt is not None and len(self.prompt.state_dict()) > 1:
+            raise RuntimeError("out of memory")
+        return made(self, batch)
+
+    monkeypatch.setattr(Member, "make_prompt", fails)
+    first, second = run_packed([configured("packed", "static"), configured("packed", "p_tuning")], 2)
+    assert not isinstance(first, Exception)
+    assert "out of memory" in str(second)
+    check_equal(whole, configured("packed", "static"))
+
+
+def test_a_pass_that_fails_for_one_fails_for_that_one_alone(configured, monkeypatch):
     whole = configured("alone", "static")
     run(whole)
     made = Member.make_prompt

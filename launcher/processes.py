@@ -74,11 +74,16 @@ def train_in_processes(config: RunConfig, num_processes: int, resume: Resume, ou
         return Outcome.load(folder / OUTCOME_NAME)
 
 
-def prepare_environment(local_world_size: int) -> None:
-    """Set what must be set before torch, tokenizers and compilers are loaded; keeps what the environment has."""
+def prepare_environment(local_world_size: int = 1, *, threads: int | None = None) -> None:
+    """Set what must be set before torch, tokenizers and compilers are loaded; keeps what the environment has.
+
+    Args:
+        local_world_size: processes that share this machine's cores.
+        threads: of each, where that is known otherwise.
+    """
     collect_seldom()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // local_world_size)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads or max(1, cores // local_world_size)))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a fork after tokenising can freeze otherwise
     # Two ninja versions throw away each other's builds, so every process finds this interpreter's own first.
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")

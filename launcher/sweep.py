@@ -44,7 +44,8 @@ def start_sweep(
     sweep = load_sweep(path, overrides, job_home(screen.print))
     if in_job():
         check_sent(sweep.first, Path.cwd())
-    prepare_environment(sweep.settings.workers_per_trial)
+    # A Ray of our own passes it on to all workers, whose threads would else be as many as cores in each group.
+    prepare_environment(threads=max(1, int(sweep.settings.cpus_per_worker)))
     configure_logging(quiet=False, debug=debug)
     from launcher.sweeps.outcome import report_sweep
     from launcher.sweeps.ray_driver import run_sweep

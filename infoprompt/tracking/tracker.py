@@ -10,6 +10,7 @@ once.
 import logging
 import os
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,11 @@ logger = logging.getLogger(__name__)
 OPEN_SECONDS = 15.0  # how long a run waits for its id before it starts without
 CLOSE_SECONDS = 30.0  # how long a run waits for its last records to arrive
 DELIVERY_PERIOD_SECONDS = 1.0  # batches the records of quick steps; a call over HTTP takes some 0.1 s
+DELIVERY_SHARE = 0.1
+"""Of a process's time, which the deliveries of all its runs take together at most, but for the last one of each."""
+SWITCH_SECONDS = 0.0005
+"""Between turns of Python's threads. A run gives its turn up in every operation of torch. At Python's 5 ms it would
+wait so long each time while another thread delivers."""
 MAX_PAUSE_SECONDS = 60.0  # between two attempts at a server that does not answer
 NOT_GIVEN = "None"
 """A setting without a value, as text."""
@@ -212,7 +218,7 @@ class Tracker:
 
 
 class _DeliveryThread(threading.Thread):
-    """Delivers once a second; a daemon, so that no server can keep a process from ending."""
+    """Delivers once a second, or more seldom; a daemon, so that no server can keep a process from ending."""
 
     def __init__(self, delivery: Delivery, shown: str, folder: Path) -> None:
         super().__init__(name="mlflow-delivery", daemon=True)
@@ -225,6 +231,7 @@ class _DeliveryThread(threading.Thread):
 
     def run(self) -> None:
         """Deliver until told to finish, then once more."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         pause = 0.0
         last = False
         while not last:
@@ -245,6 +252,7 @@ class _DeliveryThread(threading.Thread):
 
     def _attempt(self) -> float:
         """Seconds until the next one."""
+        start = time.thread_time()
         try:
             self._delivery.everything()
         except Exception as error:  # whatever a server may do, the run goes on
@@ -262,7 +270,9 @@ class _DeliveryThread(threading.Thread):
         if self._failures:
             logger.info("MLflow at %s has all records again.", self._shown)
         self._failures = 0
-        return DELIVERY_PERIOD_SECONDS
+        running = sum(isinstance(thread, _DeliveryThread) for thread in threading.enumerate())
+        seldom = (time.thread_time() - start) * running / DELIVERY_SHARE
+        return min(MAX_PAUSE_SECONDS, max(DELIVERY_PERIOD_SECONDS, seldom))
 
 
 def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledger | None:

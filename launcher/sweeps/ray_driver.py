@@ -16,6 +16,7 @@ from launcher.pool.ray_groups import (
     TICK_SECONDS,
     RayGroups,
     connected,
+    largest_node,
     num_groups,
     start_coordinator,
     tracking_addresses,
@@ -104,7 +105,8 @@ def run_sweep(
                 groups.grow(number)
                 try:
                     trials = _watch(coordinator, groups, view, record)
-                    record.tested(score_best(sweep, trials, _Scorer(work, settings.needs, view.say), view.say))
+                    score = _Scorer(work, settings.needs, len(sweep.seeds), view.say)
+                    record.tested(score_best(sweep, trials, score, view.say))
                 finally:  # the record ends runs that cannot do so themselves, so nobody may be at them any more
                     ray.shutdown()
             record.finish(trials)
@@ -139,22 +141,29 @@ class _Scorer:
 
     work: Work
     needs: Needs
+    at_once: int
+    """How many are scored side by side. Nothing else is at work by then, so they share a node's cores."""
     say: Callable[[str], None]
 
     def __call__(self, config: RunConfig) -> dict[str, Any]:
         """`infoprompt.test_predictions.score_later` there; raises what it raises."""
-        options = {"num_cpus": self.needs.cpus, "num_gpus": self.needs.gpus}
+        idle = 0 if self.needs.gpus else largest_node()["CPU"] // self.at_once
+        cpus = max(self.needs.cpus, idle)
+        options = {"num_cpus": cpus, "num_gpus": self.needs.gpus}
         task = ray.remote(_score_later).options(**options, max_retries=1)
         device = "auto" if self.needs.gpus else "cpu"
-        promise = task.remote(config.model_dump(mode="json"), device, self.work.environment)
+        promise = task.remote(config.model_dump(mode="json"), device, self.work.environment, max(1, int(cpus)))
         while not ray.wait([promise], timeout=60 * self.needs.stall_minutes)[0]:
             self.say("the test rows are still being scored, or no node has room for a worker")
         found: dict[str, Any] = ray.get(promise)
         return found
 
 
-def _score_later(values: dict[str, Any], device: str, environment: dict[str, str]) -> dict[str, Any]:
+def _score_later(values: dict[str, Any], device: str, environment: dict[str, str], threads: int) -> dict[str, Any]:
     os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(threads)
     from infoprompt.test_predictions import score_later
 
     return score_later(build_config(values), device)

@@ -11,13 +11,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 import launcher.processes
+from infoprompt.config import ConfigError
 from infoprompt.stopping import Preempted, Terminated, forget
 from launcher.ancestors import launchers
 from launcher.exit_codes import LOST, STOPPED
 from launcher.exits import signals_heard
 from launcher.processes import LEFT_NAME, WorkersFailed, _left, _run_group, held_port, prepare_environment
+from launcher.sweep import start_sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -45,6 +48,27 @@ def test_threads_share_the_cores(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     prepare_environment(2 * cores)
     assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_threads_may_be_known_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    prepare_environment(threads=5)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_workers_of_a_sweep_have_the_threads_of_their_share_and_no_more(toy_settings, tmp_path, monkeypatch):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(toy_settings))
+    sweep = {"base": "base.yaml", "space": {"optim.lr": {"grid": [0.1]}}, "output_dir": str(tmp_path / "sweep")}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+
+    def stopped(*arguments, **named):
+        raise ConfigError(f"{os.environ['OMP_NUM_THREADS']} threads")
+
+    monkeypatch.setattr("launcher.sweeps.ray_driver.run_sweep", stopped)
+    for cpus, threads in ((0.5, 1), (1, 1), (3, 3)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        with pytest.raises(ConfigError, match=f"{threads} threads"):
+            start_sweep(tmp_path / "sweep.yaml", [f"cpus_per_worker={cpus}"], quiet=True)
 
 
 def test_a_given_number_of_threads_is_kept(monkeypatch):

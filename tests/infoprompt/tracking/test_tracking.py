@@ -30,6 +30,7 @@ from infoprompt.tracking import (
 from infoprompt.tracking import client as tracking_client
 from infoprompt.tracking.environment import COMMIT_VARIABLE, environment_tags, git_commit
 from infoprompt.tracking.spool import Ledger, Record, Spool, read_history
+from infoprompt.tracking.tracker import DELIVERY_PERIOD_SECONDS, SWITCH_SECONDS
 
 # MLflow 3.17 maps its tables with an option that SQLAlchemy 2.1 calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -333,6 +334,31 @@ def test_a_call_that_fails_is_tried_again_without_a_word_to_the_loop(
     assert len(warnings) == 1
     assert "infoprompt sync" in warnings[0]
     assert "hidden" not in caplog.text
+
+
+def test_deliveries_of_all_runs_together_leave_the_process_most_of_its_time(
+    database: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("infoprompt.tracking.tracker.DELIVERY_SHARE", 1e-9)  # the next one is a minute away
+    tracker = Tracker.open(make_config(database), first=True)
+    thread = tracker._delivery
+    assert thread is not None
+    thread.tried.wait()
+    assert sys.getswitchinterval() <= SWITCH_SECONDS
+    tried, log_batch = [], MlflowClient.log_batch
+
+    def counted(self: Any, *arguments: Any, **named: Any) -> None:
+        tried.append(named)
+        log_batch(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    log_steps(tracker, range(1, 6))
+    time.sleep(2 * DELIVERY_PERIOD_SECONDS)
+    assert not tried
+    tracker.close()  # the last one does not wait
+    assert steps_in_mlflow(database, tracker.run_id) == list(range(1, 6))
 
 
 def test_logging_costs_the_loop_next_to_nothing(database: str, make_config: MakeConfig) -> None:

@@ -168,7 +168,7 @@ class Pack:
         assert self.between_updates, "a run starts between two updates"
         ended = self._send(place, run, None)
         if ended is None:  # all others wait for their next update, so only this one may evaluate
-            ended = next(iter(self._evaluate()), None)
+            ended = next(iter(self._evaluated()), None)
         return ended
 
     def update(self) -> list[Ended]:
@@ -180,12 +180,11 @@ class Pack:
         try:
             ended = self._answer(self._encodings)
             ended += self._answer(self._updates)
-            ended += self._evaluate()
         except BaseException as error:
             self.end(error)
             raise
         self._micro_steps += 1
-        return ended
+        return ended + self._evaluated()
 
     def end(self, error: BaseException) -> None:
         """End every run by an error, which each of them sees."""
@@ -226,11 +225,15 @@ class Pack:
         for seat in list(self._seats.pop(place, [])):
             self.close(seat)
 
-    def _evaluate(self) -> list[Ended]:
-        """Passes for the runs that evaluate, until each of them waits for an update again or has ended."""
+    def _evaluated(self) -> list[Ended]:
+        """Passes for the runs that evaluate, until each waits for an update again; those that have ended."""
         ended: list[Ended] = []
-        while any(not ask.trains for ask in self._asks.values()):
-            ended += self._answer(self._inferred, trains=False)
+        try:
+            while any(not ask.trains for ask in self._asks.values()):
+                ended += self._answer(self._inferred, trains=False)
+        except BaseException as error:
+            self.end(error)
+            raise
         return ended
 
     def _answer(self, answers: Callable[[Mapping[int, Ask]], Mapping[int, Any]], *, trains: bool = True) -> list[Ended]:

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,9 @@ class RayGroups:
 
 def num_groups(needs: Needs, num_runs: int, pack: int) -> int:
     """As many as fit on the cluster as it is, and have something to do; raises ConfigError if none fits."""
-    total = {name: sum(node.get(name, 0.0) for node in _nodes()) for name in ("CPU", "GPU")}
-    return min(needs.groups_that_fit(total, largest_node()), math.ceil(num_runs / pack))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    return min(needs.groups_that_fit(total, _largest(nodes)), math.ceil(num_runs / pack))
 
 
 class _GroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]  # which class that is, is Ray's to say
@@ -246,10 +247,5 @@ def worker_environment(uri: str | None) -> dict[str, str]:
     return environment
 
 
-def largest_node() -> dict[str, float]:
-    """The most CPUs and GPUs that one node has."""
-    return {name: max((node.get(name, 0.0) for node in _nodes()), default=0.0) for name in ("CPU", "GPU")}
-
-
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _largest(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {resource: max((node.get(resource, 0.0) for node in nodes), default=0.0) for resource in ("CPU", "GPU")}

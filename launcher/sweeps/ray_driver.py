@@ -16,7 +16,6 @@ from launcher.pool.ray_groups import (
     TICK_SECONDS,
     RayGroups,
     connected,
-    largest_node,
     num_groups,
     start_coordinator,
     tracking_addresses,
@@ -142,13 +141,16 @@ class _Scorer:
     work: Work
     needs: Needs
     at_once: int
-    """How many are scored side by side. Nothing else is at work by then, so they share a node's cores."""
+    """How many are scored side by side."""
     say: Callable[[str], None]
 
     def __call__(self, config: RunConfig) -> dict[str, Any]:
         """`infoprompt.test_predictions.score_later` there; raises what it raises."""
-        idle = 0 if self.needs.gpus else largest_node()["CPU"] // self.at_once
-        cpus = max(self.needs.cpus, idle)
+        cpus = self.needs.cpus
+        if not self.needs.gpus and not os.environ.get(
+            "RAY_ADDRESS"
+        ):  # on a Ray of our own nothing else is at work by now
+            cpus = max(cpus, ray.cluster_resources()["CPU"] // self.at_once)
         options = {"num_cpus": cpus, "num_gpus": self.needs.gpus}
         task = ray.remote(_score_later).options(**options, max_retries=1)
         device = "auto" if self.needs.gpus else "cpu"

@@ -123,7 +123,7 @@ def asking_run(
         state.mirror = mirror
         on_first(ranks, lambda: write_first_file(output_dir / "config.yaml", dump_config(config)))
         try:
-            with recorded(setup, state, parent_run_id, tags or {}, resumed=saved is not None) as tracker:
+            with recorded(setup, state, parent_run_id, tags or {}, resume=resume, resumed=saved is not None) as tracker:
                 with ProgressBar(show_progress and ranks.is_first, config.run_name, state.progress) as bar, noting():
                     yield from train(setup, state, tracker, bar, report)
                     if config.run.final_on_all:
@@ -149,7 +149,13 @@ def _forget_parts(kind: type[BaseException] | None, error: BaseException | None,
 
 @contextmanager
 def recorded(
-    setup: Setup, state: TrainingState, parent_run_id: str | None, tags: Mapping[str, str], *, resumed: bool
+    setup: Setup,
+    state: TrainingState,
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+    *,
+    resume: Literal["auto", "never"],
+    resumed: bool,
 ) -> Iterator[Tracker]:
     """The run in MLflow while the body trains it; how the body ends is how the run does."""
 
@@ -161,6 +167,7 @@ def recorded(
             parent_run_id=parent_run_id,
             tags={**setup.tags(), **tags},
             last_logged_step=state.progress.step if resumed else -1,
+            started_again=resume == "auto",
         )
 
     tracker = on_first(setup.ranks, open_tracker) or open_tracker()

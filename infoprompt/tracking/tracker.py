@@ -54,6 +54,7 @@ SWITCH_SECONDS = 0.0005
 """Between turns of Python's threads. A run gives its turn up in every operation of torch. At Python's 5 ms it would
 wait so long each time while another thread delivers."""
 MAX_PAUSE_SECONDS = 60.0  # between two attempts at a server that does not answer
+CONFIG_NAME = "config.yaml"
 NOT_GIVEN = "None"
 """A setting without a value, as text."""
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
@@ -85,6 +86,7 @@ class Tracker:
         parent_run_id: str | None = None,
         tags: Mapping[str, str] = NO_TAGS,
         last_logged_step: int = -1,
+        started_again: bool = False,
     ) -> "Tracker":
         """Start, or go on with, the records of a run.
 
@@ -96,6 +98,8 @@ class Tracker:
             tags: further tags.
             last_logged_step: the resume state's step; records past it that MLflow does not have are dropped, since
                 they are logged again. -1 starts anew, unless `run_id` is given.
+            started_again: a run of the same settings that did not finish in the folder goes on, though it has left no
+                resume state: else MLflow would show two, of which one runs for ever.
         Raises:
             ConfigError: the folder cannot be written.
         """
@@ -104,7 +108,9 @@ class Tracker:
             return cls(folder, None, None, "")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            previous = _previous_ledger(folder, run_id, resumed=run_id is not None or last_logged_step >= 0)
+            same = started_again and _kept_config(folder) == dump_config(config)
+            resumed = run_id is not None or last_logged_step >= 0
+            previous = _previous_ledger(folder, run_id, resumed=resumed, unfinished=same)
             spool = Spool(folder / SPOOL_NAME)
             delivered = min(previous.delivered, spool.size) if previous else 0
             spool.rewind(delivered, last_logged_step)
@@ -130,7 +136,7 @@ class Tracker:
             ledger.artifacts, ledger.artifacts_sent = previous.artifacts, previous.artifacts_sent
         ledger.update()
         tracker = cls(folder, spool, ledger, uri)
-        tracker.log_text("config.yaml", dump_config(config))
+        tracker.log_text(CONFIG_NAME, dump_config(config))
         tracker._start()
         return tracker
 
@@ -275,8 +281,23 @@ class _DeliveryThread(threading.Thread):
         return min(MAX_PAUSE_SECONDS, max(DELIVERY_PERIOD_SECONDS, seldom))
 
 
-def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledger | None:
-    """The ledger of the run to go on with; whatever else lies in the folder is moved out of the way."""
+def _kept_config(folder: Path) -> str | None:
+    """The settings of what was recorded in the folder before."""
+    try:
+        return (folder / ARTIFACTS_NAME / CONFIG_NAME).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool, unfinished: bool) -> Ledger | None:
+    """The ledger of the run to go on with; whatever else lies in the folder is moved out of the way.
+
+    Args:
+        folder: the run's.
+        run_id: MLflow's id of it, where it is known.
+        resumed: whether the run goes on.
+        unfinished: whether it does if it had not finished.
+    """
     path = folder / LEDGER_NAME
     try:
         ledger = Ledger.load(path) if path.exists() else None
@@ -284,6 +305,7 @@ def _previous_ledger(folder: Path, run_id: str | None, *, resumed: bool) -> Ledg
         logger.warning("%s Its run goes on, and MLflow is sent all of it again.", error)
         ledger = None
     other_run = ledger is not None and run_id is not None and ledger.run_id not in (None, run_id)
+    resumed = resumed or (unfinished and ledger is not None and ledger.status != "FINISHED")
     if other_run or not resumed:
         if ledger and ledger.status is None:
             ledger.update(status="KILLED")  # it never closed; said to MLflow when it is delivered

@@ -311,6 +311,27 @@ def test_a_delivery_whose_acknowledgement_was_lost_repeats_no_step(database: str
     assert client(database).get_run(tracker.run_id).info.status == "FINISHED"
 
 
+def test_a_run_that_was_killed_before_its_first_state_and_starts_again_is_one_run(
+    database: str, make_config: MakeConfig
+) -> None:
+    config = make_config(database)
+    killed = Tracker.open(config, first=True)
+    log_steps(killed, range(1, 4))
+    killed.close(None)  # as a process that is gone: without a word of its end
+    again = Tracker.open(config, first=True, started_again=True)
+    log_steps(again, range(1, 8))
+    again.close()
+    assert again.run_id == killed.run_id
+    assert steps_in_mlflow(database, again.run_id) == list(range(1, 8))
+    finished = Tracker.open(config, first=True, started_again=True)
+    finished.close()
+    assert finished.run_id != again.run_id
+    changed = config.model_copy(update={"seed": 7})
+    other = Tracker.open(changed, first=True, started_again=True)
+    other.close()
+    assert other.run_id != finished.run_id
+
+
 def test_a_call_that_fails_is_tried_again_without_a_word_to_the_loop(
     database: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -76,8 +76,9 @@ class Batch:
     None where they are not kept."""
     noise: Noise | None = None
     """Random draws; only in training, and only where something reads them."""
-    entity_B2: Tensor | None = None
-    """Positions of the markers that open the two entities of a relation, int64."""
+    marked_B2: Tensor | None = None
+    """Positions of the markers that open the two entities of a relation, or of the first and the last token of a choice
+    with words around it, int64."""
     word_BS: Tensor | None = None
     """Position of each word's first token, int64, -1 behind the last word; only for tagging."""
     tag_BS: Tensor | None = None

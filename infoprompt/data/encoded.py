@@ -30,8 +30,9 @@ class EncodedText:
     truncated: bool
     words: tuple[int, ...] = ()
     """Position of each word's first token, for tagging; words that were cut off are not there."""
-    entities: tuple[int, int] | None = None
-    """Positions of the markers that open the two entities of a relation."""
+    marked: tuple[int, int] | None = None
+    """Of a relation: positions of the markers that open its two entities. Of a choice with words around it: those of
+    its first and its last token."""
     slots_counted: bool = False
     """Whether a prompt slot counts as a position, so that the real tokens behind it move."""
 
@@ -46,7 +47,7 @@ class EncodedTexts:
     words: Ragged
     mask_index_M: np.ndarray
     truncated_M: np.ndarray
-    entity_M2: np.ndarray
+    marked_M2: np.ndarray
     """-1 where an input has none."""
     slots_counted: bool
     """The same for all."""
@@ -62,7 +63,7 @@ class EncodedTexts:
             segments.extend(text.segments)
             words.extend(text.words)
             facts.extend([len(text.input_ids), len(text.words), text.mask_index, text.truncated])
-            facts.extend(text.entities or (-1, -1))
+            facts.extend(text.marked or (-1, -1))
             counted.add(text.slots_counted)
         assert len(counted) < 2, "one template makes all inputs of a data set"
         facts_M6 = np.asarray(facts).reshape(-1, 6)
@@ -74,7 +75,7 @@ class EncodedTexts:
             Ragged(compact(words), starts_of(facts_M6[:, 1])),
             mask_index_M=compact(facts_M6[:, 2]),
             truncated_M=facts_M6[:, 3] > 0,
-            entity_M2=compact(facts_M6[:, 4:]),
+            marked_M2=compact(facts_M6[:, 4:]),
             slots_counted=True in counted,
         )
 
@@ -93,7 +94,7 @@ class EncodedTexts:
             **ragged,
             mask_index_M=compact(rows("mask_index_M")),
             truncated_M=rows("truncated_M"),
-            entity_M2=compact(rows("entity_M2")),
+            marked_M2=compact(rows("marked_M2")),
             slots_counted=parts[0].slots_counted,
         )
 
@@ -101,7 +102,7 @@ class EncodedTexts:
         return len(self.mask_index_M)
 
     def __getitem__(self, row: int) -> EncodedText:
-        head, tail = self.entity_M2[row].tolist()
+        first, second = self.marked_M2[row].tolist()
         return EncodedText(
             self.input_ids[row],
             self.slots[row],
@@ -109,7 +110,7 @@ class EncodedTexts:
             mask_index=int(self.mask_index_M[row]),
             truncated=bool(self.truncated_M[row]),
             words=tuple(self.words[row]),
-            entities=None if head < 0 else (head, tail),
+            marked=None if first < 0 else (first, second),
             slots_counted=self.slots_counted,
         )
 
@@ -126,7 +127,7 @@ class EncodedTexts:
             self.words.part(start, end),
             mask_index_M=self.mask_index_M[start:end],
             truncated_M=self.truncated_M[start:end],
-            entity_M2=self.entity_M2[start:end],
+            marked_M2=self.marked_M2[start:end],
             slots_counted=self.slots_counted,
         )
 
@@ -149,7 +150,7 @@ class EncodedTexts:
             replace(self.words, values_T=moved(self.words.values_T, first_M.repeat(self.words.lengths_M))),
             mask_index_M=moved(self.mask_index_M, first_M),
             truncated_M=self.truncated_M,
-            entity_M2=np.where(self.entity_M2 < 0, -1, moved(self.entity_M2, first_M[:, None])),
+            marked_M2=np.where(self.marked_M2 < 0, -1, moved(self.marked_M2, first_M[:, None])),
             slots_counted=False,
         )
 
@@ -161,7 +162,7 @@ class EncodedTexts:
         # A prompt slot has its left neighbour's index among the real tokens, so these keep theirs.
         count_BL = np.ones_like(real_BL) if self.slots_counted else real_BL
         position_BL = (count_BL.cumsum(1) - 1).clip(0) * found.filled_BL
-        entity_B2 = self.entity_M2[rows_B]
+        marked_B2 = self.marked_M2[rows_B]
         return {
             "input_ids_BL": found.padded(self.input_ids.values_T, pad_id),
             "slot_BL": slot_BL,
@@ -169,5 +170,5 @@ class EncodedTexts:
             "position_BL": torch.from_numpy(position_BL),
             "token_type_BL": found.padded(self.segments.values_T, 0),
             "mask_index_B": torch.from_numpy(self.mask_index_M[rows_B].astype(np.int64)),
-            **({} if (entity_B2 < 0).any() else {"entity_B2": torch.from_numpy(entity_B2.astype(np.int64))}),
+            **({} if (marked_B2 < 0).any() else {"marked_B2": torch.from_numpy(marked_B2.astype(np.int64))}),
         }

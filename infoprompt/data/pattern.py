@@ -36,11 +36,14 @@ class Filled:
     text: str
     places: tuple[tuple[int, int], ...]
     """Where these stand, in characters."""
+    fields: tuple[str, ...]
+    """What each of them is."""
 
-    def pieces(self, tokens: Tokens) -> list[tuple[list[int], bool]]:
-        """The tokens in turn, each stretch with whether it was filled in."""
+    def pieces(self, tokens: Tokens) -> list[tuple[list[int], str | None]]:
+        """The tokens in turn, each stretch with the field that it fills in; None of the words themselves."""
         edges = [0, *tokens.at([place for pair in self.places for place in pair]), len(tokens.ids)]
-        return [(tokens.ids[start:end], bool(number % 2)) for number, (start, end) in enumerate(pairwise(edges))]
+        fields = [field for name in self.fields for field in (None, name)] + [None]
+        return [(tokens.ids[start:end], field) for (start, end), field in zip(pairwise(edges), fields, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,9 @@ class Pattern:
     def before(self, values: Mapping[str, str], room: int) -> list[int]:
         """Tokens of the demonstrations, as many as `room` has a place for, without the row itself."""
         kept: list[int] = []
-        own = tuple(sorted(values.items()))
+        own = _of_the_row(values)
         for shown in self.demonstrations:
-            if shown.values != own and len(kept) + len(shown.ids) <= room:
+            if _of_the_row(dict(shown.values)) != own and len(kept) + len(shown.ids) <= room:
                 kept += shown.ids
         return kept
 
@@ -156,6 +159,25 @@ class Pattern:
                 f"data.template names {{{strange[0]}}}, but the rows of {task.name} are {KINDS[task.kind]} and have "
                 f"{', '.join(f'{{{name}}}' for name in known)} to fill in. Use these."
             )
+        if task.kind == "choice" and "choice" not in self.fields:
+            raise ConfigError(
+                f"data.template is {self.template!r}, but the rows of {task.name} are {KINDS[task.kind]}, which are "
+                "the same without their {choice}. Put it where an answer stands, such as '{text} {choice}'."
+            )
+
+    def check_continues(self) -> None:
+        """Raise ConfigError if a choice does not stand once, behind words and all else that is filled in."""
+        fields = [part.field for part in self.parts if part.field]
+        if fields[-1] != "choice" or fields.count("choice") > 1 or self.parts[0].field == "choice":
+            raise ConfigError(
+                f"data.template is {self.template!r}, but head.kind is choice_text, which reads how likely a choice is "
+                "behind the rest. Put {choice} once, behind all that it depends on, such as '{text} {choice}'."
+            )
+
+
+def _of_the_row(values: Mapping[str, str]) -> dict[str, str]:
+    """What all choices of a row share."""
+    return {name: value for name, value in values.items() if name != "choice"}
 
 
 def template_of(settings: DataSettings, task: Task) -> str | None:
@@ -199,13 +221,14 @@ def without_content(like: Example) -> list[Example]:
 
 
 def _filled(parts: Sequence[Part], values: Mapping[str, str]) -> Filled:
-    text, places = "", []
+    text, places, fields = "", [], []
     for part in parts:
         start = len(text)
         text += part.words if part.field is None else values[part.field]
         if part.field is not None:
             places.append((start, len(text)))
-    return Filled(text, tuple(places))
+            fields.append(part.field)
+    return Filled(text, tuple(places), tuple(fields))
 
 
 def _demonstrated(
@@ -216,7 +239,7 @@ def _demonstrated(
         return count
     if not count or not rows:
         return []
-    if not task.classifies:
+    if not task.classifies and task.kind != "choice":
         raise ConfigError(
             f"data.demonstrations is {count}, but the rows of {task.name} are {KINDS[task.kind]} and have no class "
             "each. Leave data.demonstrations out."
@@ -225,7 +248,12 @@ def _demonstrated(
         raise ConfigError(f"data.demonstrations is {count}, but there are only {len(rows)} training rows. Use fewer.")
     labels = [str(label) for label in labels_of(rows)]
     drawn = draw_demonstrations([task.labels.index(label) for label in labels], count, seed)
-    return [{**pattern.values(rows[row]), "label": labels[row]} for row in drawn]
+    found = []
+    for row in drawn:
+        choices = rows[row].choices
+        right = None if choices is None else choices[task.labels.index(labels[row])]
+        found.append({**pattern.values(rows[row], right), "label": labels[row]})
+    return found
 
 
 def _demonstration(
@@ -243,6 +271,8 @@ def _demonstration(
             f"{', '.join(described)}."
         )
     sides, label = [side.text for side in pattern.fill(values)], described[row["label"]]
+    if "choice" in pattern.fields:  # the right one stands there, and says all
+        label = ""
     blank = "" if sides[0].endswith("\n") or not sides[0] else " "
     text = sides[0] + blank + label + "".join(sides[1:])
     (tokens,) = tokenize(tokenizer, [text.rstrip() + BETWEEN])

@@ -217,28 +217,41 @@ class Template:
             mask_index=starts.get("mask", 0),
             truncated=any(len(kept) < len(text.ids) for kept, text in zip(fitted, tokens, strict=True)),
             words=tuple(place for place in words if place is not None),
-            entities=(found[0], found[1]) if found else None,
+            marked=(found[0], found[1]) if found else None,
             slots_counted=self.placement == "before",
         )
 
     def _lay_words_out(self, pattern: Pattern, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
         sides = [side.pieces(found) for side, found in zip(part.sides, tokens, strict=True)]
-        given = [ids for side in sides for ids, filled_in in side if filled_in]
-        words = sum(len(ids) for side in sides for ids, filled_in in side if not filled_in)
+        given = [ids for side in sides for ids, field in side if field]
+        words = sum(len(ids) for side in sides for ids, field in side if not field)
         room = self._room(1) - len(pattern.opening) - len(pattern.closing) - words
         fitted = _fit(given, room)
         left = iter(fitted)
-        joined = [[token for ids, filled_in in side for token in (next(left) if filled_in else ids)] for side in sides]
-        shown = pattern.before(part.values, room - sum(map(len, fitted)))
-        joined[0] = [*pattern.opening, *shown, *joined[0]]
+        joined: list[list[int]] = [[] for _ in sides]
+        choice: tuple[int, int, int] | None = None
+        for number, side in enumerate(sides):
+            for ids, field in side:
+                kept = next(left) if field else ids
+                if field == "choice":
+                    choice = number, len(joined[number]), len(kept)
+                joined[number] += kept
+        before = [*pattern.opening, *pattern.before(part.values, room - sum(map(len, fitted)))]
+        joined[0] = [*before, *joined[0]]
         joined[-1] = [*joined[-1], *pattern.closing]
         ids, slots, segments, starts = self._assemble([*joined, []][:2], "words")
+        marked = None
+        if choice is not None:
+            number, first, size = choice
+            first += starts[f"text {number}"] + (0 if number else len(before))
+            marked = first, first + size - 1
         return EncodedText(
             ids,
             slots,
             segments,
             mask_index=starts.get("mask", 0),
             truncated=sum(map(len, fitted)) < sum(map(len, given)),
+            marked=marked,
             slots_counted=self.placement == "before",
         )
 

@@ -43,7 +43,7 @@ BLOCK_ROWS = 10_000
 """Rows that a process tokenizes at a time."""
 MOST_PROCESSES = 8
 """Each holds some 30 MiB of its own."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the same template lays inputs out in another way, so that what was kept before is not used."""
 
 
@@ -159,7 +159,7 @@ def _path(template: Template, examples: Sequence[Example]) -> Path | None:
 
 _LAYOUT = {field.name for field in fields(Template)} - {"tokenizer", "pattern"}
 _RAGGED = ("input_ids", "slots", "segments", "words")
-_FLAT = {"mask_index_M": 1, "truncated_M": 1, "entity_M2": 2, "slots_counted": 1}
+_FLAT = {"mask_index_M": 1, "truncated_M": 1, "marked_M2": 2, "slots_counted": 1}
 """Dimensions of each."""
 
 

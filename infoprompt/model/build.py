@@ -108,11 +108,12 @@ def check_parts(config: RunConfig, backbone: Backbone, task: Task) -> None:
         )
     of_head = head_kind(head.kind)
     if task.kind not in of_head.tasks:
+        other = " or, of a decoder, head.kind=choice_text" if task.kind == "choice" else ""
         raise ConfigError(
-            f"head.kind is {head.kind}, but {task.name} is of the kind {task.kind}, which only the linear head scores. "
-            "Use head.kind=linear."
+            f"head.kind is {head.kind}, but {task.name} is of the kind {task.kind}, which it does not score. "
+            f"Use head.kind=linear{other}."
         )
-    if config.head_fit != "gradient" and task.kind not in WHOLE_TEXTS:
+    if config.head_fit != "gradient" and task.kind not in WHOLE_TEXTS and not of_head.lm_head:
         raise ConfigError(
             f"head.fit is {config.head_fit}, but {task.name} is of the kind {task.kind}, whose examples have no class "
             "each. Use head.fit=gradient."

@@ -35,6 +35,8 @@ def make_template(
     pattern = None
     if task is not None:
         pattern = Pattern.of(config.data, task, backbone.tokenizer, rows, config.data_seed)
+    if pattern is not None and config.head.kind == "choice_text":
+        pattern.check_continues()
     if pattern is not None and config.head.pooling == "entities":
         raise ConfigError(
             "head.pooling is entities, but data.template is given, and behind its words no marker is looked for. Use "

@@ -33,7 +33,7 @@ def pool(states_BLD: Tensor, batch: Batch, pooling: str) -> Tensor:
             for both.
     """
     states_BLD = states_BLD.float()
-    if pooling == "entities" and batch.entity_B2 is None:
+    if pooling == "entities" and batch.marked_B2 is None:
         return pool(states_BLD, batch, "mean").repeat(1, 2)
     if pooling == "mean":
         weight_BL1 = batch.real_BL.unsqueeze(-1).to(states_BLD.dtype)
@@ -43,7 +43,7 @@ def pool(states_BLD: Tensor, batch: Batch, pooling: str) -> Tensor:
 
 def pooled_BL(batch: Batch, pooling: str) -> Tensor:
     """Which positions `pool` reads, bool."""
-    if pooling == "mean" or (pooling == "entities" and batch.entity_B2 is None):
+    if pooling == "mean" or (pooling == "entities" and batch.marked_B2 is None):
         return batch.real_BL
     return torch.zeros_like(batch.real_BL).scatter(1, _index(batch, pooling), value=True)
 
@@ -55,8 +55,8 @@ def _index(batch: Batch, pooling: str) -> Tensor:
         return real_BL.argmax(1, keepdim=True)
     if pooling == "last":
         return real_BL.shape[1] - 1 - real_BL.flip(1).argmax(1, keepdim=True)
-    if pooling == "entities" and batch.entity_B2 is not None:
-        return batch.entity_B2
+    if pooling == "entities" and batch.marked_B2 is not None:
+        return batch.marked_B2
     assert pooling == "mask", pooling
     return batch.mask_index_B.unsqueeze(1)
 

@@ -153,7 +153,7 @@ def content_hash(rows: EncodedDataset, backbone_key: str) -> str:
     """SHA-256 over whatever the states depend on."""
     digest = hashlib.sha256(backbone_key.encode())
     texts = rows.texts
-    read_at = texts.entity_M2 if backbone_key.endswith(" entities") else texts.mask_index_M
+    read_at = texts.marked_M2 if backbone_key.endswith(" entities") else texts.mask_index_M
     for numbers in (texts.input_ids.starts, texts.input_ids.values_T, texts.segments.values_T, read_at):
         digest.update(f" {numbers.shape}".encode())
         whole = np.promote_types(numbers.dtype, np.int32)  # whatever type they fit in

@@ -58,8 +58,9 @@ class LinearSettings(ClassVectorSettings):
     kind: Literal["linear"] = "linear"
     """A file in `infoprompt/model/heads/`. `variational`: Gaussian latent, then class vectors (the published head).
     `linear`: a linear layer. `label_words`: the model's own scores of the label words at the mask (decoders: at the
-    next token). `text`: the model's own probability of the whole label text (decoders and encoder-decoders). The last
-    two are not trained."""
+    next token). `text`: the model's own probability of the whole label text (decoders and encoder-decoders).
+    `choice_text`: the same of each choice of a row, behind the words before it (decoders). The last three are not
+    trained."""
 
     fit: Literal["gradient", "start", "majority", "logistic_regression"] = "gradient"
     """How the layer is found: `gradient`, by the updates. The others make none. `start`: it stays as `head.init` has
@@ -109,6 +110,18 @@ class TextSettings(VerbaliserSettings):
     """Whether the model's end token behind the text counts too, where there is one."""
 
 
+class ChoiceTextSettings(HeadSettings):
+    """The model's own probability of each choice of a row."""
+
+    kind: Literal["choice_text"] = "choice_text"
+
+    length_normalization: bool = True
+    """Whether a choice's log probability is divided by its number of tokens."""
+
+    fit: Literal["gradient", "start"] = "gradient"
+    """`start`: nothing is trained, and the model is asked as it is. `gradient`: the rest of the run is trained."""
+
+
 class OwnHeadSettings(ClassVectorSettings):
     """A kind of head that you added yourself."""
 
@@ -123,6 +136,7 @@ _Kinds = (
     | Annotated[VariationalSettings, Tag("variational")]
     | Annotated[LabelWordsSettings, Tag("label_words")]
     | Annotated[TextSettings, Tag("text")]
+    | Annotated[ChoiceTextSettings, Tag("choice_text")]
     | Annotated[OwnHeadSettings, Tag(OWN)]
 )
 AnyHead = Annotated[_Kinds, Discriminator(kind_of(_Kinds))]

@@ -10,7 +10,7 @@ from infoprompt.nested import copy_nested, get_nested, set_nested
 from infoprompt.presets import PRESETS, with_both_caps
 from infoprompt.settings.base import NonNegativeInt, SettingName, Settings
 from infoprompt.settings.data import DataSettings
-from infoprompt.settings.head import AnyHead, LinearSettings, VerbaliserSettings
+from infoprompt.settings.head import AnyHead, ChoiceTextSettings, LinearSettings, VerbaliserSettings
 from infoprompt.settings.kinds import of_kind, sections_with_kinds
 from infoprompt.settings.objective import ObjectiveSettings, without_unread
 from infoprompt.settings.prompt import AnyPrompt, InstanceSettings
@@ -112,10 +112,26 @@ class RunConfig(Settings):
                 f"evaluation.patience is {self.evaluation.patience}, which ends a run that gets no better, but "
                 "evaluation.state is last, which then keeps what was no better. Leave one of them out."
             )
-        if self.objective.start_anchor > 0 and self.head.kind in ("label_words", "text"):
+        if self.objective.start_anchor > 0 and self.head.kind in ("label_words", "text", "choice_text"):
             raise ValueError(
                 f"objective.start_anchor is {self.objective.start_anchor:g}, but head.kind {self.head.kind} trains no "
                 "class vectors. Set it to 0, or use head.kind=linear."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _choices_stand_in_words(self) -> "RunConfig":
+        if self.head.kind != "choice_text":
+            return self
+        if self.data.template is None:
+            raise ValueError(
+                "head.kind is choice_text, but data.template is not given, which says where a choice stands. Set it "
+                "to task, or to words such as '{text} {choice}'."
+            )
+        if self.objective.head_weight > 0:
+            raise ValueError(
+                f"objective.head_weight is {self.objective.head_weight:g}, but head.kind choice_text has no class "
+                "vectors. Set it to 0, or use head.kind=linear."
             )
         return self
 
@@ -201,7 +217,8 @@ class RunConfig(Settings):
     @property
     def head_fit(self) -> str:
         """How the head is found."""
-        return self.head.fit if isinstance(self.head, LinearSettings | VerbaliserSettings) else "gradient"
+        with_fit = LinearSettings | VerbaliserSettings | ChoiceTextSettings
+        return self.head.fit if isinstance(self.head, with_fit) else "gradient"
 
     @property
     def trains_body(self) -> bool:

@@ -22,7 +22,9 @@ _PLAIN: Mapping[str, Any] = {
 }
 _CLASSES: frozenset[Kind] = frozenset({"single", "pair", "relation", "span"})
 _ASKED: frozenset[Kind] = frozenset({"single", "pair", "span"})
+_CHOICE: frozenset[Kind] = frozenset({"choice"})
 _WORDS: Mapping[str, Any] = {"kind": "label_words", "fit": "start", "calibration": "contextual"}
+_CHOICES: Mapping[str, Any] = {"kind": "choice_text", "fit": "start"}
 _ALL: frozenset[Kind] = frozenset(KIND_NAMES)  # type: ignore[arg-type]
 
 
@@ -45,7 +47,7 @@ class Method:
     @property
     def asks(self) -> bool:
         """Whether the model is asked in words, so that no states are kept."""
-        return self.changes.get("head") is _WORDS
+        return "template" in self.changes.get("data", {})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,6 +88,13 @@ METHODS: Mapping[str, Method] = {
             "nothing",
             {"head": _WORDS, "data": {"template": "task", "demonstrations": 4}},
             kinds=_ASKED,
+        ),
+        Method("zero_shot_choices", "nothing", {"head": _CHOICES, "data": {"template": "task"}}, kinds=_CHOICE),
+        Method(
+            "few_shot_in_context_choices",
+            "nothing",
+            {"head": _CHOICES, "data": {"template": "task", "demonstrations": 4}},
+            kinds=_CHOICE,
         ),
         Method("head_only", "head", grid=_rates(1e-3, 3e-3, 1e-2)),
         Method(

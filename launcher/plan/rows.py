@@ -162,7 +162,7 @@ def _stated_rows(config: RunConfig, task: Task, backbone: Backbone) -> EncodedDa
         mask_index=slots,
         truncated=False,
         words=tuple(range(slots, length)) if task.kind == "tags" else (),
-        entities=(slots, slots + 1) if task.kind == "relation" else None,
+        marked=(slots, slots + 1) if task.kind in ("relation", "choice") else None,
     )
     count, choices = max(config.data.batch_size, config.evaluation.batch_size), task.num_classes or 1
     choices = choices if task.kind == "choice" else 1

@@ -28,7 +28,7 @@ def make_artifact(tmp_path):
         values = {"backbone": {"name": backbone}, "objective": {"head_weight": 0, "representation_weight": 0}}
         config = build_config({**values, **sections})
         made = Task(**{**fields, **(task or {})})
-        lm_head = config.head.kind in ("label_words", "text")
+        lm_head = config.head.kind in ("label_words", "text", "choice_text")
         loaded = load_backbone(config.backbone, needs=backbone_needs(config), lm_head=lm_head)
         model = build_member(config, loaded, made)
         generator = torch.Generator().manual_seed(seed)

@@ -132,7 +132,7 @@ def test_every_setting_has_a_text_and_the_reference_is_up_to_date():
     )
     without_terms = {"head_weight": 0, "representation_weight": 0}
     configs = [
-        build_config({"objective": without_terms, section: {"kind": kind}})
+        build_config({"objective": without_terms, "data": {"template": "task"}, section: {"kind": kind}})
         for section, kinds in (("prompt", PROMPT_KINDS), ("head", HEAD_KINDS))
         for kind in kinds
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from infoprompt.config import ConfigError, load_config
+from infoprompt.data.tasks import TASKS
 from infoprompt.engine.adamw import trained_parameters
 from infoprompt.model.backbone.load import load_backbone
 from infoprompt.model.build import backbone_needs, build_member
@@ -56,9 +57,12 @@ def backbones():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_trained_parameters_are_those_of_the_run(recipe, task, backbones, tiny_bert):
+def test_trained_parameters_are_those_of_the_run(recipe, task, backbones, tiny_bert, tiny_backbones):
     path = ROOT / "configs" / "recipes" / f"{recipe}.yaml"
-    own = [f"backbone.name={tiny_bert}"] if head_kind(load_config(path).head.kind).lm_head else []
+    head = load_config(path).head.kind
+    own = [f"backbone.name={tiny_bert}"] if head_kind(head).lm_head else []
+    if head == "choice_text":
+        own, task = [f"backbone.name={tiny_backbones['llama']}"], TASKS["copa"]
     config = load_config(path, [*ROWS.split(), *own])
     without_weights, backbone = backbones(config)
     planned = weightless_member(config, without_weights, task)

@@ -3,13 +3,14 @@
 import json
 import math
 import random
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from infoprompt import Artifact, Prediction, RunConfig, RunResult
-from infoprompt.config import build_config
+from infoprompt.config import ConfigError, build_config
 from infoprompt.data.rows import Example, Span
 from infoprompt.evaluate import evaluate_artifact
 from infoprompt.train import run
@@ -128,6 +129,59 @@ def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_pat
     else:
         assert prediction.label == ("choice2" if kind == "choice" else "good")
         assert math.isclose(sum(prediction.probabilities.values()), 1, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "words", "told"),
+    [
+        ({"kind": "choice_text"}, {}, "data.template is not given, which says where a choice stands"),
+        ({"kind": "choice_text"}, {"template": "{choice} : {text}"}, "Put {choice} once, behind all"),
+        ({"kind": "choice_text"}, {"template": "{choice}"}, "Put {choice} once, behind all"),
+        ({"kind": "label_words"}, {"template": "task"}, "which it does not score. Use head.kind=linear or, of a dec"),
+    ],
+)
+def test_choices_that_cannot_be_asked_for_are_refused(head, words, told, toy_settings, tiny_backbones, tmp_path):
+    picks = random.Random(0)
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(choice_row(picks, bool(row % 2))) for row in range(8)))
+    own = {"backbone": {"name": tiny_backbones["llama"]}, "data": {"train": str(tmp_path / "rows.jsonl"), **words}}
+    plain = {"prompt": {"kind": "none"}, "objective": {"head_weight": 0, "representation_weight": 0}}
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        run(build_config({**toy_settings, **own, **plain, "head": {"fit": "start", **head}}))
+
+
+@pytest.mark.parametrize(
+    ("trained", "enough"),
+    [
+        ({"head": {"fit": "start"}, "prompt": {"kind": "none"}}, 0),
+        ({"prompt": {"kind": "static", "length": 8, "template": "front"}}, 0.8),
+        ({"prompt": {"kind": "prefix", "length": 4}}, 0.8),
+    ],
+)
+def test_a_decoder_is_asked_for_choices_and_a_prompt_teaches_it(
+    trained, enough, toy_settings, tiny_backbones, tmp_path
+):
+    picks, files = random.Random(0), {}
+    for part, count in (("train", 96), ("test", 32)):
+        files[part] = str(tmp_path / f"{part}.jsonl")
+        rows = [json.dumps(choice_row(picks, bool(index % 2))) for index in range(count)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(rows))
+    settings = {
+        **toy_settings,
+        "backbone": {"name": tiny_backbones["llama"]},
+        "data": {**files, "batch_size": 8, "template": "{text} {choice}"},
+        "objective": {"head_weight": 0, "representation_weight": 0},
+        "optim": {"lr": 1e-1, "epochs": 10},
+        **trained,
+        "head": {"kind": "choice_text", **trained.get("head", {})},
+    }
+    result = run(build_config(settings))
+    assert (result.steps > 0) == (enough > 0)
+    assert result.test["accuracy"] >= enough
+    artifact = Artifact.from_pretrained(result.artifact)
+    assert evaluate_artifact(artifact, files["test"], {}) == pytest.approx(result.test)
+    (prediction,) = artifact.predict([GIVEN["choice"]])
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert not enough or prediction.label == "choice2"
 
 
 def record_row(picks: random.Random, number: int) -> dict:

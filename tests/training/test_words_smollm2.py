@@ -1,5 +1,6 @@
-"""SmolLM2 asked in words scores labels as transformers itself does."""
+"""SmolLM2 asked in words scores labels and choices as transformers itself does."""
 
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from infoprompt.artifact import Artifact
 from infoprompt.config import load_config
+from infoprompt.data.rows import Example
 from infoprompt.train import run
 
 pytestmark = [
@@ -70,6 +72,45 @@ def test_a_chat_is_what_the_tokenizer_makes_of_it_and_the_answer_begins_a_line(r
     assert artifact.read([GOOD[0]]).texts[0].input_ids == ids
     expected = own_probability(artifact, ids, ["negative", "positive"])
     assert artifact.predict([GOOD[0]])[0].probabilities["positive"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_choices_are_scored_as_transformers_scores_their_tokens(mean, tmp_path):
+    rows = [
+        {"text": "The man broke his toe because", "choices": ["he dropped a hammer on it.", "it was a sunny day."]},
+        {"text": "The ground is wet because", "choices": ["the sun shone.", "it rained all night."]},
+    ]
+    labels = ("choice1", "choice2")
+    path = tmp_path / "choices.jsonl"
+    lines = [json.dumps({**row, "label": label}) for row, label in zip(rows, labels, strict=True)]
+    path.write_text("\n".join(lines))
+    config = load_config(
+        "configs/recipes/zero_shot_choices.yaml",
+        [
+            "backbone.name=smollm2",
+            f"data.train={path}",
+            f"data.validation={path}",
+            "data.template={text} {choice}",
+            f"head.length_normalization={mean}",
+            "engine.kind=plain",
+            "tracking.enabled=false",
+            f"run.output_dir={tmp_path / 'run'}",
+        ],
+    )
+    artifact = Artifact.from_pretrained(run(config).artifact)
+    model, tokenizer = artifact.model.backbone.model, artifact.model.backbone.tokenizer
+    given = [Example(row["text"], choices=tuple(row["choices"])) for row in rows]
+    for prediction, row, right in zip(artifact.predict(given), rows, labels, strict=True):
+        scores = []
+        for choice in row["choices"]:
+            before, whole = (tokenizer(text)["input_ids"] for text in (row["text"], f"{row['text']} {choice}"))
+            with torch.inference_mode():
+                log_prob_LV = model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+            steps = [log_prob_LV[place - 1, whole[place]] for place in range(len(before), len(whole))]
+            scores.append(torch.stack(steps).mean() if mean else torch.stack(steps).sum())
+        expected = torch.stack(scores).softmax(0)
+        assert [*prediction.probabilities.values()] == pytest.approx(expected.tolist(), abs=1e-4)
+        assert prediction.label == right or not mean  # a sum prefers what is short
 
 
 def test_it_tells_good_films_from_bad_ones_behind_two_rows(rows, tmp_path):

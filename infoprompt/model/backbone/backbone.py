@@ -210,6 +210,30 @@ class Backbone(nn.Module):
             )
         return self._continued(embeddings_BLE, batch, text_ids, deep)
 
+    def score_choices(
+        self, embeddings_BLE: Tensor, batch: Batch, deep: DeepPrompt | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log probability of the marked tokens of each input, [B] in nats, and the input's states, [B, L, D].
+
+            log p(choice | x) = sum_t log p(token_t | x, tokens before t)
+
+        A decoder's alone, which reads the choice where it stands. Needs `lm_head=True` at loading.
+
+        Args:
+            embeddings_BLE: as for `forward`.
+            batch: as for `forward`; `marked_B2` says where the choices stand.
+            deep: as for `forward`.
+        """
+        assert self.lm_head, "loaded without its language-model head"
+        assert batch.marked_B2 is not None, "not laid out with a choice"
+        states_BLD = self.forward(embeddings_BLE, batch, deep)
+        place_L = torch.arange(batch.length, device=states_BLD.device)
+        first_B1, last_B1 = batch.marked_B2.split(1, dim=1)
+        # a first position has nothing before it that could predict it
+        row_T, place_T = ((place_L >= first_B1.clamp(min=1)) & (place_L <= last_B1)).nonzero(as_tuple=True)
+        log_prob_T = self._log_prob(states_BLD[row_T, place_T - 1], batch.input_ids_BL[row_T, place_T])
+        return log_prob_T.new_zeros(len(batch)).index_add(0, row_T, log_prob_T), states_BLD
+
     @property
     def num_embeddings(self) -> int:
         """Rows of the embedding table, also where it is partitioned."""
@@ -357,24 +381,27 @@ class Backbone(nn.Module):
         return torch.stack(scores, 1), states_BLD
 
     def _token_log_prob(self, states_BTD: Tensor, token_T: Tensor) -> Tensor:
+        """Of the same tokens in every row, [B, T]."""
+        return self._log_prob(states_BTD.flatten(0, 1), token_T.repeat(len(states_BTD))).view(states_BTD.shape[:2])
+
+    def _log_prob(self, states_MD: Tensor, token_M: Tensor) -> Tensor:
+        """Log probability of a token after each state, [M], in nats."""
         model: Any = self.model
         if getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
-            states_BTD = states_BTD * self.hidden_size**-0.5
+            states_MD = states_MD * self.hidden_size**-0.5
         head, last_bias_1V = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)  # BART
         if self.frozen:
             # Under ZeRO-3, reading the weight makes it whole until the end of the pass; the op's backward needs none.
-            loss_M = frozen_linear_cross_entropy(
-                states_BTD.flatten(0, 1),
+            return -frozen_linear_cross_entropy(
+                states_MD,
                 head.weight,
-                token_T.repeat(len(states_BTD)),
+                token_M,
                 head.bias if last_bias_1V is None else last_bias_1V.squeeze(0),
                 softcap=self._softcap,
             )
-            return -loss_M.view(states_BTD.shape[:2])
-        logits_BTV = self._capped(head(states_BTD).float())
-        logits_BTV = logits_BTV if last_bias_1V is None else logits_BTV + last_bias_1V
-        index_BT1 = token_T.expand(len(states_BTD), -1).unsqueeze(-1)
-        return logits_BTV.log_softmax(-1).gather(2, index_BT1).squeeze(2)
+        logits_MV = self._capped(head(states_MD).float())
+        logits_MV = logits_MV if last_bias_1V is None else logits_MV + last_bias_1V
+        return logits_MV.log_softmax(-1).gather(1, token_M[:, None]).squeeze(1)
 
 
 def _owners(deep: DeepPrompt | None, num_rows: int) -> Tensor | None:

@@ -21,10 +21,13 @@ NEEDS = {
     "layers": ("prompt.kind", "a prompt that enters between the layers"),
     "label_words": ("head.kind", "the scores of label words"),
     "label_texts": ("head.kind", "the probability of label texts"),
+    "choice_texts": ("head.kind", "the probability of choices"),
 }
 """What a run may ask of a family beside input vectors: the setting that asks for it, and it in words."""
 
 ONE_TOKEN_AT_A_TIME = "an encoder predicts single masked tokens, not texts; head.kind=label_words can use it"
+NO_NEXT_TOKEN = "an encoder predicts single masked tokens, not texts; head.kind=linear can use it"
+IN_THE_ENCODER = "a choice stands in its encoder, which predicts no words; head.kind=linear can use it"
 AFTER_THE_DECODER = "the model predicts words after its decoder only; head.kind=text can use it"
 
 
@@ -103,7 +106,7 @@ _NORM_FIRST, _NORM_LAST = NormFirst("input_layernorm", "self_attn"), NormLast("a
 
 
 def _encoder(layers: str, head: Callable[[nn.Module], LanguageHead], **differences: Any) -> Family:
-    cannot = {"label_texts": ONE_TOKEN_AT_A_TIME, **differences.pop("cannot", {})}
+    cannot = {"label_texts": ONE_TOKEN_AT_A_TIME, "choice_texts": NO_NEXT_TOKEN, **differences.pop("cannot", {})}
     return Family("encoder", layers, head, cannot=cannot, **differences)
 
 
@@ -112,7 +115,8 @@ def _decoder(layers: str = "layers", last_layer: LastLayer | None = _NORM_FIRST,
 
 
 def _encoder_decoder(layers: str, **differences: Any) -> Family:
-    return Family("encoder-decoder", layers, None, "mean", cannot={"label_words": AFTER_THE_DECODER}, **differences)
+    cannot = {"label_words": AFTER_THE_DECODER, "choice_texts": IN_THE_ENCODER}
+    return Family("encoder-decoder", layers, None, "mean", cannot=cannot, **differences)
 
 
 _ROTARY = "A slot is rotated like its left neighbour."
@@ -191,8 +195,8 @@ def check_family(name: str, model_type: str, needs: frozenset[str] = frozenset()
 def capability_table() -> str:
     """The families and what each can do, in Markdown; `configs/BACKBONES.md` is this text."""
     columns = ["input prompts", "K/V prefix", "layer prompts", "gradient checkpointing", "label words", "label texts"]
-    columns.append("without padding")
-    keys = ["prefix", "layers", None, "label_words", "label_texts"]
+    columns += ["choices", "without padding"]
+    keys = ["prefix", "layers", None, "label_words", "label_texts", "choice_texts"]
     notes: dict[str, int] = {}
     rows = []
     for name, family in FAMILIES.items():

@@ -102,7 +102,7 @@ class HeadKind:
     tasks: frozenset[Kind] = WHOLE_TEXTS
     """Kinds of task that it can score."""
     needs: frozenset[str] = frozenset()
-    """What the backbone's family must offer: `label_words`, `label_texts`."""
+    """What the backbone's family must offer: `label_words`, `label_texts`, `choice_texts`."""
     lm_head: bool = False
     """Whether it reads the model's own language-model head, which is loaded then; nothing of its own is trained."""
     passes_itself: bool = False

@@ -39,7 +39,7 @@ def plain_without_prompt(text):
         kept.index(text.mask_index) if text.mask_index else 0,
         text.truncated,
         tuple(map(kept.index, text.words)),
-        None if text.entities is None else tuple(map(kept.index, text.entities)),
+        None if text.marked is None else tuple(map(kept.index, text.marked)),
     )
 
 
@@ -64,8 +64,8 @@ def plain_batch(data, texts, rows):
     }
     if data.summary_MD is not None:
         expected["summary_BD"] = torch.stack([data.summary_MD[index] for index in index_B])
-    if given[0].entities is not None:
-        expected["entity_B2"] = torch.tensor([text.entities for text in given])
+    if given[0].marked is not None:
+        expected["marked_B2"] = torch.tensor([text.marked for text in given])
     if data.tags is not None:
         tags = [data.tags[index][: len(texts[index].words)] for index in index_B]
         expected["word_BS"] = padded([text.words for text in given], -1, least=1)

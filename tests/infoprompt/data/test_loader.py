@@ -169,7 +169,7 @@ def test_both_markers_of_a_relation_are_in_the_batch(tiny_bert):
     relation = Example("the engine of the car", head=Span(4, 10), tail=Span(18, 21), label="x")
     batch = encoded(tiny_bert, [relation], ("x",)).batch([0])
     at = AutoTokenizer.from_pretrained(tiny_bert).convert_tokens_to_ids(["@", "#"])
-    assert batch.input_ids_BL[0, batch.entity_B2[0]].tolist() == at
+    assert batch.input_ids_BL[0, batch.marked_B2[0]].tolist() == at
 
 
 def test_a_batch_moves_with_all_its_tensors():

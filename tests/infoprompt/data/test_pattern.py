@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from infoprompt.config import ConfigError, build_config, override_config
+from infoprompt.data.encoded import EncodedTexts
 from infoprompt.data.few_shot import draw_demonstrations
 from infoprompt.data.infer import infer_task
 from infoprompt.data.pattern import Pattern, without_content
@@ -85,6 +86,50 @@ def test_spans_and_choices_stand_in_the_words(tokenizers):
     choice = Example(text="the car was", choices=("lost", "stolen"))
     inputs = laid_out(tokenizer, {"template": "{choice} : {text}"}, replace(FILM, kind="choice")).encode([choice])[0]
     assert [tokenizer.decode(text.input_ids[1:-1]) for text in inputs] == ["lost : the car was", "stolen : the car was"]
+
+
+CHOICES = Task("copa", ("choice1", "choice2"), ("first", "second"), ("accuracy",), "choice")
+ROWS_WITH_CHOICES = [
+    Example(text="the bank was", choices=("lost money", "a good tree"), label="choice1"),
+    Example(text="the car was", choices=("a forest", "stolen"), label="choice2"),
+]
+
+
+@pytest.mark.parametrize("vectors", [0, 3])
+@pytest.mark.parametrize("demonstrations", [0, 2])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_tokens_of_a_choice_are_marked(tokenizers, family, demonstrations, vectors):
+    tokenizer = tokenizers(family)
+    settings = {"template": "so {text} : {choice} .", "demonstrations": demonstrations}
+    template = laid_out(tokenizer, settings, CHOICES, ROWS_WITH_CHOICES, num_vectors=vectors)
+    row = Example(text="the good film was", choices=("lost", "a great wheel"))
+    for encoded, choice in zip(template.encode([row])[0], row.choices, strict=True):
+        first, last = encoded.marked
+        assert tokenizer.decode(encoded.input_ids[first : last + 1]).strip() == choice
+        behind = zip(encoded.input_ids[last + 1 :], encoded.slots[last + 1 :], strict=True)
+        assert tokenizer.decode([token for token, slot in behind if slot < 0]).strip(" </s>") == "."
+    moved = EncodedTexts.of(template.encode([row])[0]).without_prompt()[1]
+    assert tokenizer.decode(moved.input_ids[moved.marked[0] : moved.marked[1] + 1]).strip() == "a great wheel"
+
+
+def test_a_choice_that_is_cut_is_marked_as_far_as_it_goes(tokenizers):
+    tokenizer = tokenizers("llama")
+    template = laid_out(tokenizer, {"template": "{text} : {choice}"}, CHOICES, max_length=24)
+    (encoded, _), *_ = template.encode([Example(text="the car", choices=("a good film " * 20, "lost"))])
+    first, last = encoded.marked
+    assert encoded.truncated
+    kept = tokenizer.decode(encoded.input_ids[first : last + 1]).split()
+    assert kept == ("a good film " * 20).split()[: last - first + 1]
+
+
+def test_a_demonstration_of_choices_is_the_right_one_and_never_the_row_itself(tokenizers):
+    tokenizer = tokenizers("llama")
+    settings = {"template": "{text} : {choice}", "demonstrations": 2}
+    template = laid_out(tokenizer, settings, CHOICES, ROWS_WITH_CHOICES)
+    shown = [tokenizer.decode(text.input_ids) for text in template.encode(ROWS_WITH_CHOICES)[0]]
+    for text in shown:  # also of the wrong choice
+        assert text.count("the bank was :") == 1
+        assert "the car was : stolen" in text
 
 
 @pytest.mark.parametrize("max_length", [16, 24, 40, 200])
@@ -172,6 +217,7 @@ def test_a_template_that_cannot_be_is_refused_when_it_is_read(settings, told):
             FILM,
             "has the label best, which is not one of film",
         ),
+        ({"template": "{text}"}, replace(FILM, kind="choice"), r"the same without their \{choice\}"),
         (
             {"template": "{text}", "demonstrations": [{"text_b": "a", "label": "good"}]},
             FILM,

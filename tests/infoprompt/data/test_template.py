@@ -82,16 +82,16 @@ def test_places_of_words_and_markers_are_those_of_their_tokens(tiny_backbones, f
         return [template.tokenizer.decode([text.input_ids[place]]).strip() for place in places]
 
     text = template(RELATION)
-    assert words_at(text, text.entities) == ["@", "#"]
+    assert words_at(text, text.marked) == ["@", "#"]
     turned = template(Example(RELATION.text, head=RELATION.tail, tail=RELATION.head))
-    assert words_at(turned, turned.entities) == ["@", "#"]
-    assert turned.entities[0] > turned.entities[1]
+    assert words_at(turned, turned.marked) == ["@", "#"]
+    assert turned.marked[0] > turned.marked[1]
     tags = template(TAGS)
     assert words_at(tags, tags.words) == ["the", "engine", "film"]
     plain = without_prompt(tags)
     assert words_at(plain, plain.words) == ["the", "engine", "film"]
     plain = without_prompt(text)
-    assert words_at(plain, plain.entities) == ["@", "#"]
+    assert words_at(plain, plain.marked) == ["@", "#"]
 
 
 def test_a_word_of_several_tokens_stands_at_its_first(tiny_bert):
@@ -112,7 +112,7 @@ def test_an_entity_whose_marker_is_cut_off_is_found_behind_the_text(tiny_bert):
     assert long.text[251:] == "car"
     template = probed(tiny_bert, max_length=32)
     text = template(long)
-    words = template.tokenizer.convert_ids_to_tokens([text.input_ids[place] for place in text.entities])
+    words = template.tokenizer.convert_ids_to_tokens([text.input_ids[place] for place in text.marked])
     assert words == ["@", "car"]
 
 
@@ -120,7 +120,7 @@ def test_spans_within_each_other_are_both_marked(tiny_bert):
     inner = Example("the red car wheel", head=Span(4, 17), tail=Span(8, 11))
     words, _ = laid_out(tiny_bert, Example("the good car wheel", head=Span(4, 18), tail=Span(9, 12)))
     assert words.startswith("[CLS] <0> the @ good # car # wheel @ <1>")
-    assert laid_out(tiny_bert, inner)[1].entities is not None
+    assert laid_out(tiny_bert, inner)[1].marked is not None
 
 
 @pytest.fixture(scope="module")

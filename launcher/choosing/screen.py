@@ -30,8 +30,11 @@ def plan_table(plan: Plan, minutes: float) -> LiteralTable:
 
 
 def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
-    """A line for each method that is left out."""
-    return [f"left out: {name}, {reason}" for name, reason in left_out.items()]
+    """A line for each reason, with the methods that it leaves out."""
+    of_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        of_reason.setdefault(reason, []).append(name)
+    return [f"left out, since {reason}: {', '.join(names)}" for reason, names in of_reason.items()]
 
 
 class LiveTable:

@@ -36,9 +36,10 @@ from launcher.studies.worker import Order
 
 WORDS = "film movie car tree bank card money water".split()
 SHORT = ("optim.max_steps=2", "data.unlabelled_filter=false", "data.unlabelled_batch=16")
-ALL_BUT_TEXTS = [name for name in METHODS if name != "label_information"]
+OF_TEXTS = [name for name, method in METHODS.items() if "single" in method.kinds]
+ALL_BUT_TEXTS = [name for name in OF_TEXTS if name != "label_information"]
 PAIRS = [name for name in ALL_BUT_TEXTS if "pair" in METHODS[name].kinds]
-BY_GRADIENT = [name for name in ALL_BUT_TEXTS if "regression" in METHODS[name].kinds]
+BY_GRADIENT = [name for name in METHODS if "regression" in METHODS[name].kinds]
 
 
 def pretended(order: Order) -> str | None:
@@ -156,6 +157,17 @@ def test_each_kind_of_rows_is_measured_planned_and_judged(
         assert values["plan"]["left_out"]["logistic_regression"].startswith("it is not for ")
 
 
+def test_a_decoder_is_also_asked_for_choices(asked, pretending, estimated, tiny_backbones, tmp_path, capsys):
+    compare(asked("choice", 40, backbone=tiny_backbones["llama"]), tmp_path / "out", json_output=True, quiet=True)
+    values = outcome(capsys)
+    assert set(values["methods"]) == {*BY_GRADIENT, "zero_shot_choices", "few_shot_in_context_choices"}
+
+
+def test_a_curve_over_labels_is_of_a_method_that_reads_them():
+    blind = {name for name, method in METHODS.items() if not method.reads_labels}
+    assert blind == {"nearest_label", "zero_shot", "zero_shot_choices"}
+
+
 def test_64_rows_and_2000_texts_end_with_a_verdict_and_the_command(asked, workers, tmp_path, monkeypatch, capsys):
     lines = [
         " ".join(random.Random(index).choices([*WORDS, "good", "bad"], k=6)) + f" {index}" for index in range(2000)
@@ -165,7 +177,7 @@ def test_64_rows_and_2000_texts_end_with_a_verdict_and_the_command(asked, worker
     given = asked(unlabelled=str(tmp_path / "more.txt"), test=test)
     compare(given, tmp_path / "out", json_output=True, quiet=True)
     values = outcome(capsys)
-    assert set(values["methods"]) == METHODS.keys()
+    assert set(values["methods"]) == set(OF_TEXTS)
     assert values["facts"]["num_unlabelled"] == 2000
     assert not any(order.config.evaluation.test for order in workers.orders)
     for name in (values["method"], values["reference"]):
@@ -342,7 +354,8 @@ def test_the_screen_has_the_plan_every_run_the_table_and_the_verdict(asked, pret
     shown = capsys.readouterr().out
     assert shown.startswith("single: 64 rows, single texts, 2 classes; scored by accuracy")
     assert "planned: about" in shown
-    assert "left out: label_information, no texts without labels are given (--unlabelled)" in shown
+    assert "left out, since no texts without labels are given (--unlabelled): label_information" in shown
+    assert "left out, since it is not for single texts: zero_shot_choices, few_shot_in_context_choices" in shown
     assert shown.count("seed_0") == len(ALL_BUT_TEXTS) + 2  # head_only tries three rates
     assert "lora has the best accuracy on held-out rows: 0.8050 ± 0.0071 over 2 seeds." in shown
     assert "These are figures of held-out rows" in shown
@@ -405,11 +418,13 @@ def test_time_for_the_test_rows_is_kept():
 
 def test_methods_that_do_not_fit_are_named_with_the_reason():
     config = load_config_of({"data": {"train": "x.csv"}})
-    assert misfits(FACTS, config) == {"label_information": "no texts without labels are given (--unlabelled)"}
+    choices = dict.fromkeys(METHODS.keys() - set(OF_TEXTS), "it is not for single texts")
+    texts = {"label_information": "no texts without labels are given (--unlabelled)"}
+    assert misfits(FACTS, config) == {**choices, **texts}
     tags = misfits(replace(FACTS, kind="tags"), config)
     assert tags["contrastive"] == "it is not for tags of words"
     few = {"label_information": "fewer than 200 of the texts without labels can be used"}
-    assert misfits(FACTS, config, texts_given=True) == few
+    assert misfits(FACTS, config, texts_given=True) == {**choices, **few}
 
 
 def load_config_of(values: dict):

@@ -111,8 +111,12 @@ class RayGroups:
             say(f"no progress for {stalled_seconds / 60:.0f} minutes: {why_stalled(self._needs, at)}")
 
     def wait(self) -> None:
-        """For all to leave by themselves, for some time."""
-        self._left(wait_seconds=WAIT_FOR_GROUPS_SECONDS)
+        """For all to leave by themselves, for some time; what a cluster shows of them then says how they ended.
+
+        On a Ray of our own nobody looks, and Ray Train would ask a dashboard that is not there for 12 seconds.
+        """
+        if not of_our_own():
+            self._left(wait_seconds=WAIT_FOR_GROUPS_SECONDS)
 
     def _left(self, wait_seconds: float = 0.0) -> list[Any]:
         """Tasks of groups that have left, after waiting for all at most so long."""
@@ -200,6 +204,11 @@ def why_stalled(needs: Needs, groups: Mapping[str, str]) -> str:
     )
 
 
+def of_our_own() -> bool:
+    """Whether Ray was started for this command alone, on this machine."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
 def here() -> NodeAffinitySchedulingStrategy:
     """Has a task or an actor run on the driver's node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -213,14 +222,14 @@ def connected(needs: Needs, say: Callable[[str], None], debug: bool) -> Iterator
     quiet = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if not debug:  # it logs every restart of a worker group, which our own lines say
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    if os.environ.get("RAY_ADDRESS"):
-        start_ray(shown_uri(os.environ["RAY_ADDRESS"]), say, **quiet)
-    else:
+    if of_our_own():
         cores = os.cpu_count() or 1
         logical = max(cores, math.ceil(needs.workers * needs.cpus * (needs.most_groups or 1)))
         start_ray(None, say, address="local", include_dashboard=False, num_cpus=logical, **quiet)
         more = f" (the machine has {cores}: they share them)" if logical > cores else ""
         say(f"started Ray on this machine with {logical} CPUs{more}")
+    else:
+        start_ray(shown_uri(os.environ["RAY_ADDRESS"]), say, **quiet)
     try:
         yield
     finally:

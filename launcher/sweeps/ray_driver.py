@@ -17,6 +17,7 @@ from launcher.pool.ray_groups import (
     RayGroups,
     connected,
     num_groups,
+    of_our_own,
     start_coordinator,
     tracking_addresses,
     worker_environment,
@@ -147,9 +148,7 @@ class _Scorer:
     def __call__(self, config: RunConfig) -> dict[str, Any]:
         """`infoprompt.test_predictions.score_later` there; raises what it raises."""
         cpus = self.needs.cpus
-        if not self.needs.gpus and not os.environ.get(
-            "RAY_ADDRESS"
-        ):  # on a Ray of our own nothing else is at work by now
+        if not self.needs.gpus and of_our_own():  # nothing else is at work by now
             cpus = max(cpus, ray.cluster_resources()["CPU"] // self.at_once)
         options = {"num_cpus": cpus, "num_gpus": self.needs.gpus}
         task = ray.remote(_score_later).options(**options, max_retries=1)

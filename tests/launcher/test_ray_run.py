@@ -175,7 +175,7 @@ def test_seeds_run_side_by_side_and_are_grandchildren_of_the_sweep_in_mlflow(
         assert runs[trial]["metrics"]["dev/score_mean"] == pytest.approx(mean)
 
 
-LONG = ("optim.max_steps=500", "optim.epochs=500")
+LONG = ("optim.max_steps=600", "optim.epochs=600", "evaluation.every_steps=40")
 """A killed driver's workers end before they have made so many updates."""
 
 
@@ -202,7 +202,7 @@ def test_a_stopped_and_then_killed_driver_is_resumed_and_repeats_nothing(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = [
         "space={seed: {grid: [0, 1, 2]}}", "workers_per_trial=1", "max_concurrent=1", *LONG,
-        "checkpoint.every_steps=2", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
+        "checkpoint.every_steps=40", "tracking.enabled=true", f"tracking.uri={uri}", "evaluation.test=false",
     ]  # fmt: skip
     folder = tmp_path / "sweep"
     code, said = _end_driver(processes, signal.SIGTERM, tiny_sweep, ["--resume", *changes], folder, trial=1)
@@ -373,8 +373,11 @@ def cluster(tmp_path_factory):
         try:
             _wait_for_jobs(ray, environment, head, log_file)
             yield ray, environment, head
-        finally:
-            head.terminate()  # with --block it ends what it started
+        finally:  # at once: by itself it takes half a minute to end what it started
+            started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+            for process in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             head.wait(timeout=60)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infoprompt.bar import duration
 from infoprompt.config import ConfigError, compose_config
 from infoprompt.data.splits import load_splits
 from infoprompt.data.unlabelled import LEAST_ROWS
@@ -116,6 +117,9 @@ def _measure(
     if kept and not (more_time and NO_TIME in kept["left_out"].values()):
         return {name: Estimate(**one) for name, one in kept["estimates"].items()}, dict(kept["left_out"])
     left_out = misfits(rows.facts, rows.config, texts_given=asked.unlabelled is not None)
+    screen.print(
+        f"measuring what a run of each method takes, about {duration(PROBE_SHARE * 60 * asked.minutes)} at most"
+    )
     estimates: dict[str, Estimate] = {}
     for name, method in METHODS.items():
         if name in left_out:

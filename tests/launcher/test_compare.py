@@ -353,6 +353,7 @@ def test_the_screen_has_the_plan_every_run_the_table_and_the_verdict(asked, pret
     compare(asked(), tmp_path / "out")
     shown = capsys.readouterr().out
     assert shown.startswith("single: 64 rows, single texts, 2 classes; scored by accuracy")
+    assert "measuring what a run of each method takes, about 9 min at most" in shown
     assert "planned: about" in shown
     assert "left out, since no texts without labels are given (--unlabelled): label_information" in shown
     assert "left out, since it is not for single texts: zero_shot_choices, few_shot_in_context_choices" in shown

@@ -155,6 +155,8 @@ class Artifact:
             raise ValueError(
                 f"{what} has {len(example.choices)} choices, but this prompt reads {self.task.num_classes}."
             )
+        if any(not choice.strip() for choice in example.choices or ()):
+            raise ValueError(f"{what} has a choice without text. Give each choice at least a word.")
 
     def predictions(self, rows: EncodedDataset, scores: Iterable[tuple[Batch, Tensor]]) -> list[Prediction]:
         """What is predicted for each row, from batches of them, in any order, with the model's scores."""

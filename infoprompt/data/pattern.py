@@ -138,12 +138,17 @@ class Pattern:
             sides = [before, after]
         return [_filled(side, values) for side in sides]
 
-    def before(self, values: Mapping[str, str], room: int) -> list[int]:
-        """Tokens of the demonstrations, as many as `room` has a place for, without the row itself."""
+    def before(self, rows: Sequence[Mapping[str, str]], room: int) -> list[int]:
+        """Tokens of the demonstrations, as many as `room` has a place for, without the row itself.
+
+        Args:
+            rows: what the row fills in, of choices with each of them.
+            room: in tokens.
+        """
         kept: list[int] = []
-        own = _of_the_row(values)
+        own = [tuple(sorted(values.items())) for values in rows]
         for shown in self.demonstrations:
-            if _of_the_row(dict(shown.values)) != own and len(kept) + len(shown.ids) <= room:
+            if shown.values not in own and len(kept) + len(shown.ids) <= room:
                 kept += shown.ids
         return kept
 
@@ -166,18 +171,13 @@ class Pattern:
             )
 
     def check_continues(self) -> None:
-        """Raise ConfigError if a choice does not stand once, behind words and all else that is filled in."""
-        fields = [part.field for part in self.parts if part.field]
-        if fields[-1] != "choice" or fields.count("choice") > 1 or self.parts[0].field == "choice":
+        """Raise ConfigError if a choice does not stand once, at the end, behind something."""
+        *before, last = self.parts
+        if last.field != "choice" or not any(part.field or part.words.strip() for part in before) or last in before:
             raise ConfigError(
                 f"data.template is {self.template!r}, but head.kind is choice_text, which reads how likely a choice is "
-                "behind the rest. Put {choice} once, behind all that it depends on, such as '{text} {choice}'."
+                "behind the rest. Put {choice} once, at the end, such as '{text} {choice}'."
             )
-
-
-def _of_the_row(values: Mapping[str, str]) -> dict[str, str]:
-    """What all choices of a row share."""
-    return {name: value for name, value in values.items() if name != "choice"}
 
 
 def template_of(settings: DataSettings, task: Task) -> str | None:

@@ -127,7 +127,7 @@ class Template:
                 f"positions (backbone.max_length) that leaves {max(room, 0)} for text, and at least 8 are needed. Use "
                 "a shorter template or prompt, or a longer max_length."
             )
-        fitting = pattern.before({}, room - 8)
+        fitting = pattern.before([], room - 8)
         if len(fitting) < len(shown):
             log.warning(
                 "The demonstrations take %d tokens, and at most %d fit before a text (backbone.max_length is %d). As "
@@ -177,7 +177,14 @@ class Template:
             if self._beyond(tokens_of_text.ids):
                 self._check_embedded(tokens_of_text.ids, _name(text, example))
         tokens = iter(found)
-        return [[self._lay_out(part, [next(tokens) for _ in part.texts]) for part in parts] for parts in inputs]
+        tokens_of = [[[next(tokens) for _ in part.texts] for part in parts] for parts in inputs]
+        if self.pattern is not None:
+            pairs = zip(inputs, tokens_of, strict=True)
+            return [self._lay_words_out(self.pattern, parts, tokens) for parts, tokens in pairs]
+        return [
+            [self._lay_out(part, tokens) for part, tokens in zip(parts, own, strict=True)]
+            for parts, own in zip(inputs, tokens_of, strict=True)
+        ]
 
     def _beyond(self, ids: Sequence[int]) -> bool:
         return self.num_embeddings is not None and bool(ids) and max(ids) >= self.num_embeddings
@@ -197,8 +204,6 @@ class Template:
         return self.encode([example])[0][0]
 
     def _lay_out(self, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
-        if self.pattern is not None:
-            return self._lay_words_out(self.pattern, part, tokens)
         fitted = _fit([text.ids for text in tokens], self._room(len(tokens)))
         ids, slots, segments, starts = self._assemble(fitted, part.layout)
 
@@ -221,22 +226,36 @@ class Template:
             slots_counted=self.placement == "before",
         )
 
-    def _lay_words_out(self, pattern: Pattern, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
-        sides = [side.pieces(found) for side, found in zip(part.sides, tokens, strict=True)]
-        given = [ids for side in sides for ids, field in side if field]
-        words = sum(len(ids) for side in sides for ids, field in side if not field)
+    def _lay_words_out(
+        self, pattern: Pattern, parts: Sequence["_Input"], tokens: Sequence[Sequence[Tokens]]
+    ) -> list[EncodedText]:
+        """The inputs of an example. Its choices have the same before them, which leaves room for the longest one."""
+        pieces = [
+            [side.pieces(found) for side, found in zip(part.sides, own, strict=True)]
+            for part, own in zip(parts, tokens, strict=True)
+        ]
+        longest = max(pieces, key=lambda sides: sum(len(ids) for side in sides for ids, _ in side))
+        given = [ids for side in longest for ids, field in side if field]
+        words = max(sum(len(ids) for side in sides for ids, field in side if not field) for sides in pieces)
         room = self._room(1) - len(pattern.opening) - len(pattern.closing) - words
-        fitted = _fit(given, room)
-        left = iter(fitted)
+        sizes = [len(ids) for ids in _fit(given, room)]
+        before = [*pattern.opening, *pattern.before([part.values for part in parts], room - sum(sizes))]
+        return [self._in_words(pattern, sides, before, sizes) for sides in pieces]
+
+    def _in_words(
+        self, pattern: Pattern, sides: Sequence["_Pieces"], before: Sequence[int], sizes: Sequence[int]
+    ) -> EncodedText:
+        """One of them; `sizes`: tokens that each text filled in has at most."""
+        left, cut = iter(sizes), False
         joined: list[list[int]] = [[] for _ in sides]
         choice: tuple[int, int, int] | None = None
         for number, side in enumerate(sides):
             for ids, field in side:
-                kept = next(left) if field else ids
+                kept = ids[: next(left)] if field else ids
+                cut = cut or len(kept) < len(ids)
                 if field == "choice":
                     choice = number, len(joined[number]), len(kept)
                 joined[number] += kept
-        before = [*pattern.opening, *pattern.before(part.values, room - sum(map(len, fitted)))]
         joined[0] = [*before, *joined[0]]
         joined[-1] = [*joined[-1], *pattern.closing]
         ids, slots, segments, starts = self._assemble([*joined, []][:2], "words")
@@ -250,7 +269,7 @@ class Template:
             slots,
             segments,
             mask_index=starts.get("mask", 0),
-            truncated=sum(map(len, fitted)) < sum(map(len, given)),
+            truncated=cut,
             marked=marked,
             slots_counted=self.placement == "before",
         )
@@ -319,6 +338,10 @@ _LAYOUTS: dict[str, list[tuple[str, int, int]]] = {
         ("suffix", 0, 1),
     ],
 }
+
+
+_Pieces = list[tuple[list[int], str | None]]
+"""See `Filled.pieces`."""
 
 
 class _Input(NamedTuple):

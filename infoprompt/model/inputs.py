@@ -35,7 +35,7 @@ def make_template(
     pattern = None
     if task is not None:
         pattern = Pattern.of(config.data, task, backbone.tokenizer, rows, config.data_seed)
-    if pattern is not None and config.head.kind == "choice_text":
+    if pattern is not None and task is not None and task.kind == "choice" and config.head.kind == "choice_text":
         pattern.check_continues()
     if pattern is not None and config.head.pooling == "entities":
         raise ConfigError(

@@ -111,11 +111,14 @@ class TextSettings(VerbaliserSettings):
 
 
 class ChoiceTextSettings(HeadSettings):
-    """The model's own probability of each choice of a row."""
+    """The model's own probability of each choice of a row.
+
+    A prompt that is made from the input has also seen the choice; its scores are then trained, and no probabilities.
+    """
 
     kind: Literal["choice_text"] = "choice_text"
 
-    length_normalization: bool = True
+    length_normalization: bool = False
     """Whether a choice's log probability is divided by its number of tokens."""
 
     fit: Literal["gradient", "start"] = "gradient"

@@ -13,7 +13,7 @@ from infoprompt.settings.data import DataSettings
 from infoprompt.settings.head import AnyHead, ChoiceTextSettings, LinearSettings, VerbaliserSettings
 from infoprompt.settings.kinds import of_kind, sections_with_kinds
 from infoprompt.settings.objective import ObjectiveSettings, without_unread
-from infoprompt.settings.prompt import AnyPrompt, InstanceSettings
+from infoprompt.settings.prompt import AnyPrompt, InputPromptSettings, InstanceSettings
 from infoprompt.settings.sections import (
     BackboneSettings,
     CheckpointSettings,
@@ -127,6 +127,16 @@ class RunConfig(Settings):
             raise ValueError(
                 "head.kind is choice_text, but data.template is not given, which says where a choice stands. Set it "
                 "to task, or to words such as '{text} {choice}'."
+            )
+        if self.data.chat:
+            raise ValueError(
+                "data.chat is true, but head.kind is choice_text, whose choices would stand in what the user says. Set "
+                "data.chat=false."
+            )
+        if isinstance(self.prompt, InputPromptSettings) and self.prompt.template == "warp":
+            raise ValueError(
+                "prompt.template is warp, but head.kind is choice_text, and a choice does not see what stands behind "
+                "it. Use prompt.template=front or before."
             )
         if self.objective.head_weight > 0:
             raise ValueError(

@@ -24,7 +24,7 @@ _CLASSES: frozenset[Kind] = frozenset({"single", "pair", "relation", "span"})
 _ASKED: frozenset[Kind] = frozenset({"single", "pair", "span"})
 _CHOICE: frozenset[Kind] = frozenset({"choice"})
 _WORDS: Mapping[str, Any] = {"kind": "label_words", "fit": "start", "calibration": "contextual"}
-_CHOICES: Mapping[str, Any] = {"kind": "choice_text", "fit": "start"}
+_CHOICES: Mapping[str, Any] = {"kind": "choice_text", "fit": "start", "length_normalization": True}
 _ALL: frozenset[Kind] = frozenset(KIND_NAMES)  # type: ignore[arg-type]
 
 

@@ -131,8 +131,11 @@ def test_every_setting_has_a_text_and_the_reference_is_up_to_date():
         "configs/REFERENCE.md is old: infoprompt show --settings"
     )
     without_terms = {"head_weight": 0, "representation_weight": 0}
+    in_words = {"data": {"template": "task"}, "prompt": {"kind": "none"}}
     configs = [
-        build_config({"objective": without_terms, "data": {"template": "task"}, section: {"kind": kind}})
+        build_config(
+            {"objective": without_terms, **(in_words if kind == "choice_text" else {}), section: {"kind": kind}}
+        )
         for section, kinds in (("prompt", PROMPT_KINDS), ("head", HEAD_KINDS))
         for kind in kinds
     ]

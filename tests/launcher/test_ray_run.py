@@ -19,6 +19,7 @@ from preloaded import COMMAND, Forked, Preloaded
 from project_copy import copied_project
 
 from launcher.pool.jobs import Job
+from launcher.pool.ray_groups import RayGroups
 from launcher.pool.ray_worker import Work, _Member, train_one
 from launcher.processes import held_port
 from launcher.sweeps.plan import load_sweep
@@ -452,6 +453,21 @@ def test_a_result_that_cannot_be_told_fails_its_run_with_the_reason():
     Place().settle(Job("token", 0, 0, "trial 0 seed 0", {}, None, {}), None, {"a": 1})
     text = "its result could not be told (TypeError: cannot pickle it)"
     assert told == [("raised", "token", 0, text, {"connection": False, "ends_group": False})]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("address", "waited"), [(None, 0), ("ray://127.0.0.1:1", 1)])
+def test_groups_are_waited_for_on_a_cluster_alone(address, waited, tiny_sweep, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    calls = []
+    monkeypatch.setattr(ray, "wait", lambda tasks, **options: calls.append(options["timeout"]) or (tasks, []))
+    needs = load_sweep(tiny_sweep).settings.needs
+    groups = RayGroups(None, needs, tmp_path, num_runs=1, timeout_seconds=1, what="sweep")
+    groups._tasks = ["a task"]
+    groups.wait()
+    assert len(calls) == waited
 
 
 @pytest.mark.timeout(60)

@@ -132,21 +132,46 @@ def test_a_kind_of_task_is_learnt_kept_and_predicted(kind, toy_settings, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("head", "words", "told"),
+    ("changes", "told"),
     [
-        ({"kind": "choice_text"}, {}, "data.template is not given, which says where a choice stands"),
-        ({"kind": "choice_text"}, {"template": "{choice} : {text}"}, "Put {choice} once, behind all"),
-        ({"kind": "choice_text"}, {"template": "{choice}"}, "Put {choice} once, behind all"),
-        ({"kind": "label_words"}, {"template": "task"}, "which it does not score. Use head.kind=linear or, of a dec"),
+        ({}, "data.template is not given, which says where a choice stands"),
+        *(
+            ({"data": {"template": template}}, "Put {choice} once, at the end")
+            for template in ("{choice} : {text}", "{choice}", " {choice}", "{text} {choice}s", "{choice} {choice}")
+        ),
+        ({"data": {"template": "task", "chat": True}}, "data.chat is true, but head.kind is choice_text"),
+        (
+            {"data": {"template": "task"}, "prompt": {"kind": "static"}, "head": {"fit": "gradient"}},
+            "prompt.template is warp, but head.kind is choice_text",
+        ),
+        (
+            {"data": {"template": "task"}, "head": {"kind": "label_words"}},
+            "which it does not score. Use head.kind=linear or, of a decoder, head.kind=choice_text",
+        ),
     ],
 )
-def test_choices_that_cannot_be_asked_for_are_refused(head, words, told, toy_settings, tiny_backbones, tmp_path):
+def test_choices_that_cannot_be_asked_for_are_refused(changes, told, toy_settings, tiny_backbones, tmp_path):
     picks = random.Random(0)
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(choice_row(picks, bool(row % 2))) for row in range(8)))
-    own = {"backbone": {"name": tiny_backbones["llama"]}, "data": {"train": str(tmp_path / "rows.jsonl"), **words}}
-    plain = {"prompt": {"kind": "none"}, "objective": {"head_weight": 0, "representation_weight": 0}}
+    settings = {
+        **toy_settings,
+        "backbone": {"name": tiny_backbones["llama"]},
+        "objective": {"head_weight": 0, "representation_weight": 0},
+        "data": {"train": str(tmp_path / "rows.jsonl"), **changes.get("data", {})},
+        "prompt": {"kind": "none", **changes.get("prompt", {})},
+        "head": {"kind": "choice_text", "fit": "start", **changes.get("head", {})},
+    }
     with pytest.raises(ConfigError, match=re.escape(told)):
-        run(build_config({**toy_settings, **own, **plain, "head": {"fit": "start", **head}}))
+        run(build_config(settings))
+
+
+def test_other_rows_than_choices_say_that_they_are(toy_settings, tiny_backbones):
+    settings = {**toy_settings, "backbone": {"name": tiny_backbones["llama"]}, "prompt": {"kind": "none"}}
+    settings["objective"] = {"head_weight": 0, "representation_weight": 0}
+    settings["data"] = {**toy_settings["data"], "template": "task"}
+    settings["head"] = {"kind": "choice_text", "fit": "start"}
+    with pytest.raises(ConfigError, match=r"head.kind is choice_text, but .* is of the kind single, which it does not"):
+        run(build_config(settings))
 
 
 @pytest.mark.parametrize(
@@ -172,13 +197,15 @@ def test_a_decoder_is_asked_for_choices_and_a_prompt_teaches_it(
         "objective": {"head_weight": 0, "representation_weight": 0},
         "optim": {"lr": 1e-1, "epochs": 10},
         **trained,
-        "head": {"kind": "choice_text", **trained.get("head", {})},
+        "head": {"kind": "choice_text", "length_normalization": True, **trained.get("head", {})},
     }
     result = run(build_config(settings))
     assert (result.steps > 0) == (enough > 0)
     assert result.test["accuracy"] >= enough
     artifact = Artifact.from_pretrained(result.artifact)
     assert evaluate_artifact(artifact, files["test"], {}) == pytest.approx(result.test)
+    with pytest.raises(ValueError, match="Example 1 has a choice without text"):
+        artifact.predict([Example("the film", choices=("it was good", " "))])
     (prediction,) = artifact.predict([GIVEN["choice"]])
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert not enough or prediction.label == "choice2"

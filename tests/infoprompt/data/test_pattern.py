@@ -100,26 +100,34 @@ ROWS_WITH_CHOICES = [
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_tokens_of_a_choice_are_marked(tokenizers, family, demonstrations, vectors):
     tokenizer = tokenizers(family)
-    settings = {"template": "so {text} : {choice} .", "demonstrations": demonstrations}
+    settings = {"template": "so {text} : {choice}", "demonstrations": demonstrations}
     template = laid_out(tokenizer, settings, CHOICES, ROWS_WITH_CHOICES, num_vectors=vectors)
     row = Example(text="the good film was", choices=("lost", "a great wheel"))
     for encoded, choice in zip(template.encode([row])[0], row.choices, strict=True):
         first, last = encoded.marked
         assert tokenizer.decode(encoded.input_ids[first : last + 1]).strip() == choice
         behind = zip(encoded.input_ids[last + 1 :], encoded.slots[last + 1 :], strict=True)
-        assert tokenizer.decode([token for token, slot in behind if slot < 0]).strip(" </s>") == "."
+        assert tokenizer.decode([token for token, slot in behind if slot < 0]).strip(" </s>") == ""
     moved = EncodedTexts.of(template.encode([row])[0]).without_prompt()[1]
     assert tokenizer.decode(moved.input_ids[moved.marked[0] : moved.marked[1] + 1]).strip() == "a great wheel"
 
 
-def test_a_choice_that_is_cut_is_marked_as_far_as_it_goes(tokenizers):
+@pytest.mark.parametrize("demonstrations", [0, 2])
+def test_the_choices_of_a_row_have_the_same_before_them_where_all_is_too_long(tokenizers, demonstrations):
     tokenizer = tokenizers("llama")
-    template = laid_out(tokenizer, {"template": "{text} : {choice}"}, CHOICES, max_length=24)
-    (encoded, _), *_ = template.encode([Example(text="the car", choices=("a good film " * 20, "lost"))])
-    first, last = encoded.marked
-    assert encoded.truncated
-    kept = tokenizer.decode(encoded.input_ids[first : last + 1]).split()
-    assert kept == ("a good film " * 20).split()[: last - first + 1]
+    settings = {"template": "{text} : {choice}", "demonstrations": demonstrations}
+    template = laid_out(tokenizer, settings, CHOICES, ROWS_WITH_CHOICES, max_length=24)
+    long = "a good film " * 20
+    for text, cut in (("the car " * 30, True), ("the car", False)):
+        longer, short = template.encode([Example(text=text, choices=(long, "lost"))])[0]
+        befores = [encoded.input_ids[: encoded.marked[0]] for encoded in (longer, short)]
+        assert befores[0] == befores[1]
+        assert (longer.truncated, short.truncated) == (True, cut)
+        assert (len(longer.input_ids), longer.marked[1]) == (24, 23)
+        assert tokenizer.decode(short.input_ids[short.marked[0] :]).strip() == "lost"
+        kept = tokenizer.decode(longer.input_ids[longer.marked[0] :]).split()
+        assert len(kept) >= 8
+        assert kept == long.split()[: len(kept)]
 
 
 def test_a_demonstration_of_choices_is_the_right_one_and_never_the_row_itself(tokenizers):
@@ -130,6 +138,10 @@ def test_a_demonstration_of_choices_is_the_right_one_and_never_the_row_itself(to
     for text in shown:  # also of the wrong choice
         assert text.count("the bank was :") == 1
         assert "the car was : stolen" in text
+    other = Example(text="the bank was", choices=("a film", "a wheel"))  # the same words before other choices
+    assert tokenizer.decode(template.encode([other])[0][0].input_ids).count("the bank was :") == 2
+    bare = laid_out(tokenizer, {**settings, "template": "so : {choice}"}, CHOICES, ROWS_WITH_CHOICES)
+    assert "so : stolen" in tokenizer.decode(bare.encode([other])[0][0].input_ids)
 
 
 @pytest.mark.parametrize("max_length", [16, 24, 40, 200])

@@ -240,9 +240,9 @@ class Template:
         room = self._room(1) - len(pattern.opening) - len(pattern.closing) - words
         sizes = [len(ids) for ids in _fit(given, room)]
         before = [*pattern.opening, *pattern.before([part.values for part in parts], room - sum(sizes))]
-        return [self._in_words(pattern, sides, before, sizes) for sides in pieces]
+        return [self._with_words(pattern, sides, before, sizes) for sides in pieces]
 
-    def _in_words(
+    def _with_words(
         self, pattern: Pattern, sides: Sequence["_Pieces"], before: Sequence[int], sizes: Sequence[int]
     ) -> EncodedText:
         """One of them; `sizes`: tokens that each text filled in has at most."""

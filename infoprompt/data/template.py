@@ -16,16 +16,16 @@ With words around the text (`data.template`, see `pattern.py`) all texts stand i
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from infoprompt.bar import track
 from infoprompt.config import ConfigError
 from infoprompt.data.encoded import EncodedText
-from infoprompt.data.marked import marked, span_text, starts_of_words
-from infoprompt.data.pattern import Filled, Pattern
+from infoprompt.data.inputs import Input, inputs_of
+from infoprompt.data.pattern import Pattern
 from infoprompt.data.problems import shown
 from infoprompt.data.rows import Example
 from infoprompt.data.tokens import TextError, Tokens, tokenize
@@ -160,9 +160,7 @@ class Template:
             yield from self._encode_some(examples[start : start + AT_ONCE])
 
     def _encode_some(self, examples: Sequence[Example]) -> list[list[EncodedText]]:
-        inputs = [
-            _inputs(example) if self.pattern is None else _in_words(self.pattern, example) for example in examples
-        ]
+        inputs = [inputs_of(example, self.pattern) for example in examples]
         texts = [
             (text, example)
             for example, parts in zip(examples, inputs, strict=True)
@@ -203,7 +201,7 @@ class Template:
         """Lay one example without choices out."""
         return self.encode([example])[0][0]
 
-    def _lay_out(self, part: "_Input", tokens: Sequence[Tokens]) -> EncodedText:
+    def _lay_out(self, part: Input, tokens: Sequence[Tokens]) -> EncodedText:
         fitted = _fit([text.ids for text in tokens], self._room(len(tokens)))
         ids, slots, segments, starts = self._assemble(fitted, part.layout)
 
@@ -227,7 +225,7 @@ class Template:
         )
 
     def _lay_words_out(
-        self, pattern: Pattern, parts: Sequence["_Input"], tokens: Sequence[Sequence[Tokens]]
+        self, pattern: Pattern, parts: Sequence[Input], tokens: Sequence[Sequence[Tokens]]
     ) -> list[EncodedText]:
         """The inputs of an example. Its choices have the same before them, which leaves room for the longest one."""
         pieces = [
@@ -342,45 +340,6 @@ _LAYOUTS: dict[str, list[tuple[str, int, int]]] = {
 
 _Pieces = list[tuple[list[int], str | None]]
 """See `Filled.pieces`."""
-
-
-class _Input(NamedTuple):
-    """What one input is made of."""
-
-    layout: str
-    texts: list[str]
-    words: Sequence[int] = ()
-    """Where the words to tag start in the first text, in characters."""
-    entities: Sequence[int] = ()
-    """Where the markers stand that open a relation's entities, in characters of the first text."""
-    sides: Sequence[Filled] = ()
-    """The texts, where words stand around them, with what was filled in."""
-    values: Mapping[str, str] = {}
-    """What that was."""
-
-
-def _in_words(pattern: Pattern, example: Example) -> list[_Input]:
-    found = []
-    for choice in example.choices or (None,):
-        values = pattern.values(example, choice)
-        sides = pattern.fill(values)
-        found.append(_Input("words", [side.text for side in sides], sides=sides, values=values))
-    return found
-
-
-def _inputs(example: Example) -> list[_Input]:
-    if example.choices is not None:
-        return [_Input("pair", [example.text, choice]) for choice in example.choices]
-    if example.head is not None and example.tail is not None:
-        text, places = marked(example.text, [(example.head, "@"), (example.tail, "#")])
-        named = [span_text(example, example.head), span_text(example, example.tail)]
-        return [_Input("relation", [text, *named], entities=places)]
-    if example.span is not None:
-        text, _ = marked(example.text, [(example.span, "@")])
-        return [_Input("span", [text, span_text(example, example.span)])]
-    if example.pair is not None:
-        return [_Input("pair", [example.text, example.pair])]
-    return [_Input("single", [example.text], words=starts_of_words(example.words or ()))]
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
